@@ -1,0 +1,138 @@
+//! Verification: is this uuid a member, and by what name?
+//!
+//! The cache is asked first, then Novi. Where Novi cannot answer, a stale
+//! record may stand in; what never happens is that a rate limit or an outage
+//! looks like "not a member".
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::cache::{Lookup, MemberCache};
+use shared::member::{Identity, MemberId, Record};
+use shared::novi::{self, Failure};
+use shared::parameters::ParameterStore;
+use tokio::time::Instant;
+
+use crate::parameters::Parameters;
+use crate::problem::{Code, Problem, RATE_LIMITED_SECONDS};
+
+/// Where an answer came from, as `X-Cache` says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The cache, within its TTL.
+    Hit,
+    /// Novi.
+    Miss,
+    /// The cache, past its TTL: Novi could not answer.
+    Stale,
+}
+
+impl Origin {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+/// Asks for members.
+pub(crate) struct Verifier {
+    pub(crate) parameters: Arc<ParameterStore<Parameters>>,
+    pub(crate) cache: MemberCache,
+    pub(crate) novi: novi::Client,
+    pub(crate) require_active: bool,
+}
+
+impl Verifier {
+    /// Verifies one member, with the parameters that opened the gate.
+    pub(crate) async fn verify(
+        &self,
+        parameters: Arc<Parameters>,
+        id: MemberId,
+    ) -> Result<(Identity, Origin), Problem> {
+        let stale = match self.cache.get(id) {
+            Lookup::Fresh(identity) => return Ok((identity, Origin::Hit)),
+            Lookup::Stale(identity) => Some(identity),
+            Lookup::Miss => None,
+        };
+        match self.ask(parameters, id).await {
+            Ok(Some(identity)) => {
+                self.cache.put(id, identity.clone());
+                Ok((identity, Origin::Miss))
+            }
+            Ok(None) => {
+                // A stale record must not come back once Novi has said that the member is gone.
+                self.cache.forget(id);
+                Err(Code::MemberNotFound.into())
+            }
+            Err(problem) => stale.map(|identity| (identity, Origin::Stale)).ok_or(problem),
+        }
+    }
+
+    /// Asks Novi, unless it has asked to be left alone. Every error is one that
+    /// a stale record may stand in for.
+    async fn ask(&self, parameters: Arc<Parameters>, id: MemberId) -> Result<Option<Identity>, Problem> {
+        if let Some(left) = self.cache.cooldown_left() {
+            return Err(Problem::rate_limited(whole_seconds(left)));
+        }
+        self.cache.count_call().map_err(|wait| Problem::rate_limited(whole_seconds(wait)))?;
+        match self.fetch(parameters, id).await {
+            Ok(None) => Ok(None),
+            Ok(Some(record)) if self.require_active && record.active.flag() == Some(false) => Ok(None),
+            Ok(Some(record)) => record.identity().map_err(|_| Code::NoviInvalidResponse.into()),
+            Err(failure) => {
+                tracing::warn!(?failure, "Novi did not answer the question");
+                Err(match failure {
+                    Failure::RateLimited(seconds) => {
+                        let seconds = seconds.unwrap_or(RATE_LIMITED_SECONDS);
+                        self.cache.cool_down(seconds);
+                        Problem::rate_limited(seconds)
+                    }
+                    Failure::CredentialsRejected => Code::NoviCredentialsRejected.into(),
+                    Failure::Blocked => Code::NoviBlocked.into(),
+                    Failure::Unreachable(_) => Code::NoviUnreachable.into(),
+                    Failure::Status(_) => Code::NoviError.into(),
+                    Failure::InvalidResponse => Code::NoviInvalidResponse.into(),
+                })
+            }
+        }
+    }
+
+    /// Fetches the record: with one retry where the failure was momentary, and
+    /// once more with other parameters where Novi refuses these and there are
+    /// others by now. All of it within one call's time.
+    async fn fetch(&self, mut parameters: Arc<Parameters>, id: MemberId) -> Result<Option<Record>, Failure> {
+        let by = self.novi.deadline();
+        let (mut retried, mut renewed) = (false, false);
+        loop {
+            let failure = match self.novi.customer(&parameters.novi, id, by).await {
+                Ok(record) => return Ok(record),
+                Err(failure) => failure,
+            };
+            match failure {
+                Failure::CredentialsRejected | Failure::Blocked if !renewed => {
+                    renewed = true;
+                    parameters = self.parameters.after_refusal(&parameters).await.ok_or(failure)?;
+                }
+                failure if failure.is_momentary() && !retried => {
+                    retried = true;
+                    let pause = Duration::from_millis(fastrand::u64(50..=250));
+                    if Instant::now() + pause >= by {
+                        return Err(failure);
+                    }
+                    tokio::time::sleep(pause).await;
+                }
+                failure => return Err(failure),
+            }
+            // Another try is another call, and the allowance may not have one left.
+            self.cache.count_call().map_err(|_| failure)?;
+        }
+    }
+}
+
+/// A part of a second left is a second to wait.
+fn whole_seconds(left: Duration) -> u64 {
+    left.as_secs() + u64::from(left.subsec_nanos() > 0)
+}

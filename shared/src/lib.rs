@@ -1,0 +1,21 @@
+//! What both functions stand on: settings from the environment, parameters
+//! from their store, the client of Novi, the member record, the cache and the
+//! log. Nothing here knows of Lambda's triggers.
+//!
+//! Data moves one way: [`settings`] name a source of [`parameters`]; these
+//! hold the access that [`novi`] needs to fetch a [`member::Record`]; the
+//! record becomes an [`member::Identity`]; a [`cache`] keeps it.
+//!
+//! The members belong to an anonymous fellowship. No type here that holds
+//! something of theirs, or a secret, can be printed: none derives `Debug`.
+//! Errors name parameters, places and causes, never contents.
+
+pub mod cache;
+
+pub mod member;
+pub mod novi;
+pub mod outbound;
+pub mod pace;
+pub mod parameters;
+pub mod settings;
+pub mod telemetry;

@@ -1,0 +1,252 @@
+//! The client of the Novi AMS API. One call, one answer, sorted: what to do
+//! about it (retry, wait, tell somebody) is the caller's.
+//!
+//! Facts of the API: the root is per association, the key goes into
+//! `Authorization: Basic` as issued, `GET /customers/{uuid}` gives the record,
+//! `GET /groups/{guid}/members` a page of rows. An unknown uuid is a 404 or an
+//! answer without identity. A CDN in front refuses some addresses with a 403
+//! that is HTML.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use tokio::time::Instant;
+use url::Url;
+use uuid::Uuid;
+
+use crate::member::{MemberId, Record};
+use crate::outbound::{self, BodyError, NoAnswer};
+use crate::parameters::{ParameterError, Raw};
+
+/// Where Novi is and what opens it.
+pub struct Access {
+    root: Url,
+    authorization: HeaderValue,
+}
+
+impl Access {
+    /// Reads `novi_api_root_url` and `novi_idaa_api_key`.
+    ///
+    /// # Errors
+    /// Where one of them is missing or cannot be used.
+    pub fn from_parameters(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+        let root = raw.required_url(
+            "novi_api_root_url",
+            "the root of Novi's API, such as https://www.example.org/api",
+            allow_plain_http,
+        )?;
+        const KEY: &str = "novi_idaa_api_key";
+        let key = raw.required(KEY, "the API key as Novi issued it")?;
+        // Novi wants the key as issued: encoding it again, as Basic usually has it, is refused.
+        let mut authorization =
+            HeaderValue::from_str(&format!("Basic {key}")).map_err(|_| ParameterError::Malformed {
+                name: KEY,
+                right: "it must be the API key as Novi issued it, in printable ASCII".to_owned(),
+            })?;
+        authorization.set_sensitive(true);
+        Ok(Self { root, authorization })
+    }
+
+    fn url(&self, segments: &[&str], query: &[(&str, &str)]) -> Url {
+        let mut url = self.root.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        url
+    }
+}
+
+/// Why Novi gave no usable answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// 429. `Retry-After` in seconds where there was one.
+    RateLimited(Option<u64>),
+    /// 401, or a 403 that speaks JSON: the key is not accepted.
+    CredentialsRejected,
+    /// Any other 403: a CDN in front of Novi refuses this address.
+    Blocked,
+    /// No answer, or one that was cut off.
+    Unreachable(NoAnswer),
+    /// Any other status; redirects are not followed.
+    Status(u16),
+    /// A 200 whose body is too large or not what was expected.
+    InvalidResponse,
+}
+
+impl Failure {
+    /// Whether another try right away may well succeed: the connection turned
+    /// out closed, or a gateway in front of Novi had a bad moment.
+    #[must_use]
+    pub fn is_momentary(self) -> bool {
+        matches!(self, Self::Unreachable(NoAnswer::Closed) | Self::Status(502..=504))
+    }
+}
+
+/// A page of a group's rows.
+pub struct Page {
+    /// How many rows there are in all, where the answer says.
+    pub total: Option<u64>,
+    /// The uuids of this page, `None` for a row without a usable one.
+    pub rows: Vec<Option<MemberId>>,
+}
+
+/// The client.
+pub struct Client {
+    http: reqwest::Client,
+    timeout: Duration,
+}
+
+impl Client {
+    /// A record is a few kilobytes.
+    const RECORD_LIMIT: usize = 1 << 20;
+    /// A page of 1000 rows is some 200 kilobytes.
+    const PAGE_LIMIT: usize = 8 << 20;
+    /// Rows asked for in one page; Novi may give fewer.
+    const PAGE_SIZE: &str = "1000";
+
+    /// `timeout` is the most that one call takes, connecting included.
+    #[must_use]
+    pub fn new(http: reqwest::Client, timeout: Duration) -> Self {
+        Self { http, timeout }
+    }
+
+    /// When a call that starts now must be over.
+    #[must_use]
+    pub fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
+    }
+
+    /// `GET /customers/{uuid}`. `None`: a 404, or an answer without a record.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn customer(&self, access: &Access, id: MemberId, by: Instant) -> Result<Option<Record>, Failure> {
+        let url = access.url(&["customers", &id.to_text()], &[]);
+        match self.get(access, url, Self::RECORD_LIMIT, by).await? {
+            None => Ok(None),
+            Some(body) => Record::parse(&body).map_err(|_| Failure::InvalidResponse),
+        }
+    }
+
+    /// `GET /groups/{guid}/members`, from the row at index `offset` on. `None`: a 404.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn group_page(
+        &self,
+        access: &Access,
+        group: Uuid,
+        offset: usize,
+        by: Instant,
+    ) -> Result<Option<Page>, Failure> {
+        let group = group.hyphenated().to_string();
+        let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
+        let url = access.url(&["groups", &group, "members"], &query);
+        match self.get(access, url, Self::PAGE_LIMIT, by).await? {
+            None => Ok(None),
+            Some(body) => Page::parse(&body).map(Some).ok_or(Failure::InvalidResponse),
+        }
+    }
+
+    async fn get(&self, access: &Access, url: Url, limit: usize, by: Instant) -> Result<Option<bytes::Bytes>, Failure> {
+        let left = by.saturating_duration_since(Instant::now());
+        let response = self
+            .http
+            .get(url)
+            .header(header::AUTHORIZATION, access.authorization.clone())
+            .header(header::ACCEPT, "application/json")
+            .timeout(left)
+            .send()
+            .await
+            .map_err(|error| {
+                tracing::debug!(cause = outbound::cause(&error), "no answer from Novi");
+                Failure::Unreachable(outbound::no_answer(&error))
+            })?;
+        let retry_after = outbound::retry_after(response.headers(), SystemTime::now());
+        match response.status() {
+            StatusCode::OK => match outbound::read_body(response, limit).await {
+                Ok(body) => Ok(Some(body)),
+                Err(BodyError::TooLarge) => Err(Failure::InvalidResponse),
+                Err(BodyError::CutOff) => Err(Failure::Unreachable(NoAnswer::TimedOut)),
+            },
+            StatusCode::NOT_FOUND => Ok(None),
+            StatusCode::TOO_MANY_REQUESTS => Err(Failure::RateLimited(retry_after)),
+            StatusCode::UNAUTHORIZED => Err(Failure::CredentialsRejected),
+            StatusCode::FORBIDDEN => match outbound::read_body(response, Self::RECORD_LIMIT).await {
+                Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => Err(Failure::CredentialsRejected),
+                _ => Err(Failure::Blocked),
+            },
+            other => Err(Failure::Status(other.as_u16())),
+        }
+    }
+}
+
+impl Page {
+    /// Reads `{"TotalCount":n,"Results":[…]}` or a bare array.
+    fn parse(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Envelope {
+            #[serde(rename_all = "PascalCase")]
+            Counted {
+                total_count: u64,
+                results: Vec<Row>,
+            },
+            Bare(Vec<Row>),
+        }
+        /// Both spellings of the field's name occur.
+        #[derive(Deserialize)]
+        struct Row {
+            #[serde(rename = "UniqueID")]
+            upper: Option<String>,
+            #[serde(rename = "UniqueId")]
+            mixed: Option<String>,
+        }
+        let ids = |rows: Vec<Row>| {
+            rows.into_iter().map(|row| row.upper.or(row.mixed).and_then(|id| MemberId::parse(id.trim()))).collect()
+        };
+        Some(match serde_json::from_slice(body).ok()? {
+            Envelope::Counted { total_count, results } => Self { total: Some(total_count), rows: ids(results) },
+            Envelope::Bare(rows) => Self { total: None, rows: ids(rows) },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "39120341-3c8e-47b0-9a40-45b5659b2044";
+
+    #[test]
+    fn a_page_comes_in_two_envelopes() {
+        let rows =
+            format!(r#"[{{"UniqueID":"{ID}","Name":"x"}},{{"UniqueId":"{ID}"}},{{"Name":"no id"}},{{"UniqueID":""}}]"#);
+        let bare = Page::parse(rows.as_bytes()).unwrap();
+        assert_eq!((bare.total, bare.rows.len()), (None, 4));
+        assert_eq!(bare.rows.iter().flatten().count(), 2);
+        let counted = Page::parse(format!(r#"{{"TotalCount":9,"Results":{rows}}}"#).as_bytes()).unwrap();
+        assert_eq!((counted.total, counted.rows.len()), (Some(9), 4));
+        for wrong in
+            ["", "{}", "null", "[1]", r#"{"TotalCount":1}"#, r#"{"Results":[]}"#, r#"{"TotalCount":-1,"Results":[]}"#]
+        {
+            assert!(Page::parse(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_url_is_built_below_the_root_however_it_ends() {
+        for root in ["https://www.example.org/api", "https://www.example.org/api/"] {
+            let access = Access { root: Url::parse(root).unwrap(), authorization: HeaderValue::from_static("x") };
+            assert_eq!(
+                access.url(&["customers", ID], &[]).as_str(),
+                format!("https://www.example.org/api/customers/{ID}")
+            );
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Settings: the environment variables, parsed once at start.
+//!
+//! A value that does not parse ends the start with an error that names the
+//! variable, the value and what would be right. An empty value counts as unset,
+//! because that is how deployment templates say "not here".
+
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+/// A setting that does not parse, is missing, or contradicts another.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingError {
+    /// The variable is set to something that it cannot be.
+    #[error("{name}={value:?} cannot be used: {right}")]
+    Wrong {
+        /// The variable.
+        name: &'static str,
+        /// What it is set to. No variable holds a secret.
+        value: String,
+        /// What would be right.
+        right: String,
+    },
+    /// A required variable is not set.
+    #[error("{name} is not set: {right}")]
+    Missing {
+        /// The variable.
+        name: &'static str,
+        /// What it should hold.
+        right: &'static str,
+    },
+    /// The variable is set, and this version cannot do what it asks for.
+    #[error("{name} is set, but {why}")]
+    Unsupported {
+        /// The variable.
+        name: &'static str,
+        /// Why, and what to do instead.
+        why: &'static str,
+    },
+}
+
+/// The environment that settings are read from.
+pub struct Env {
+    get: Box<dyn Fn(&str) -> Option<String>>,
+}
+
+impl Env {
+    /// The environment of this process.
+    #[must_use]
+    pub fn process() -> Self {
+        Self { get: Box::new(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())) }
+    }
+
+    /// An environment of exactly these variables.
+    #[must_use]
+    pub fn of(variables: &[(&str, &str)]) -> Self {
+        let variables: std::collections::HashMap<String, String> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { get: Box::new(move |name| variables.get(name).cloned()) }
+    }
+
+    /// The trimmed value, or `None` where the variable is unset or blank.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        let value = (self.get)(name)?;
+        let value = value.trim();
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    /// The value through `parse`, or `default` where the variable is unset.
+    ///
+    /// # Errors
+    /// [`SettingError::Wrong`] with `right` as the advice where `parse` gives `None`.
+    pub fn parsed<T>(
+        &self,
+        name: &'static str,
+        default: T,
+        right: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<T, SettingError> {
+        match self.text(name) {
+            None => Ok(default),
+            Some(value) => parse(&value).ok_or_else(|| SettingError::Wrong { name, value, right: right.to_owned() }),
+        }
+    }
+
+    /// A whole number within `range`.
+    ///
+    /// # Errors
+    /// [`SettingError::Wrong`] for anything else.
+    pub fn number(
+        &self,
+        name: &'static str,
+        default: u64,
+        range: RangeInclusive<u64>,
+        unit: &str,
+    ) -> Result<u64, SettingError> {
+        let right = format!(
+            "it must be a whole number of {unit} from {} to {} (default {default})",
+            range.start(),
+            range.end()
+        );
+        self.parsed(name, default, &right, |value| value.parse().ok().filter(|n| range.contains(n)))
+    }
+
+    /// `true` or `false`.
+    ///
+    /// # Errors
+    /// [`SettingError::Wrong`] for anything else.
+    pub fn flag(&self, name: &'static str, default: bool) -> Result<bool, SettingError> {
+        let right = format!("it must be true or false (default {default})");
+        self.parsed(name, default, &right, |value| match value {
+            "true" => Some(true),
+            "false" => Some(false),
+            _ => None,
+        })
+    }
+
+    /// A function started by hand has no Lambda runtime to talk to.
+    ///
+    /// # Errors
+    /// Where `AWS_LAMBDA_RUNTIME_API` is not set.
+    pub fn require_lambda(&self) -> Result<(), SettingError> {
+        const NAME: &str = "AWS_LAMBDA_RUNTIME_API";
+        self.text(NAME).map(|_| ()).ok_or(SettingError::Missing {
+            name: NAME,
+            right: "this is a Lambda function, to be started by Lambda, its Runtime Interface Emulator or `cargo lambda watch`; `make run` shows it at work",
+        })
+    }
+
+    /// Refuses variables that this version knows of and cannot serve yet: an
+    /// administrator who sets one must not believe that it has an effect.
+    fn refuse_unsupported(&self) -> Result<(), SettingError> {
+        const NO_SSM: &str = "this version does not read parameters from SSM: unset it and let CONFIG_FILE name a JSON file with the parameters";
+        const NO_REDIS: &str =
+            "this version has no Redis: unset it, and verified members are kept in the memory of each instance";
+        for (name, why) in [
+            ("PARAMETER_PREFIX", NO_SSM),
+            ("CACHE_URL", NO_REDIS),
+            ("CACHE_ID", NO_REDIS),
+            ("CACHE_CLUSTER", NO_REDIS),
+            ("CACHE_IAM_USER", NO_REDIS),
+        ] {
+            if self.text(name).is_some() {
+                return Err(SettingError::Unsupported { name, why });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How long a verified record is served.
+#[derive(Clone, Copy, Debug)]
+pub struct CacheTimes {
+    /// For how long it is fresh, in seconds (`CACHE_TTL_SECONDS`).
+    pub ttl: u64,
+    /// For how long after that it is still served when Novi cannot answer, in seconds (`CACHE_STALE_SECONDS`).
+    pub stale: u64,
+}
+
+/// What both functions read from the environment.
+pub struct Common {
+    /// The JSON file with the parameters (`CONFIG_FILE`).
+    pub config_file: PathBuf,
+    /// How long parameters are kept before they are read again (`PARAMETER_TTL_SECONDS`).
+    pub parameter_ttl: Duration,
+    /// The most that one call to Novi takes, connecting included (`NOVI_TIMEOUT_MS`).
+    pub novi_timeout: Duration,
+    /// Certificate authorities that are trusted in addition (`EXTRA_CA_CERTS`).
+    pub extra_ca_certs: Vec<CertificateDer<'static>>,
+    /// Whether `http://` is accepted beyond loopback (`ALLOW_PLAIN_HTTP`).
+    pub allow_plain_http: bool,
+}
+
+impl Common {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The first setting that is missing or wrong.
+    pub fn from_env(env: &Env) -> Result<Self, SettingError> {
+        env.refuse_unsupported()?;
+        let config_file = env.text("CONFIG_FILE").ok_or(SettingError::Missing {
+            name: "CONFIG_FILE",
+            right: "it must name a JSON file with the parameters as its top-level keys",
+        })?;
+        Ok(Self {
+            config_file: config_file.into(),
+            parameter_ttl: Duration::from_secs(env.number("PARAMETER_TTL_SECONDS", 300, 1..=86_400, "seconds")?),
+            novi_timeout: Duration::from_millis(env.number("NOVI_TIMEOUT_MS", 8_000, 100..=25_000, "milliseconds")?),
+            extra_ca_certs: extra_ca_certs(env)?,
+            allow_plain_http: env.flag("ALLOW_PLAIN_HTTP", false)?,
+        })
+    }
+}
+
+impl CacheTimes {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// The first setting that is wrong.
+    pub fn from_env(env: &Env) -> Result<Self, SettingError> {
+        Ok(Self {
+            ttl: env.number("CACHE_TTL_SECONDS", 14_400, 1..=2_592_000, "seconds")?,
+            stale: env.number("CACHE_STALE_SECONDS", 0, 0..=2_592_000, "seconds")?,
+        })
+    }
+}
+
+/// `EXTRA_CA_CERTS` names a PEM file, as Node's `NODE_EXTRA_CA_CERTS` does. PEM
+/// text itself is taken too: a Lambda has no easy place for a file.
+fn extra_ca_certs(env: &Env) -> Result<Vec<CertificateDer<'static>>, SettingError> {
+    const NAME: &str = "EXTRA_CA_CERTS";
+    let Some(value) = env.text(NAME) else {
+        return Ok(Vec::new());
+    };
+    let is_text = value.starts_with("-----BEGIN");
+    let wrong = |right: String| SettingError::Wrong {
+        name: NAME,
+        value: if is_text { "(PEM text)".to_owned() } else { value.clone() },
+        right,
+    };
+    let pem = if is_text {
+        value.clone().into_bytes()
+    } else {
+        std::fs::read(&value)
+            .map_err(|e| wrong(format!("it must name a readable PEM file of certificate authorities ({})", e.kind())))?
+    };
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(|_| wrong("a certificate in it is not valid PEM".to_owned()))?;
+    if certificates.is_empty() {
+        return Err(wrong("it holds no certificate".to_owned()));
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(variables: &[(&str, &str)]) -> String {
+        match Common::from_env(&Env::of(variables)) {
+            Ok(_) => panic!("these settings should have been refused"),
+            Err(e) => e.to_string(),
+        }
+    }
+
+    #[test]
+    fn defaults_are_the_contract_s() {
+        let common = Common::from_env(&Env::of(&[("CONFIG_FILE", "/x")])).unwrap();
+        assert_eq!(common.parameter_ttl, Duration::from_secs(300));
+        assert_eq!(common.novi_timeout, Duration::from_secs(8));
+        assert!(!common.allow_plain_http);
+        let cache = CacheTimes::from_env(&Env::of(&[])).unwrap();
+        assert_eq!((cache.ttl, cache.stale), (14_400, 0));
+    }
+
+    #[test]
+    fn an_error_names_the_variable_the_value_and_what_is_right() {
+        let text = error(&[("CONFIG_FILE", "/x"), ("NOVI_TIMEOUT_MS", "8s")]);
+        assert_eq!(
+            text,
+            "NOVI_TIMEOUT_MS=\"8s\" cannot be used: it must be a whole number of milliseconds from 100 to 25000 (default 8000)"
+        );
+        assert!(error(&[]).starts_with("CONFIG_FILE is not set"));
+        assert!(error(&[("CONFIG_FILE", "/x"), ("ALLOW_PLAIN_HTTP", "yes")]).contains("true or false"));
+        assert!(error(&[("CONFIG_FILE", "/x"), ("EXTRA_CA_CERTS", "/no/such.pem")]).contains("readable PEM file"));
+        assert!(error(&[("CONFIG_FILE", "/x"), ("EXTRA_CA_CERTS", "-----BEGIN NOTHING")]).contains("not valid PEM"));
+    }
+
+    #[test]
+    fn what_this_version_cannot_serve_is_refused() {
+        for name in ["PARAMETER_PREFIX", "CACHE_URL", "CACHE_ID", "CACHE_CLUSTER", "CACHE_IAM_USER"] {
+            let text = error(&[("CONFIG_FILE", "/x"), (name, "anything")]);
+            assert!(text.starts_with(name), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_blank_value_counts_as_unset() {
+        assert!(
+            Common::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("CACHE_URL", " "), ("NOVI_TIMEOUT_MS", "")])).is_ok()
+        );
+    }
+}
