@@ -1,1 +1,99 @@
-fn main() {}
+//! The mirror, a Lambda function on a schedule: keeps Mailman lists equal to
+//! Novi groups.
+//!
+//! Event → [`read`] everything → [`plan`] (pure) → judge → [`apply`] →
+//! [`report`]. A wrong removal is a real loss to a person in recovery; a wrong
+//! addition tells strangers who is a member: what is unknown removes nobody,
+//! and a plan that looks wrong is not applied.
+
+mod address;
+mod apply;
+mod event;
+mod explain;
+mod mailman;
+mod mapping;
+mod parameters;
+mod plan;
+mod read;
+mod report;
+mod run;
+mod settings;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use futures_util::FutureExt;
+use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
+use serde_json::Value;
+use shared::parameters::{ConfigFile, ParameterStore};
+use shared::settings::Env;
+use shared::{novi, outbound, telemetry};
+use tokio::time::Instant;
+use tracing::Instrument;
+
+use crate::parameters::Parameters;
+use crate::read::Pace;
+use crate::run::Mirror;
+use crate::settings::Settings;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    telemetry::exit_with("mirror", start().await)
+}
+
+async fn start() -> anyhow::Result<()> {
+    let env = Env::process();
+    telemetry::install(&env)?;
+    let Settings { common, novi_max_per_second, novi_max_per_minute, apply } = Settings::from_env(&env)?;
+
+    outbound::install_tls_provider();
+    let http = outbound::client(outbound::tls_config(&common.extra_ca_certs)?)?;
+    let plain = common.allow_plain_http;
+    let parameters = ParameterStore::open(ConfigFile::new(common.config_file), common.parameter_ttl, move |raw| {
+        Parameters::read(raw, plain)
+    })
+    .await?;
+    env.require_lambda()?;
+
+    let mirror = Mirror {
+        parameters,
+        novi: novi::Client::new(http.clone(), common.novi_timeout),
+        http,
+        pace: Mutex::new(Pace::new(novi_max_per_second, novi_max_per_minute)),
+        may_write: apply,
+    };
+    lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
+}
+
+/// One invocation: its result is the report, or a function error that holds
+/// the report where somebody should look at it.
+async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+    let span = tracing::info_span!("run", request_id = event.context.request_id);
+    let left = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+    let run = mirror.run(&event.payload, Instant::now() + left).instrument(span.clone());
+    // What a panic says might be personal, and the runtime would send it on.
+    let outcome = AssertUnwindSafe(run).catch_unwind().await;
+    let _in_span = span.enter();
+    let error = |error_type: &str, error_message: String| {
+        tracing::error!(error = error_message, "not run");
+        Err(Diagnostic { error_type: error_type.to_owned(), error_message })
+    };
+    match outcome {
+        Err(_) => error("InternalError", "the mirror panicked; the log says where".to_owned()),
+        Ok(Err(not_started)) => error("NotStarted", not_started.to_string()),
+        Ok(Ok(report)) => {
+            tracing::info!(report = report.for_the_log(), "reported");
+            let json = serde_json::to_value(&report).unwrap_or_default();
+            if report.status.is_error() {
+                let status = report.status.as_str();
+                return Err(Diagnostic {
+                    error_type: format!("Mirror.{status}"),
+                    error_message: format!("the mirror ended {status}: {json}"),
+                });
+            }
+            Ok(json)
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The client of Mailman 3's REST API (3.1). Each method is one request, or
+//! one reading of a roster, and sorts what came of it; what to do about it is
+//! the caller's.
+//!
+//! Facts of the API, measured on core 3.3.10: rosters are paged by offset and
+//! have no `entries` key where there are none; 409 means two things; passing
+//! database errors come as 400 with a description; answers may quote an
+//! address, so no body is ever logged.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde_json::json;
+use shared::outbound::{self, BodyError, NoAnswer};
+use shared::parameters::{ParameterError, ParameterStore, Raw};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::address::Address;
+use crate::apply::Patience;
+use crate::mapping::ListId;
+use crate::parameters::Parameters;
+use crate::plan::Subscriber;
+
+/// Where Mailman is and what opens it.
+pub(crate) struct Access {
+    base: Url,
+    username: String,
+    password: SecretString,
+}
+
+impl Access {
+    /// Reads `mailman_base_url`, `mailman_username` and `mailman_password`.
+    pub(crate) fn from_parameters(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+        Ok(Self {
+            base: raw.required_url(
+                "mailman_base_url",
+                "the base of Mailman's REST API, such as https://lists.example.org/mailman-api; /3.1 is appended",
+                allow_plain_http,
+            )?,
+            username: raw.required("mailman_username", "the user of Mailman's REST API")?.to_owned(),
+            password: raw.required("mailman_password", "the password of Mailman's REST API")?.into(),
+        })
+    }
+}
+
+/// What keeps a list from being read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("the time of this invocation ran out")]
+    OutOfTime,
+    #[error("Mailman has no such list")]
+    NoSuchList,
+    #[error("Mailman does not accept mailman_username and mailman_password")]
+    CredentialsRejected,
+    /// It may pass. Where it was a write, `maybe_done` says whether it may have
+    /// been done all the same.
+    #[error("Mailman failed ({what})")]
+    Passing { what: &'static str, maybe_done: bool },
+    #[error("Mailman answered {0}, which this version does not understand")]
+    Unexpected(StatusCode),
+}
+
+/// What came of one subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subscription {
+    /// The address is subscribed, now or before.
+    Done,
+    /// A request of its own is pending; the address is not subscribed.
+    Pending,
+    /// Mailman refuses the address.
+    Refused(Refusal),
+}
+
+/// Why Mailman refuses an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Invalid,
+    Banned,
+    Other,
+}
+
+/// Talks to Mailman during one run.
+pub(crate) struct Mailman<'r> {
+    http: &'r reqwest::Client,
+    parameters: &'r ParameterStore<Parameters>,
+    current: Mutex<Arc<Parameters>>,
+    /// Every request is over by then.
+    cutoff: Instant,
+    calls: AtomicU64,
+}
+
+/// An answer whose body was read.
+struct Answer {
+    status: StatusCode,
+    body: bytes::Bytes,
+}
+
+impl Answer {
+    /// Mailman's description of an error. It may quote an address.
+    fn description(&self) -> String {
+        #[derive(Deserialize)]
+        struct Error {
+            description: String,
+        }
+        serde_json::from_slice::<Error>(&self.body).map(|error| error.description).unwrap_or_default()
+    }
+
+    /// Whether this is trouble of Mailman's database or process that passes. It
+    /// comes as 5xx, and as 400 where Mailman took an exception for a bad request.
+    fn is_passing(&self) -> bool {
+        const DATABASE: [&str; 4] = ["database is locked", "OperationalError", "IntegrityError", "UniqueViolation"];
+        match self.status {
+            status if status.is_server_error() => true,
+            StatusCode::BAD_REQUEST => {
+                let description = self.description();
+                DATABASE.iter().any(|sign| description.contains(sign))
+            }
+            _ => false,
+        }
+    }
+}
+
+impl<'r> Mailman<'r> {
+    /// Rows of a roster page: 10,000 members with `fields=email` take ten.
+    const PAGE: usize = 1_000;
+    /// A page of the largest addresses is well below this.
+    const BODY_LIMIT: usize = 8 << 20;
+    /// The most that one request takes; a bulk removal of 500 takes seconds.
+    const TIME_OUT: Duration = Duration::from_secs(60);
+    /// A write is not started with less time than this left.
+    const WRITE_TIME: Duration = Duration::from_secs(5);
+    /// How often a roster that changes under the reading is read again.
+    const ROSTER_READINGS: usize = 3;
+
+    pub(crate) fn new(
+        http: &'r reqwest::Client,
+        parameters: &'r ParameterStore<Parameters>,
+        current: Arc<Parameters>,
+        cutoff: Instant,
+    ) -> Self {
+        Self { http, parameters, current: Mutex::new(current), cutoff, calls: AtomicU64::new(0) }
+    }
+
+    /// The requests made so far.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// The members of a list: not its owners, moderators and non-members.
+    pub(crate) async fn roster(&self, list: &ListId) -> Result<BTreeSet<Address>, Trouble> {
+        for _ in 0..Self::ROSTER_READINGS {
+            if let Some(roster) = self.roster_once(list).await? {
+                return Ok(roster);
+            }
+        }
+        Err(Trouble::Passing { what: "the roster changed each time while it was read", maybe_done: false })
+    }
+
+    /// The members of a list, with failures that pass waited out.
+    pub(crate) async fn patient_roster(&self, list: &ListId) -> Result<BTreeSet<Address>, Trouble> {
+        Patience::new().roster(self, list).await
+    }
+
+    /// `None` where the roster changed while it was read.
+    async fn roster_once(&self, list: &ListId) -> Result<Option<BTreeSet<Address>>, Trouble> {
+        #[derive(Deserialize)]
+        struct Page {
+            total_size: usize,
+            #[serde(default)]
+            entries: Vec<Entry>,
+        }
+        #[derive(Deserialize)]
+        struct Entry {
+            email: String,
+        }
+        let mut roster = BTreeSet::new();
+        let (mut rows, mut total) = (0, None);
+        for number in 1_usize.. {
+            let mut url = self.url(&["lists", list.as_str(), "roster", "member"]);
+            url.query_pairs_mut()
+                .append_pair("fields", "email")
+                .append_pair("count", &Self::PAGE.to_string())
+                .append_pair("page", &number.to_string());
+            let answer = self.send(&Method::GET, url, None).await?;
+            let page: Page = match answer.status {
+                StatusCode::OK => serde_json::from_slice(&answer.body)
+                    .map_err(|_| Trouble::Passing { what: "its roster is not the JSON expected", maybe_done: false })?,
+                _ => return Err(trouble(&answer)),
+            };
+            if *total.get_or_insert(page.total_size) != page.total_size {
+                return Ok(None);
+            }
+            rows += page.entries.len();
+            let is_empty = page.entries.is_empty();
+            roster.extend(page.entries.iter().map(|entry| Address::new(&entry.email)));
+            if rows >= page.total_size {
+                return Ok(Some(roster));
+            }
+            if is_empty {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Subscribes one address, silently: nobody is asked, welcomed or told.
+    pub(crate) async fn subscribe(&self, list: &ListId, who: &Subscriber) -> Result<Subscription, Trouble> {
+        let body = json!({
+            "list_id": list.as_str(),
+            "subscriber": who.address.as_str(),
+            "display_name": who.name.as_deref().unwrap_or_default(),
+            "pre_verified": true,
+            "pre_confirmed": true,
+            "pre_approved": true,
+            "send_welcome_message": false,
+        });
+        let answer = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await?;
+        match answer.status {
+            StatusCode::CREATED => Ok(Subscription::Done),
+            // Accepted, and waiting for somebody.
+            StatusCode::ACCEPTED => Ok(Subscription::Pending),
+            StatusCode::CONFLICT if answer.description().contains("pending") => Ok(Subscription::Pending),
+            StatusCode::CONFLICT => Ok(Subscription::Done),
+            StatusCode::BAD_REQUEST if !answer.is_passing() => match answer.description().as_str() {
+                text if text.contains("No such list") => Err(Trouble::NoSuchList),
+                text if text.contains("banned") => Ok(Subscription::Refused(Refusal::Banned)),
+                text if text.contains("Invalid") => Ok(Subscription::Refused(Refusal::Invalid)),
+                _ => Ok(Subscription::Refused(Refusal::Other)),
+            },
+            _ => Err(trouble(&answer)),
+        }
+    }
+
+    /// Discards the pending subscription requests of an address.
+    pub(crate) async fn discard_requests(&self, list: &ListId, address: &Address) -> Result<(), Trouble> {
+        #[derive(Deserialize)]
+        struct Requests {
+            #[serde(default)]
+            entries: Vec<Request>,
+        }
+        #[derive(Deserialize)]
+        struct Request {
+            email: String,
+            token: String,
+        }
+        let answer = self.send(&Method::GET, self.url(&["lists", list.as_str(), "requests"]), None).await?;
+        if answer.status != StatusCode::OK {
+            return Err(trouble(&answer));
+        }
+        let requests: Requests = serde_json::from_slice(&answer.body)
+            .map_err(|_| Trouble::Passing { what: "its requests are not the JSON expected", maybe_done: false })?;
+        let discard = json!({ "action": "discard" });
+        for request in requests.entries.iter().filter(|request| Address::new(&request.email) == *address) {
+            let url = self.url(&["lists", list.as_str(), "requests", &request.token]);
+            let answer = self.send(&Method::POST, url, Some(&discard)).await?;
+            // 404: it is gone already.
+            if !answer.status.is_success() && answer.status != StatusCode::NOT_FOUND {
+                return Err(trouble(&answer));
+            }
+        }
+        Ok(())
+    }
+
+    /// Unsubscribes addresses in one request, silently. Those that are not
+    /// subscribed count as done.
+    pub(crate) async fn unsubscribe(&self, list: &ListId, addresses: &[&Address]) -> Result<(), Trouble> {
+        let emails: Vec<&str> = addresses.iter().map(|address| address.as_str()).collect();
+        let url = self.url(&["lists", list.as_str(), "roster", "member"]);
+        let answer = self.send(&Method::DELETE, url, Some(&json!({ "emails": emails }))).await?;
+        if answer.status.is_success() { Ok(()) } else { Err(trouble(&answer)) }
+    }
+
+    /// Whether there is time to start a write.
+    pub(crate) fn has_time(&self) -> bool {
+        self.cutoff.saturating_duration_since(Instant::now()) >= Self::WRITE_TIME
+    }
+
+    /// Waits, where the time allows it.
+    pub(crate) async fn wait(&self, delay: Duration) -> Result<(), Trouble> {
+        if Instant::now() + delay >= self.cutoff {
+            return Err(Trouble::OutOfTime);
+        }
+        tokio::time::sleep(delay).await;
+        Ok(())
+    }
+
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.current().mailman.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().push("3.1").extend(segments);
+        }
+        url
+    }
+
+    /// Sends one request, and once more where the credentials were refused and
+    /// there are others by now.
+    async fn send(&self, method: &Method, url: Url, body: Option<&serde_json::Value>) -> Result<Answer, Trouble> {
+        let used = self.current();
+        let answer = self.send_as(&used.mailman, method, url.clone(), body).await?;
+        if !matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return Ok(answer);
+        }
+        let Some(other) = self.parameters.after_refusal(&used).await else {
+            return Err(Trouble::CredentialsRejected);
+        };
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
+        match self.send_as(&other.mailman, method, url, body).await? {
+            Answer { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
+                Err(Trouble::CredentialsRejected)
+            }
+            answer => Ok(answer),
+        }
+    }
+
+    async fn send_as(
+        &self,
+        access: &Access,
+        method: &Method,
+        url: Url,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Answer, Trouble> {
+        let left = self.cutoff.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Trouble::OutOfTime);
+        }
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut request = self
+            .http
+            .request(method.clone(), url)
+            .basic_auth(&access.username, Some(access.password.expose_secret()))
+            .timeout(left.min(Self::TIME_OUT));
+        if let Some(body) = body {
+            // Only with a body: Mailman refuses the content type without one.
+            request = request.json(body);
+        }
+        let maybe_done = *method != Method::GET;
+        let response = request.send().await.map_err(|error| {
+            let no_answer = outbound::no_answer(&error);
+            Trouble::Passing {
+                what: outbound::cause(&error),
+                maybe_done: maybe_done && no_answer != NoAnswer::NotConnected,
+            }
+        })?;
+        let status = response.status();
+        let body = outbound::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
+            BodyError::TooLarge => Trouble::Unexpected(status),
+            BodyError::CutOff => Trouble::Passing { what: "its answer was cut off", maybe_done },
+        })?;
+        Ok(Answer { status, body })
+    }
+
+    fn current(&self) -> Arc<Parameters> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What an answer that is no success means, where the request has no meaning of its own for it.
+fn trouble(answer: &Answer) -> Trouble {
+    match answer.status {
+        _ if answer.is_passing() => {
+            Trouble::Passing { what: "its database or process had a bad moment", maybe_done: true }
+        }
+        StatusCode::NOT_FOUND => Trouble::NoSuchList,
+        other => Trouble::Unexpected(other),
+    }
+}

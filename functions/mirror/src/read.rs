@@ -1,0 +1,364 @@
+//! Reading Novi: the groups page by page, then each person once.
+//!
+//! Calls run side by side within two sliding windows, wait together when Novi
+//! says 429, and are tried again when Novi stumbles. What stays unreadable is
+//! said to be unknown, which removes nobody.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use futures_util::{StreamExt, stream};
+use shared::member::MemberId;
+use shared::novi::{self, Access, Failure, Page};
+use shared::pace::SlidingWindow;
+use shared::parameters::ParameterStore;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::parameters::Parameters;
+use crate::plan::{Directory, Group, GroupEnd, Standing};
+
+/// Calls under way at once. At Novi's pace more would only wait.
+const SIDE_BY_SIDE: usize = 16;
+/// Tries of one call.
+const TRIES: usize = 5;
+/// The most that one call takes, all tries together, waits for the pace aside.
+const CALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long to wait after a 429 that does not say.
+const RATE_LIMITED: Duration = Duration::from_secs(30);
+/// How often one call waits out a 429.
+const RATE_LIMITED_WAITS: usize = 10;
+/// After so many calls in a row that came to nothing Novi is left alone.
+const GIVE_UP_AFTER: usize = 20;
+/// No group is this large; a server that invents rows must not be read for ever.
+const ROWS_LIMIT: usize = 500_000;
+
+/// Time ran out while reading: nothing may be concluded.
+#[derive(Debug, thiserror::Error)]
+#[error("the time of this invocation ran out while Novi was read")]
+pub(crate) struct OutOfTime;
+
+/// Reads Novi during one run.
+pub(crate) struct Reader<'r> {
+    client: &'r novi::Client,
+    parameters: &'r ParameterStore<Parameters>,
+    current: Mutex<Arc<Parameters>>,
+    pace: &'r Mutex<Pace>,
+    /// No call starts after this.
+    cutoff: Instant,
+    calls: AtomicU64,
+    failed_in_a_row: AtomicUsize,
+}
+
+/// The limits of calls to Novi. They outlive a run: an instance may start the
+/// next one within the same minute.
+pub(crate) struct Pace {
+    second: SlidingWindow,
+    minute: SlidingWindow,
+    /// Novi has asked to be left alone until then.
+    paused_until: Instant,
+}
+
+impl Pace {
+    pub(crate) fn new(per_second: usize, per_minute: usize) -> Self {
+        Self {
+            second: SlidingWindow::new(per_second, Duration::from_secs(1)),
+            minute: SlidingWindow::new(per_minute, Duration::from_secs(60)),
+            paused_until: Instant::now(),
+        }
+    }
+
+    /// Takes a place for a call now, or says how long to wait for one.
+    fn take(&mut self, now: Instant) -> Result<(), Duration> {
+        let pause = self.paused_until.saturating_duration_since(now);
+        let wait = pause.max(self.second.wait(now)).max(self.minute.wait(now));
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.second.take(now);
+        self.minute.take(now);
+        Ok(())
+    }
+}
+
+/// A call that came to nothing.
+enum NoResult {
+    OutOfTime,
+    /// What Novi said last.
+    Failed(&'static str),
+}
+
+impl<'r> Reader<'r> {
+    pub(crate) fn new(
+        client: &'r novi::Client,
+        parameters: &'r ParameterStore<Parameters>,
+        current: Arc<Parameters>,
+        pace: &'r Mutex<Pace>,
+        cutoff: Instant,
+    ) -> Self {
+        Self {
+            client,
+            parameters,
+            current: Mutex::new(current),
+            pace,
+            cutoff,
+            calls: AtomicU64::new(0),
+            failed_in_a_row: AtomicUsize::new(0),
+        }
+    }
+
+    /// The calls made so far.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Reads groups, each once.
+    pub(crate) async fn groups(&self, groups: HashSet<Uuid>) -> Result<Vec<(Uuid, Group)>, OutOfTime> {
+        let readings = groups.into_iter().map(|id| async move { Ok((id, self.group(id).await?)) });
+        stream::iter(readings).buffer_unordered(SIDE_BY_SIDE).collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    /// Reads people, each once.
+    pub(crate) async fn people(&self, members: HashSet<MemberId>) -> Result<Directory, OutOfTime> {
+        let readings = members.into_iter().map(|id| async move {
+            let standing = match self.call(async |access, by| self.client.customer(access, id, by).await).await {
+                Ok(record) => Standing::of(record.as_ref()),
+                Err(NoResult::Failed(_)) => Standing::Unknown,
+                Err(NoResult::OutOfTime) => return Err(OutOfTime),
+            };
+            Ok((id, standing))
+        });
+        stream::iter(readings).buffer_unordered(SIDE_BY_SIDE).collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    /// Reads one group to its end.
+    async fn group(&self, id: Uuid) -> Result<Group, OutOfTime> {
+        let mut reading = GroupReading::default();
+        loop {
+            let offset = reading.offset;
+            let page = self.call(async |access, by| self.client.group_page(access, id, offset, by).await).await;
+            let end = match page {
+                Ok(Some(page)) => reading.add(page),
+                Ok(None) if offset == 0 => Some(GroupEnd::Missing),
+                Ok(None) => Some(GroupEnd::Unread("it vanished while it was read")),
+                Err(NoResult::Failed(why)) => Some(GroupEnd::Unread(why)),
+                Err(NoResult::OutOfTime) => return Err(OutOfTime),
+            };
+            if let Some(end) = end {
+                return Ok(Group { members: reading.members, nameless: reading.nameless, end });
+            }
+        }
+    }
+
+    /// Makes one call, with everything that Novi asks for: the pace, the waits
+    /// after 429, tries after failures, other parameters after a refusal.
+    async fn call<T>(&self, ask: impl AsyncFn(&Access, Instant) -> Result<T, Failure>) -> Result<T, NoResult> {
+        let mut delays = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(500))
+            .with_jitter()
+            .with_max_times(TRIES - 1)
+            .build();
+        let (mut spent, mut waits, mut renewed) = (Duration::ZERO, 0, false);
+        loop {
+            if self.failed_in_a_row.load(Ordering::Relaxed) >= GIVE_UP_AFTER {
+                return Err(NoResult::Failed("Novi failed too often in a row and was left alone"));
+            }
+            self.place().await?;
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let parameters = self.current();
+            let started = Instant::now();
+            let by = self.client.deadline().min(self.cutoff);
+            let failure = match ask(&parameters.novi, by).await {
+                Ok(answer) => {
+                    self.failed_in_a_row.store(0, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                Err(failure) => failure,
+            };
+            spent += started.elapsed();
+            if Instant::now() >= self.cutoff {
+                return Err(NoResult::OutOfTime);
+            }
+            match failure {
+                Failure::RateLimited(seconds) if waits < RATE_LIMITED_WAITS => {
+                    waits += 1;
+                    self.pause(seconds.map_or(RATE_LIMITED, Duration::from_secs));
+                    continue;
+                }
+                Failure::CredentialsRejected | Failure::Blocked if !renewed => {
+                    renewed = true;
+                    if let Some(other) = self.parameters.after_refusal(&parameters).await {
+                        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = other;
+                        continue;
+                    }
+                }
+                Failure::Unreachable(_) | Failure::Status(500..) if spent < CALL_LIMIT => {
+                    if let Some(delay) = delays.next() {
+                        spent += delay;
+                        tokio::time::sleep(delay).await;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(?failure, "a call to Novi came to nothing");
+            return Err(NoResult::Failed(describe(failure)));
+        }
+    }
+
+    /// Waits for a place within the limits.
+    async fn place(&self) -> Result<(), NoResult> {
+        loop {
+            let now = Instant::now();
+            if now >= self.cutoff {
+                return Err(NoResult::OutOfTime);
+            }
+            let taken = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+            match taken {
+                Ok(()) => return Ok(()),
+                Err(wait) if now + wait >= self.cutoff => return Err(NoResult::OutOfTime),
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    /// Keeps every call back for a while.
+    fn pause(&self, length: Duration) {
+        tracing::info!(seconds = length.as_secs(), "Novi has answered 429: all calls wait");
+        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        // An absurd Retry-After must not overflow the clock; the cutoff ends the wait anyway.
+        let until = Instant::now() + length.min(Duration::from_secs(86_400));
+        pace.paused_until = pace.paused_until.max(until);
+    }
+
+    fn current(&self) -> Arc<Parameters> {
+        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn describe(failure: Failure) -> &'static str {
+    match failure {
+        Failure::RateLimited(_) => "Novi kept answering 429",
+        Failure::CredentialsRejected => "Novi does not accept the key for it",
+        Failure::Blocked => "the CDN in front of Novi refuses this address",
+        Failure::Unreachable(_) => "Novi could not be reached",
+        Failure::Status(_) => "Novi answered with an error",
+        Failure::InvalidResponse => "Novi's answer makes no sense",
+    }
+}
+
+/// A group while it is read.
+#[derive(Default)]
+struct GroupReading {
+    members: Vec<MemberId>,
+    seen: HashSet<MemberId>,
+    nameless: usize,
+    /// The index of the next row.
+    offset: usize,
+    /// How many rows there are, as the first page says; `None` before it.
+    total: Option<Option<u64>>,
+}
+
+impl GroupReading {
+    /// Takes a page in. Gives the end where this is it.
+    fn add(&mut self, page: Page) -> Option<GroupEnd> {
+        if *self.total.get_or_insert(page.total) != page.total {
+            return Some(GroupEnd::Unread("its TotalCount changed while it was read"));
+        }
+        let rows = page.rows.len();
+        let before = self.members.len();
+        for row in page.rows {
+            match row {
+                Some(id) if self.seen.insert(id) => self.members.push(id),
+                Some(_) => {}
+                None => self.nameless += 1,
+            }
+        }
+        self.offset += rows;
+        let brought_nothing = self.members.len() == before;
+        let read = (self.members.len() + self.nameless) as u64;
+        match page.total {
+            Some(total) if read == total => Some(GroupEnd::Read),
+            Some(total) if read > total => Some(GroupEnd::Unread("it has more rows than its TotalCount")),
+            Some(_) if brought_nothing => Some(GroupEnd::Unread("it ended before its TotalCount")),
+            None if brought_nothing => Some(GroupEnd::Read),
+            _ if self.members.len() > ROWS_LIMIT => Some(GroupEnd::Unread("it does not end")),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(n: u128) -> Option<MemberId> {
+        MemberId::parse(&Uuid::from_u128(n).hyphenated().to_string())
+    }
+
+    fn page(total: Option<u64>, rows: impl IntoIterator<Item = u128>) -> Page {
+        Page { total, rows: rows.into_iter().map(id).collect() }
+    }
+
+    /// Reads pages until the end, which must come with the last.
+    fn read(pages: Vec<Page>) -> (usize, GroupEnd) {
+        let mut reading = GroupReading::default();
+        let last = pages.len() - 1;
+        for (index, page) in pages.into_iter().enumerate() {
+            if let Some(end) = reading.add(page) {
+                assert_eq!(index, last, "it ended early");
+                return (reading.members.len(), end);
+            }
+        }
+        panic!("it did not end");
+    }
+
+    #[test]
+    fn a_counted_group_ends_with_its_count() {
+        assert_eq!(read(vec![page(Some(0), [])]), (0, GroupEnd::Read));
+        assert_eq!(read(vec![page(Some(3), [1, 2]), page(Some(3), [3])]), (3, GroupEnd::Read));
+        // Rows that shift between pages come twice; the distinct ones count.
+        assert_eq!(read(vec![page(Some(3), [1, 2]), page(Some(3), [2, 3])]), (3, GroupEnd::Read));
+    }
+
+    #[test]
+    fn a_counted_group_that_does_not_add_up_is_unread() {
+        for (pages, why) in [
+            (vec![page(Some(3), [1, 2]), page(Some(3), [])], "ended before"),
+            (vec![page(Some(9), [1, 2]), page(Some(9), [1, 2])], "ended before"),
+            (vec![page(Some(3), [1, 2]), page(Some(4), [3])], "changed"),
+            (vec![page(Some(3), [1, 2]), page(None, [3])], "changed"),
+            (vec![page(Some(1), [1, 2])], "more rows"),
+        ] {
+            match read(pages).1 {
+                GroupEnd::Unread(text) => assert!(text.contains(why), "{text}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_bare_group_ends_with_a_page_that_brings_nothing() {
+        assert_eq!(read(vec![page(None, [])]), (0, GroupEnd::Read));
+        assert_eq!(read(vec![page(None, [1, 2]), page(None, [3]), page(None, [])]), (3, GroupEnd::Read));
+        // A server that ignores the offset.
+        assert_eq!(read(vec![page(None, [1, 2]), page(None, [1, 2])]), (2, GroupEnd::Read));
+    }
+
+    #[test]
+    fn the_pace_holds_both_windows_and_a_pause() {
+        let mut pace = Pace::new(2, 3);
+        let start = Instant::now();
+        assert!(pace.take(start).is_ok() && pace.take(start).is_ok());
+        assert_eq!(pace.take(start), Err(Duration::from_secs(1)));
+        let later = start + Duration::from_secs(1);
+        assert!(pace.take(later).is_ok());
+        assert_eq!(pace.take(later), Err(Duration::from_secs(59)));
+        pace.paused_until = start + Duration::from_secs(90);
+        assert_eq!(pace.take(start + Duration::from_secs(61)), Err(Duration::from_secs(29)));
+    }
+}

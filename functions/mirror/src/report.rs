@@ -1,0 +1,209 @@
+//! The report: what a run found and did, list by list. It names lists and
+//! counts people; only an explanation that was asked for names an address, and
+//! that is never logged.
+
+use serde::Serialize;
+
+use crate::apply::Applied;
+use crate::mailman::{Refusal, Trouble};
+use crate::mapping::{Broken, ListId};
+use crate::plan::{Plan, Skipped, Verdict};
+
+/// How a list, or a run, ended. From best to worst.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    /// The list holds what it should.
+    #[default]
+    Ok,
+    /// Something was withheld, refused or unreadable.
+    Partial,
+    /// The plan looks wrong; the list is untouched.
+    Blocked,
+    /// The list is untouched, or unfinished because of a failure.
+    Failed,
+    /// Time ran out; the next run goes on.
+    Unfinished,
+}
+
+impl Status {
+    /// Whether alarms should hear of it.
+    pub(crate) fn is_error(self) -> bool {
+        self >= Self::Blocked
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Partial => "partial",
+            Self::Blocked => "blocked",
+            Self::Failed => "failed",
+            Self::Unfinished => "unfinished",
+        }
+    }
+}
+
+/// Addresses that Mailman refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Rejected {
+    pub(crate) invalid: usize,
+    pub(crate) banned: usize,
+    pub(crate) other: usize,
+}
+
+impl Rejected {
+    pub(crate) fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Invalid => self.invalid += 1,
+            Refusal::Banned => self.banned += 1,
+            Refusal::Other => self.other += 1,
+        }
+    }
+
+    fn total(self) -> usize {
+        self.invalid + self.banned + self.other
+    }
+}
+
+/// One list.
+#[derive(Default, Serialize)]
+pub(crate) struct ListReport {
+    /// `null` where a broken mapping does not even name its list.
+    pub(crate) list_id: Option<String>,
+    pub(crate) status: Status,
+    wanted: usize,
+    roster: usize,
+    subscribed: usize,
+    unsubscribed: usize,
+    kept: usize,
+    withheld: usize,
+    skipped: Skipped,
+    rejected: Rejected,
+    reason: Option<String>,
+}
+
+impl ListReport {
+    /// A list of which nothing could be planned.
+    pub(crate) fn without_plan(list: Option<&ListId>, status: Status, reason: String) -> Self {
+        Self { list_id: list.map(ToString::to_string), status, reason: Some(reason), ..Self::default() }
+    }
+
+    pub(crate) fn broken(broken: &Broken) -> Self {
+        let reason = format!("{}; its list is left untouched, by other mappings too", broken.reason);
+        Self::without_plan(broken.list.as_ref(), Status::Failed, reason)
+    }
+
+    /// A list that could not be read or written.
+    pub(crate) fn troubled(list: &ListId, trouble: Trouble) -> Self {
+        Self::without_plan(Some(list), status_of(trouble), trouble.to_string())
+    }
+
+    /// A plan that is not applied, because this is a dry run or it is blocked.
+    pub(crate) fn planned(plan: &Plan) -> Self {
+        Self::of(plan, plan.subscribe.len(), plan.unsubscribe.len())
+    }
+
+    /// A plan that was applied, as far as it went.
+    pub(crate) fn applied(plan: &Plan, applied: &Applied) -> Self {
+        let mut report = Self::of(plan, applied.subscribed, applied.unsubscribed);
+        report.rejected = applied.rejected;
+        let refused = applied.rejected.total();
+        if refused > 0 {
+            report.worsen(Status::Partial, &format!("Mailman refuses {refused} addresses"));
+        }
+        if let Some(trouble) = applied.stopped {
+            report.worsen(status_of(trouble), &trouble.to_string());
+        }
+        report
+    }
+
+    fn of(plan: &Plan, subscribed: usize, unsubscribed: usize) -> Self {
+        let mut report = Self {
+            list_id: Some(plan.list.to_string()),
+            wanted: plan.wanted,
+            roster: plan.roster,
+            subscribed,
+            unsubscribed,
+            kept: plan.kept,
+            withheld: plan.withheld,
+            skipped: plan.skipped,
+            ..Self::default()
+        };
+        for doubt in &plan.doubts {
+            report.worsen(Status::Partial, doubt);
+        }
+        match plan.verdict {
+            Verdict::Sound => {}
+            Verdict::Forced(block) => report.worsen(Status::Ok, &format!("forced although {block}")),
+            Verdict::Blocked(block) => {
+                (report.subscribed, report.unsubscribed) = (0, 0);
+                report.worsen(Status::Blocked, &block.to_string());
+                if let Some(event) = block.forcing_event(&plan.list) {
+                    report.worsen(Status::Blocked, &format!("if that is right, invoke once with the event {event}"));
+                }
+            }
+        }
+        report
+    }
+
+    fn worsen(&mut self, status: Status, reason: &str) {
+        self.status = self.status.max(status);
+        let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
+        self.reason = Some(before + reason);
+    }
+}
+
+fn status_of(trouble: Trouble) -> Status {
+    if trouble == Trouble::OutOfTime { Status::Unfinished } else { Status::Failed }
+}
+
+/// Why an address is or is not wanted on a list.
+#[derive(Serialize)]
+pub(crate) struct Explanation {
+    /// The address as it was asked for.
+    pub(crate) address: String,
+    pub(crate) lists: Vec<ListExplanation>,
+}
+
+/// The part of one list.
+#[derive(Serialize)]
+pub(crate) struct ListExplanation {
+    pub(crate) list_id: String,
+    pub(crate) wanted: bool,
+    /// `null` where the roster could not be read.
+    pub(crate) subscribed: Option<bool>,
+    /// `null` where it is wanted.
+    pub(crate) why: Option<String>,
+}
+
+/// A whole run.
+#[derive(Serialize)]
+pub(crate) struct Report {
+    pub(crate) status: Status,
+    pub(crate) dry_run: bool,
+    pub(crate) lists: Vec<ListReport>,
+    pub(crate) novi_calls: u64,
+    pub(crate) mailman_calls: u64,
+    /// How long the run took.
+    pub(crate) seconds: f64,
+    /// Names addresses: in the result, never in the log.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) explain: Vec<Explanation>,
+}
+
+impl Report {
+    /// The report as JSON, without what may not be logged.
+    pub(crate) fn for_the_log(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'r> {
+            status: Status,
+            dry_run: bool,
+            lists: &'r [ListReport],
+            novi_calls: u64,
+            mailman_calls: u64,
+            seconds: f64,
+        }
+        let Self { status, dry_run, ref lists, novi_calls, mailman_calls, seconds, .. } = *self;
+        serde_json::to_string(&Line { status, dry_run, lists, novi_calls, mailman_calls, seconds }).unwrap_or_default()
+    }
+}
