@@ -4,6 +4,7 @@
 //!
 //! An error names the parameter and what would be right, never what it holds.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -224,6 +225,9 @@ pub struct ParameterStore<P> {
 
 struct Kept<P> {
     current: Option<Arc<P>>,
+    /// Tells whether what is read differs from `current`, without keeping a second copy of every secret.
+    fingerprint: u64,
+    hasher: RandomState,
     /// When to read next.
     due: Instant,
     /// Whether the last reading failed.
@@ -254,7 +258,14 @@ impl<P> ParameterStore<P> {
             source,
             parse: Box::new(parse),
             ttl,
-            kept: Mutex::new(Kept { current: None, due: now, failed: false, refused: None }),
+            kept: Mutex::new(Kept {
+                current: None,
+                fingerprint: 0,
+                hasher: RandomState::new(),
+                due: now,
+                failed: false,
+                refused: None,
+            }),
         };
         let first = store.read_into(&mut *store.kept.lock().await).await;
         match first {
@@ -313,14 +324,18 @@ impl<P> ParameterStore<P> {
     }
 
     async fn read_into(&self, kept: &mut Kept<P>) -> Result<(), SourceError> {
-        let read = match self.source.read().await {
-            Ok(raw) => (self.parse)(&raw).map_err(|error| SourceError::Parameter { place: self.source.place(), error }),
-            Err(error) => Err(error),
-        };
+        let read = self.source.read().await.and_then(|raw| {
+            let fingerprint = kept.hasher.hash_one(&raw.0);
+            if kept.current.is_none() || kept.fingerprint != fingerprint {
+                let parsed =
+                    (self.parse)(&raw).map_err(|error| SourceError::Parameter { place: self.source.place(), error })?;
+                (kept.current, kept.fingerprint) = (Some(Arc::new(parsed)), fingerprint);
+            }
+            Ok(())
+        });
         kept.failed = read.is_err();
         kept.due = Instant::now() + if kept.failed { Self::PAUSE } else { self.ttl };
-        kept.current = Some(Arc::new(read?));
-        Ok(())
+        read
     }
 }
 
@@ -415,6 +430,10 @@ mod tests {
         std::fs::write(file.path(), r#"{"n":"2"}"#).unwrap();
         let changed = store.after_refusal(&used).await.unwrap();
         assert_eq!(*changed, "2");
+        // Read again and found the same: there is nothing to try.
+        let same = ParameterStore::open(ConfigFile::new(file.path().into()), Duration::from_secs(3_600), number);
+        let same = same.await.unwrap();
+        assert!(same.after_refusal(&same.get().await.unwrap()).await.is_none());
         // Another caller that still used the old ones gets the new ones without a reading.
         assert_eq!(store.after_refusal(&used).await.as_deref().map(String::as_str), Some("2"));
         // The new ones are refused too, within the minute: nothing is read.

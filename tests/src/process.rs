@@ -1,0 +1,105 @@
+//! Servers as child processes: started with their output in a file, waited for
+//! until they listen, and stopped with their owner, whatever ends it.
+
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A server that is stopped when this is dropped.
+pub struct Server {
+    child: Child,
+    /// What it has printed.
+    pub output: PathBuf,
+}
+
+/// A port that nobody listens on now.
+///
+/// # Errors
+/// Where the machine has none.
+pub fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}
+
+impl Server {
+    /// Starts `program` with `arguments` in an environment of `variables` and
+    /// `PATH` alone. It dies with the calling thread, even where that is killed:
+    /// no test run leaves a server behind.
+    ///
+    /// # Errors
+    /// Where the program is not there.
+    pub fn start(
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(String, String)],
+        output: PathBuf,
+    ) -> anyhow::Result<Self> {
+        let file = File::create(&output).with_context(|| format!("{} cannot be written", output.display()))?;
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
+            .args(arguments)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(variables.iter().map(|(name, value)| (name, value)))
+            .current_dir(output.parent().unwrap_or(Path::new("/")))
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .context("setpriv (util-linux) cannot be started")?;
+        Ok(Self { child, output })
+    }
+
+    /// Waits until something listens on `port`.
+    ///
+    /// # Errors
+    /// Where the server ends before, or does not listen within `limit`.
+    pub fn wait_for_port(&mut self, port: u16, limit: Duration) -> anyhow::Result<()> {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let started = Instant::now();
+        while std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("the server ended with {status}: {}", self.printed());
+            }
+            if started.elapsed() > limit {
+                bail!("the server does not listen after {limit:?}: {}", self.printed());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+
+    /// What it has printed so far.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        std::fs::read(&self.output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Stops it and waits for its end.
+    pub fn stop(&mut self) {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let _ = kill(pid, Signal::SIGTERM);
+        let started = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if started.elapsed() > Duration::from_secs(3) {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
