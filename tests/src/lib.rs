@@ -7,6 +7,7 @@
 pub mod api;
 pub mod directory;
 pub mod function;
+pub mod gateway;
 pub mod mailman;
 pub mod novi;
 pub mod privacy;
