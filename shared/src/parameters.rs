@@ -215,10 +215,13 @@ pub enum Health {
     Down,
 }
 
+/// How a function reads its own parameters.
+type Parse<P> = Box<dyn Fn(&Raw) -> Result<P, ParameterError> + Send + Sync>;
+
 /// The parameters of one function, kept and read again when due.
 pub struct ParameterStore<P> {
     source: ConfigFile,
-    parse: Box<dyn Fn(&Raw) -> Result<P, ParameterError> + Send + Sync>,
+    parse: Parse<P>,
     ttl: Duration,
     kept: Mutex<Kept<P>>,
 }

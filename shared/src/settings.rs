@@ -42,9 +42,12 @@ pub enum SettingError {
     },
 }
 
+/// Looks a variable up.
+type Lookup = Box<dyn Fn(&str) -> Option<String>>;
+
 /// The environment that settings are read from.
 pub struct Env {
-    get: Box<dyn Fn(&str) -> Option<String>>,
+    get: Lookup,
 }
 
 impl Env {

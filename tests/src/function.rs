@@ -118,6 +118,12 @@ impl Function {
             .with_context(|| format!("the emulator's answer is no JSON: {}", String::from_utf8_lossy(&body)))
     }
 
+    /// Where the emulator takes events.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The file that holds the parameters.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {

@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use anyhow::Result;
 use serde_json::{Value, json};
 use tests::function::binary;
 
@@ -18,11 +19,11 @@ fn config() -> Value {
 }
 
 /// What a function prints when it cannot start.
-fn refused(name: &str, config: &Value, variables: &[(&str, &str)]) -> String {
-    let dir = tempfile::tempdir().unwrap();
+fn refused(name: &str, config: &Value, variables: &[(&str, &str)]) -> Result<String> {
+    let dir = tempfile::tempdir()?;
     let file = dir.path().join("config.json");
-    std::fs::write(&file, config.to_string()).unwrap();
-    let mut command = Command::new(binary(name).unwrap());
+    std::fs::write(&file, config.to_string())?;
+    let mut command = Command::new(binary(name)?);
     command.env_clear().env("CONFIG_FILE", file);
     for (name, value) in variables {
         match *value {
@@ -30,15 +31,15 @@ fn refused(name: &str, config: &Value, variables: &[(&str, &str)]) -> String {
             value => command.env(name, value),
         };
     }
-    let output = command.output().unwrap();
+    let output = command.output()?;
     assert_eq!(output.status.code(), Some(1));
     let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(!printed.contains(KEY), "{printed}");
-    printed.into_owned()
+    Ok(printed.into_owned())
 }
 
 #[test]
-fn a_wrong_setting_is_named_with_its_value_and_what_is_right() {
+fn a_wrong_setting_is_named_with_its_value_and_what_is_right() -> Result<()> {
     for name in ["verify", "mirror"] {
         for (variable, value, said) in [
             ("CONFIG_FILE", "", "CONFIG_FILE is not set"),
@@ -57,7 +58,7 @@ fn a_wrong_setting_is_named_with_its_value_and_what_is_right() {
             ("AWS_LAMBDA_LOG_LEVEL", "LOUD", "AWS_LAMBDA_LOG_LEVEL=\"LOUD\" cannot be used"),
             ("AWS_LAMBDA_LOG_FORMAT", "XML", "it must be JSON or Text"),
         ] {
-            let printed = refused(name, &config(), &[(variable, value)]);
+            let printed = refused(name, &config(), &[(variable, value)])?;
             assert!(printed.contains(said), "{printed}");
         }
     }
@@ -70,13 +71,14 @@ fn a_wrong_setting_is_named_with_its_value_and_what_is_right() {
         ("mirror", "NOVI_MAX_PER_SECOND", "0"),
         ("mirror", "NOVI_MAX_PER_MINUTE", "x"),
     ] {
-        let printed = refused(name, &config(), &[(variable, value)]);
+        let printed = refused(name, &config(), &[(variable, value)])?;
         assert!(printed.contains(&format!("{variable}=\"{value}\" cannot be used")), "{printed}");
     }
+    Ok(())
 }
 
 #[test]
-fn a_wrong_parameter_is_named_and_never_shown() {
+fn a_wrong_parameter_is_named_and_never_shown() -> Result<()> {
     let plain = json!("http://www.example.org/api");
     for (function, parameter, value, said) in [
         ("verify", "novi_api_root_url", json!(null), "is missing"),
@@ -108,15 +110,17 @@ fn a_wrong_parameter_is_named_and_never_shown() {
     ] {
         let mut config = config();
         config[parameter] = value;
-        let printed = refused(function, &config, &[]);
+        let printed = refused(function, &config, &[])?;
         assert!(printed.contains(&format!("parameter {parameter} ")) && printed.contains(said), "{printed}");
     }
+    Ok(())
 }
 
 #[test]
-fn a_function_that_lambda_did_not_start_says_how_to_start_it() {
+fn a_function_that_lambda_did_not_start_says_how_to_start_it() -> Result<()> {
     for name in ["verify", "mirror"] {
-        let printed = refused(name, &config(), &[]);
+        let printed = refused(name, &config(), &[])?;
         assert!(printed.contains("AWS_LAMBDA_RUNTIME_API") && printed.contains("make run"), "{printed}");
     }
+    Ok(())
 }

@@ -44,7 +44,7 @@ fn token(secret: &str, claims: &Value) -> String {
 }
 
 fn signed(header: &Header, secret: &str, claims: &Value) -> String {
-    jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    jsonwebtoken::encode(header, claims, &EncodingKey::from_secret(secret.as_bytes())).expect("claims can be signed")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -539,6 +539,9 @@ async fn parameters_that_never_came_are_unavailable_until_they_come() -> Result<
     Ok(())
 }
 
+/// How a request becomes an event.
+type Shape = fn(&Request) -> Value;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_event_is_answered_alike() -> Result<()> {
     let world = Verification::start(&[]).await?;
@@ -556,7 +559,7 @@ async fn every_kind_of_event_is_answered_alike() -> Result<()> {
         (Request::new("DELETE", &Verification::path(world.member)), 405),
         (Request::new("OPTIONS", &Verification::path(world.member)), 405),
     ];
-    let shapes: [(&str, fn(&Request) -> Value); 6] = [
+    let shapes: [(&str, Shape); 6] = [
         ("HTTP API", |request| request.http_api("$default")),
         ("HTTP API with a stage", |request| request.http_api("prod")),
         ("HTTP API with a stage like a path", |request| request.http_api("v3")),

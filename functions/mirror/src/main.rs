@@ -35,6 +35,7 @@ use tracing::Instrument;
 
 use crate::parameters::Parameters;
 use crate::read::Pace;
+use crate::report::Report;
 use crate::run::Mirror;
 use crate::settings::Settings;
 
@@ -69,7 +70,7 @@ async fn start() -> anyhow::Result<()> {
 
 /// One invocation: its result is the report, or a function error that holds
 /// the report where somebody should look at it.
-async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Value, Diagnostic> {
+async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Diagnostic> {
     let span = tracing::info_span!("run", request_id = event.context.request_id);
     let left = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
     let run = mirror.run(&event.payload, Instant::now() + left).instrument(span.clone());
@@ -85,15 +86,15 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Value, Dia
         Ok(Err(not_started)) => error("NotStarted", not_started.to_string()),
         Ok(Ok(report)) => {
             tracing::info!(report = report.for_the_log(), "reported");
-            let json = serde_json::to_value(&report).unwrap_or_default();
-            if report.status.is_error() {
-                let status = report.status.as_str();
-                return Err(Diagnostic {
-                    error_type: format!("Mirror.{status}"),
-                    error_message: format!("the mirror ended {status}: {json}"),
-                });
+            if !report.status.is_error() {
+                return Ok(report);
             }
-            Ok(json)
+            let status = report.status.as_str();
+            let json = serde_json::to_string(&report).unwrap_or_default();
+            Err(Diagnostic {
+                error_type: format!("Mirror.{status}"),
+                error_message: format!("the mirror ended {status}: {json}"),
+            })
         }
     }
 }

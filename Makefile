@@ -1,0 +1,29 @@
+# Each target does its own set-up. `make` alone lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint build
+
+# cargo-nextest where it is installed: one summary, and a process for each test.
+TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+
+setup: ## install what the other targets need: tools by apt, Python pieces into .venv
+	@tests/setup
+
+run: setup ## show both functions at work on this machine, then serve; ARGS=--once ends instead
+	@cargo build --workspace --bins
+	@exec target/debug/sandbox $(ARGS)
+
+test: setup ## run every test, against a real Mailman and AWS's emulator; ARGS go to the test runner
+	@cargo build --workspace --all-targets
+	@cargo $(TEST) --workspace --all-targets $(ARGS)
+
+lint: setup ## check the format and the lints
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- -D warnings
+
+build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64
+	@.venv/bin/cargo-lambda lambda build --release --bin verify --bin mirror $(ARGS)

@@ -1,0 +1,223 @@
+//! What `make run` shows: both functions at work on this machine, with made-up
+//! people, a simulated Novi and a real Mailman.
+#![expect(clippy::print_stdout, reason = "this is a program for a person at a terminal")]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use fastrand::Rng;
+use serde_json::{Value, json};
+use tests::directory::Directory;
+use tests::gateway::Gateway;
+use tests::mailman::USER;
+use tests::worlds::{Mirror, Verification};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// How many people are in each of the two groups.
+const PEOPLE: [usize; 2] = [36, 15];
+/// The lists of the two groups.
+const LISTS: [&str; 2] = ["members", "newcomers"];
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let serve = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [] => true,
+        [once] if once == "--once" => false,
+        _ => {
+            println!("usage: make run [ARGS=--once]   (--once: show everything, then end instead of serving)");
+            return ExitCode::from(2);
+        }
+    };
+    // Whichever ends first, everything that was started is stopped as it is dropped.
+    let outcome = tokio::select! {
+        outcome = show(serve) => outcome,
+        () = interrupted() => {
+            println!("\nStopped, with everything that was started.");
+            return ExitCode::SUCCESS;
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            println!("\nThis did not work: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn interrupted() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn show(serve: bool) -> anyhow::Result<()> {
+    println!("novi-bridge at work on this machine: the people are made up, and nothing leaves it.\n");
+
+    step(1, "Start the verify function under AWS's Lambda Runtime Interface Emulator, with a simulated Novi behind it");
+    let Verification { function, novi, member, keys, .. } =
+        patiently("starting", Verification::start(&[("CORS_ALLOW_ORIGINS", "*")])).await?;
+    let verify = Gateway::start(Arc::new(Mutex::new(function))).await?;
+    said(&format!("it answers at {}", verify.url));
+
+    step(2, "Verify a member, twice: Novi is asked once");
+    let http = tests::http();
+    let ask = |id: Uuid, key: Option<&str>| {
+        let mut request =
+            http.get(format!("{}{}", verify.url, Verification::path(id))).header("x-account-id", "sandbox");
+        if let Some(key) = key {
+            request = request.header("x-api-key", key);
+        }
+        async move {
+            let response = request.timeout(Duration::from_secs(30)).send().await?;
+            let cache = response.headers().get("x-cache").and_then(|value| value.to_str().ok()).map(str::to_owned);
+            anyhow::Ok((response.status().as_u16(), cache, response.text().await?))
+        }
+    };
+    for expected in ["miss", "hit"] {
+        let (status, cache, body) = ask(member, Some(&keys.frontend)).await?;
+        said(&format!("{status}, X-Cache: {}: {body}", cache.as_deref().unwrap_or("none")));
+        ensure!(status == 200 && cache.as_deref() == Some(expected), "this should have been a {expected}");
+    }
+    ensure!(novi.state().count("/customers/") == 1, "Novi should have been asked once");
+
+    step(3, "Refuse who has no key, and say of a stranger that he is no member");
+    for (id, key, expected) in
+        [(member, None, "api_key_missing"), (Uuid::from_u128(7), Some(&*keys.frontend), "member_not_found")]
+    {
+        let (status, _, body) = ask(id, key).await?;
+        let body: Value = serde_json::from_str(&body)?;
+        said(&format!("{status} {}: {}", text(&body["code"]), text(&body["detail"])));
+        ensure!(body["code"] == expected, "this should have been {expected}");
+    }
+
+    step(
+        4,
+        "Start the mirror function, a simulated Novi with two groups, and a real GNU Mailman core with two empty lists",
+    );
+    let mut directory = Directory::default();
+    let mut rng = Rng::with_seed(7);
+    let groups = PEOPLE.map(|count| directory.add_group(&mut rng, count));
+    let mappings: Vec<Value> = groups
+        .iter()
+        .zip(LISTS)
+        .map(|(group, list)| json!({"group_guid": group, "list_id": format!("{list}@lists.example.org")}))
+        .collect();
+    let mirror = patiently("starting Mailman", Mirror::start(directory, json!(mappings), &[])).await?;
+    for list in LISTS {
+        mirror.mailman.create_list(list).await?;
+    }
+    said(&format!("Mailman answers at {}", mirror.mailman.base_url()));
+
+    step(5, "Plan without writing: a dry run, by the event {\"dry_run\": true}");
+    let plan = patiently("planning", mirror.run(json!({"dry_run": true}))).await?;
+    told(&plan, "would join", "would leave")?;
+    for list in LISTS {
+        ensure!(mirror.mailman.roster(&list_id(list), "member").await?.is_empty(), "a dry run must not write");
+    }
+
+    step(6, "Mirror the two groups into the two lists");
+    let report = patiently("mirroring", mirror.run(json!({}))).await?;
+    told(&report, "joined", "left")?;
+    for list in LISTS {
+        let roster = mirror.mailman.roster(&list_id(list), "member").await?;
+        said(&format!("Mailman's own roster of {}: {} members", list_id(list), roster.len()));
+    }
+
+    step(7, "Mirror again: there is nothing to do");
+    let again = patiently("mirroring", mirror.run(json!({}))).await?;
+    told(&again, "joined", "left")?;
+    for list in again["lists"].as_array().context("the report has no lists")? {
+        ensure!(list["subscribed"] == 0 && list["unsubscribed"] == 0, "the second run should change nothing");
+    }
+
+    if !serve {
+        println!("\nAll of it worked.");
+        return Ok(());
+    }
+    let path = format!("{}{}", verify.url, Verification::path(member));
+    println!("\nTry it yourself (Ctrl-C stops everything):\n");
+    println!("  # verify a member\n  curl -i -H 'x-api-key: {}' -H 'x-account-id: me' {path}\n", keys.frontend);
+    println!("  # be refused\n  curl -i {path}\n");
+    println!(
+        "  # health, and the description of the API\n  curl {}/health\n  curl {}/openapi.json\n",
+        verify.url, verify.url
+    );
+    println!("  # plan again\n  curl -d '{{\"dry_run\": true}}' {}\n", mirror.function.url());
+    println!(
+        "  # who is on a list\n  curl -u {USER}:{} '{}/3.1/lists/{}/roster/member?fields=email'\n",
+        mirror.mailman.password(),
+        mirror.mailman.base_url(),
+        list_id(LISTS[0])
+    );
+    std::future::pending().await
+}
+
+fn list_id(name: &str) -> String {
+    format!("{name}.lists.example.org")
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn step(number: usize, what: &str) {
+    println!("{number}. {what}");
+}
+
+fn said(what: &str) {
+    println!("   {what}");
+}
+
+/// Tells a report, a line a list and one of the whole.
+fn told(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
+    let lists = report["lists"].as_array().with_context(|| format!("the mirror did not run: {report}"))?;
+    for list in lists {
+        let skipped: Vec<String> = list["skipped"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter(|(_, count)| **count != 0)
+            .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
+            .collect();
+        said(&format!(
+            "{}: {} wanted, {} subscribed: {} {join}, {} {leave}; not wanted: {}",
+            text(&list["list_id"]),
+            list["wanted"],
+            list["roster"],
+            list["subscribed"],
+            list["unsubscribed"],
+            skipped.join(", "),
+        ));
+    }
+    let calls = (&report["novi_calls"], &report["mailman_calls"], &report["seconds"]);
+    said(&format!(
+        "status {}, with {} calls to Novi and {} to Mailman in {} s",
+        report["status"], calls.0, calls.1, calls.2
+    ));
+    if report["status"] != "ok" {
+        bail!("the status should have been ok: {report}");
+    }
+    Ok(())
+}
+
+/// Says that it goes on, where something takes longer than two seconds.
+async fn patiently<T>(what: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::pin!(work);
+    let mut seconds = 0;
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(Duration::from_secs(2)) => {
+                seconds += 2;
+                said(&format!("… {what}, {seconds} s so far"));
+            }
+        }
+    }
+}
