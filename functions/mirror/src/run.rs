@@ -75,9 +75,10 @@ impl Mirror {
         let mut explanations = Vec::new();
         match read_people(&reader, &targets).await {
             Err(OutOfTime) => {
-                lists.extend(targets.iter().map(|target| {
+                let unfinished = |target: &&Target| {
                     ListReport::without_plan(Some(&target.list), Status::Unfinished, OutOfTime.to_string())
-                }))
+                };
+                lists.extend(targets.iter().map(unfinished));
             }
             Ok(people) => {
                 let plans = make_plans(&mailman, &targets, &people, &event.force).await;
