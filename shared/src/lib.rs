@@ -11,6 +11,7 @@
 //! Errors name parameters, places and causes, never contents.
 
 pub mod cache;
+pub mod foundation;
 
 pub mod member;
 pub mod novi;

@@ -27,9 +27,9 @@ use std::time::SystemTime;
 use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
-use shared::parameters::{ConfigFile, ParameterStore};
+use shared::foundation::Foundation;
 use shared::settings::Env;
-use shared::{novi, outbound, telemetry};
+use shared::telemetry;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -49,19 +49,13 @@ async fn start() -> anyhow::Result<()> {
     telemetry::install(&env)?;
     let Settings { common, novi_max_per_second, novi_max_per_minute, apply } = Settings::from_env(&env)?;
 
-    outbound::install_tls_provider();
-    let http = outbound::client(outbound::tls_config(&common.extra_ca_certs)?)?;
-    let plain = common.allow_plain_http;
-    let parameters = ParameterStore::open(ConfigFile::new(common.config_file), common.parameter_ttl, move |raw| {
-        Parameters::read(raw, plain)
-    })
-    .await?;
+    let Foundation { http, novi, parameters } = Foundation::lay(common, Parameters::read).await?;
     env.require_lambda()?;
 
     let mirror = Mirror {
         parameters,
-        novi: novi::Client::new(http.clone(), common.novi_timeout),
         http,
+        novi,
         pace: Mutex::new(Pace::new(novi_max_per_second, novi_max_per_minute)),
         may_write: apply,
     };

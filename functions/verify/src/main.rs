@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use lambda_http::service_fn;
 use shared::cache::MemberCache;
-use shared::parameters::{ConfigFile, ParameterStore};
+use shared::foundation::Foundation;
 use shared::settings::Env;
-use shared::{novi, outbound, telemetry};
+use shared::telemetry;
 
 use crate::parameters::Parameters;
 use crate::routes::App;
@@ -36,20 +36,14 @@ async fn run() -> anyhow::Result<()> {
     telemetry::install(&env)?;
     let Settings { common, cache, novi_max_per_minute, require_active, cors } = Settings::from_env(&env)?;
 
-    outbound::install_tls_provider();
-    let http = outbound::client(outbound::tls_config(&common.extra_ca_certs)?)?;
-    let plain = common.allow_plain_http;
-    let parameters = ParameterStore::open(ConfigFile::new(common.config_file), common.parameter_ttl, move |raw| {
-        Parameters::read(raw, plain)
-    })
-    .await?;
+    let Foundation { novi, parameters, .. } = Foundation::lay(common, Parameters::read).await?;
     env.require_lambda()?;
 
     let app = App::new(
         Verifier {
             parameters: Arc::new(parameters),
             cache: MemberCache::in_process(cache, novi_max_per_minute),
-            novi: novi::Client::new(http, common.novi_timeout),
+            novi,
             require_active,
         },
         cors,

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Body;
@@ -287,8 +287,7 @@ async fn health(State(Parts { verifier, .. }): State<Parts>) -> Response {
     security(()),
 )]
 async fn description(State(Parts { description, .. }): State<Parts>) -> Response {
-    static JSON: LazyLock<HeaderValue> = LazyLock::new(|| HeaderValue::from_static("application/json"));
-    ([(header::CONTENT_TYPE, JSON.clone())], description.to_string()).into_response()
+    ([(header::CONTENT_TYPE, "application/json")], description.to_string()).into_response()
 }
 
 #[cfg(test)]
