@@ -27,7 +27,7 @@ pub enum Lookup {
 #[derive(Clone)]
 struct Entry {
     identity: Identity,
-    /// Unix seconds: a clock that goes on while an instance is frozen.
+    /// Unix seconds, which every instance reads alike.
     cached_at: u64,
 }
 

@@ -177,6 +177,8 @@ struct Shape {
     fields: usize,
     /// Whether one of them is the record's own.
     is_record: bool,
+    /// Whether there is a `Message`, as errors have it.
+    is_error: bool,
     data: Option<Data>,
 }
 
@@ -194,6 +196,8 @@ impl Shape {
     fn unwrap(self) -> Result<Option<Record>, NotARecord> {
         match self.data {
             _ if self.is_record => Ok(Some(self.record)),
+            // How Novi words an error. An error is no answer, whatever its status.
+            _ if self.is_error => Err(NotARecord),
             Some(Data::Object(inner)) => inner.unwrap(),
             Some(Data::Null) => Ok(None),
             Some(Data::Other(_)) => Err(NotARecord),
@@ -232,7 +236,8 @@ impl<'de> Deserialize<'de> for Shape {
                             map.next_value::<IgnoredAny>()?;
                             continue;
                         }
-                        _ => {
+                        other => {
+                            shape.is_error |= other == "Message";
                             map.next_value::<IgnoredAny>()?;
                             continue;
                         }
@@ -327,6 +332,8 @@ mod tests {
             assert!(matches!(Record::parse(nothing.as_bytes()), Ok(None)), "{nothing:?}");
         }
         for nonsense in [
+            r#"{"Message":"An error has occurred."}"#,
+            r#"{"Message":"An error has occurred.","data":null}"#,
             "<html>",
             "[]",
             "[{}]",
@@ -352,7 +359,7 @@ mod tests {
             r#"{"Name":""}"#,
             r#"{"Name":null,"Email":" ","FirstName":"","LastName":null}"#,
             r#"{"UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2044","Active":true}"#,
-            r#"{"Message":"An error has occurred."}"#,
+            r#"{"Unknown":"field"}"#,
         ] {
             assert!(matches!(record(json).identity(), Ok(None)), "{json}");
         }

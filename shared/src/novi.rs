@@ -49,6 +49,12 @@ impl Access {
         Ok(Self { root, authorization })
     }
 
+    /// Whether both lead to the same Novi.
+    #[must_use]
+    pub fn is_same_place(&self, other: &Self) -> bool {
+        self.root == other.root
+    }
+
     fn url(&self, segments: &[&str], query: &[(&str, &str)]) -> Url {
         let mut url = self.root.clone();
         if let Ok(mut path) = url.path_segments_mut() {
@@ -172,7 +178,7 @@ impl Client {
             StatusCode::OK => match outbound::read_body(response, limit).await {
                 Ok(body) => Ok(Some(body)),
                 Err(BodyError::TooLarge) => Err(Failure::InvalidResponse),
-                Err(BodyError::CutOff) => Err(Failure::Unreachable(NoAnswer::TimedOut)),
+                Err(BodyError::CutOff) => Err(Failure::Unreachable(NoAnswer::CutOff)),
             },
             StatusCode::NOT_FOUND => Ok(None),
             StatusCode::TOO_MANY_REQUESTS => Err(Failure::RateLimited(retry_after)),
@@ -208,7 +214,8 @@ impl Page {
             mixed: Option<String>,
         }
         let ids = |rows: Vec<Row>| {
-            rows.into_iter().map(|row| row.upper.or(row.mixed).and_then(|id| MemberId::parse(id.trim()))).collect()
+            let id = |row: Row| [row.upper, row.mixed].into_iter().flatten().find_map(|id| MemberId::parse(id.trim()));
+            rows.into_iter().map(id).collect()
         };
         Some(match serde_json::from_slice(body).ok()? {
             Envelope::Counted { total_count, results } => Self { total: Some(total_count), rows: ids(results) },
@@ -225,8 +232,9 @@ mod tests {
 
     #[test]
     fn a_page_comes_in_two_envelopes() {
-        let rows =
-            format!(r#"[{{"UniqueID":"{ID}","Name":"x"}},{{"UniqueId":"{ID}"}},{{"Name":"no id"}},{{"UniqueID":""}}]"#);
+        let rows = format!(
+            r#"[{{"UniqueID":"{ID}","Name":"x"}},{{"UniqueID":"","UniqueId":"{ID}"}},{{"Name":"no id"}},{{"UniqueID":""}}]"#
+        );
         let bare = Page::parse(rows.as_bytes()).unwrap();
         assert_eq!((bare.total, bare.rows.len()), (None, 4));
         assert_eq!(bare.rows.iter().flatten().count(), 2);

@@ -98,6 +98,8 @@ pub enum NoAnswer {
     Closed,
     /// Time ran out.
     TimedOut,
+    /// The answer's body ended before its end.
+    CutOff,
 }
 
 /// Sorts a transport error. Its own text is dropped: it quotes the URL.
@@ -137,7 +139,7 @@ pub fn cause(error: &reqwest::Error) -> &'static str {
     match no_answer(error) {
         NoAnswer::TimedOut => "timed out",
         NoAnswer::NotConnected => "not connected",
-        NoAnswer::Closed => "connection closed",
+        NoAnswer::Closed | NoAnswer::CutOff => "connection closed",
     }
 }
 

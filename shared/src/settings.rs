@@ -147,7 +147,7 @@ impl Env {
             ("CACHE_CLUSTER", NO_REDIS),
             ("CACHE_IAM_USER", NO_REDIS),
         ] {
-            if self.text(name).is_some() {
+            if self.text(name).is_some_and(|value| value != "false") {
                 return Err(SettingError::Unsupported { name, why });
             }
         }

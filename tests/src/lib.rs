@@ -12,6 +12,7 @@ pub mod mailman;
 pub mod novi;
 pub mod privacy;
 pub mod process;
+pub mod proxy;
 pub mod worlds;
 
 use std::path::PathBuf;

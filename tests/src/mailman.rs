@@ -30,6 +30,22 @@ impl Mailman {
     /// # Errors
     /// Where `.venv` is not set up, or the core does not start.
     pub async fn start() -> anyhow::Result<Self> {
+        // Somebody else may take the port between our asking and Mailman's binding.
+        let mut last = None;
+        for _ in 0..3 {
+            match Self::start_once() {
+                Ok(mailman) => {
+                    let domain = json!({"mail_host": "lists.example.org"});
+                    mailman.expect(Method::POST, "domains", Some(domain), 201).await?;
+                    return Ok(mailman);
+                }
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("Mailman does not start")))
+    }
+
+    fn start_once() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let port = free_port()?;
         let password = format!("p{:032x}", fastrand::u128(..));
@@ -48,9 +64,7 @@ impl Mailman {
         let arguments = ["-C", &config, "-r", "rest"];
         let mut server = Server::start(&venv().join("bin/runner"), &arguments, &[], dir.path().join("log"))?;
         server.wait_for_port(port, Duration::from_secs(60)).context("Mailman does not start")?;
-        let mailman = Self { _server: server, dir, port, password, http: crate::http() };
-        mailman.expect(Method::POST, "domains", Some(json!({"mail_host": "lists.example.org"})), 201).await?;
-        Ok(mailman)
+        Ok(Self { _server: server, dir, port, password, http: crate::http() })
     }
 
     /// The base of the REST API, without its version.

@@ -16,6 +16,11 @@ impl Address {
         &self.0
     }
 
+    /// Whether it has the outline of an address, which is enough to be kept.
+    pub(crate) fn is_plausible(&self) -> bool {
+        self.0.contains('@') && !self.0.contains(char::is_whitespace)
+    }
+
     /// Whether mail can be sent to it, and Mailman takes it: a plain ASCII
     /// address with a domain of at least two labels.
     pub(crate) fn is_valid(&self) -> bool {

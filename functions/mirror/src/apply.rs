@@ -19,7 +19,9 @@ use crate::report::Rejected;
 /// The most addresses in one removal: while a long one runs, other writers
 /// meet a locked database.
 const BULK: usize = 500;
-/// For how long a failure that may pass is waited out.
+/// After so many addresses in a row that Mailman failed at, it is Mailman that is ill.
+const TOLERATED: usize = 2;
+/// For how long a failure that may pass is waited out, from the first one on.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What was done of a plan.
@@ -40,11 +42,20 @@ pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan) -> Applied {
 }
 
 async fn apply_into(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), Trouble> {
+    let mut failed_in_a_row = 0;
     for who in &plan.subscribe {
-        match subscribe(mailman, plan, who).await? {
-            None => applied.subscribed += 1,
-            Some(refusal) => applied.rejected.count(refusal),
+        match subscribe(mailman, plan, who).await {
+            Ok(None) => applied.subscribed += 1,
+            Ok(Some(refusal)) => applied.rejected.count(refusal),
+            // Mailman answers, and cannot digest this address: that must not keep the others waiting for ever.
+            Err(Trouble::Failing(_) | Trouble::Unexpected(_)) if failed_in_a_row < TOLERATED => {
+                applied.rejected.count(Refusal::Other);
+                failed_in_a_row += 1;
+                continue;
+            }
+            Err(trouble) => return Err(trouble),
         }
+        failed_in_a_row = 0;
     }
     for addresses in plan.unsubscribe.chunks(BULK) {
         unsubscribe(mailman, plan, addresses.iter().collect()).await?;
@@ -111,14 +122,14 @@ enum MaybeDone {
 
 /// Waiting out passing failures, for a minute in all.
 pub(crate) struct Patience {
-    until: Instant,
+    until: Option<Instant>,
     delays: ExponentialBackoff,
 }
 
 impl Patience {
     pub(crate) fn new() -> Self {
         Self {
-            until: Instant::now() + PATIENCE,
+            until: None,
             delays: ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(200))
                 .with_max_delay(Duration::from_secs(8))
@@ -130,10 +141,13 @@ impl Patience {
 
     /// Waits where the trouble may pass, or gives it back.
     async fn wait(&mut self, mailman: &Mailman<'_>, trouble: Trouble) -> Result<MaybeDone, Trouble> {
-        let Trouble::Passing { maybe_done, .. } = trouble else {
-            return Err(trouble);
+        let maybe_done = match trouble {
+            Trouble::NoAnswer { maybe_done, .. } => maybe_done,
+            Trouble::Failing(_) => true,
+            _ => return Err(trouble),
         };
-        let delay = self.delays.next().filter(|delay| Instant::now() + *delay < self.until).ok_or(trouble)?;
+        let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let delay = self.delays.next().filter(|delay| Instant::now() + *delay < until).ok_or(trouble)?;
         tracing::info!(%trouble, "Mailman is asked again");
         mailman.wait(delay).await?;
         Ok(if maybe_done { MaybeDone::Yes } else { MaybeDone::No })

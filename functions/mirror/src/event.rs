@@ -11,6 +11,9 @@ use crate::mapping::{ListId, Mappings};
 #[error("the event cannot be used: {0}")]
 pub(crate) struct InvalidEvent(String);
 
+/// The keys of an event.
+const KEYS: [&str; 4] = ["dry_run", "lists", "force", "explain"];
+
 /// What a run is asked to do.
 #[derive(Default)]
 pub(crate) struct Event {
@@ -28,7 +31,13 @@ impl Event {
     /// Reads an event. One of EventBridge's own counts as `{}`.
     pub(crate) fn parse(event: &Value) -> Result<Self, InvalidEvent> {
         let map = event.as_object().ok_or_else(|| InvalidEvent("it must be a JSON object".to_owned()))?;
-        if map.contains_key("source") && map.contains_key("detail-type") {
+        if map.get("source").is_some_and(Value::is_string) && map.get("detail-type").is_some_and(Value::is_string) {
+            if KEYS.iter().any(|key| map.contains_key(*key)) {
+                return Err(InvalidEvent(
+                    "it is one of EventBridge's own and says what to do as well; leave out source and detail-type"
+                        .to_owned(),
+                ));
+            }
             return Ok(Self::default());
         }
         Self::parse_ours(map).map_err(InvalidEvent)
@@ -42,7 +51,7 @@ impl Event {
                 "lists" => event.lists = Some(lists("lists", value)?),
                 "force" => event.force = lists("force", value)?,
                 "explain" => event.explain = texts("explain", "addresses", value)?.map(str::to_owned).collect(),
-                _ => return Err("it has a key that is none of dry_run, lists, force, explain".to_owned()),
+                _ => return Err(format!("it has a key that is none of {}", KEYS.join(", "))),
             }
         }
         if event.lists.as_ref().is_some_and(Vec::is_empty) {
@@ -55,12 +64,15 @@ impl Event {
 
     /// Whether every list that is named has a mapping.
     pub(crate) fn check(&self, mappings: &Mappings) -> Result<(), InvalidEvent> {
-        for list in self.lists.iter().flatten().chain(&self.force) {
-            if !mappings.name(list) {
-                return Err(InvalidEvent(format!("no mapping names the list {list}")));
+        // The list is not quoted: somebody may have put an address where a list belongs.
+        let lists = self.lists.iter().flatten().zip(1..).map(|(list, number)| ("lists", number, list));
+        let force = self.force.iter().zip(1..).map(|(list, number)| ("force", number, list));
+        match lists.chain(force).find(|(_, _, list)| !mappings.name(list)) {
+            None => Ok(()),
+            Some((key, number, _)) => {
+                Err(InvalidEvent(format!("no mapping names the list in entry {number} of {key}")))
             }
         }
-        Ok(())
     }
 
     /// Whether this run concerns a list.
@@ -121,6 +133,9 @@ mod tests {
         let event = json!({"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}});
         assert!(Event::parse(&event).is_ok_and(|event| !event.dry_run));
         assert!(error(&json!({"source": "aws.events"})).contains("a key that is none of"));
+        // Copied, and given something to do: it must not become a run over everything.
+        let both = json!({"source": "aws.events", "detail-type": "Scheduled Event", "dry_run": true});
+        assert!(error(&both).contains("leave out source and detail-type"));
     }
 
     #[test]

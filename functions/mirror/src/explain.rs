@@ -26,7 +26,7 @@ pub(crate) fn explain(event: &Event, targets: &[&Target], people: &People, plans
 
 fn explain_one(address: &Address, target: &Target, people: &People, made: &Made) -> ListExplanation {
     let subscribed = made.as_ref().ok().map(|(roster, _)| roster.contains(address));
-    let why = why_not(address, target, people, subscribed == Some(true));
+    let why = why_not(address, target, people);
     ListExplanation {
         list_id: target.list.to_string(),
         wanted: why.is_none(),
@@ -41,16 +41,20 @@ fn explain_one(address: &Address, target: &Target, people: &People, made: &Made)
 }
 
 /// `None` where the address is wanted.
-fn why_not(address: &Address, target: &Target, people: &People, is_subscribed: bool) -> Option<String> {
+fn why_not(address: &Address, target: &Target, people: &People) -> Option<String> {
     let groups = || target.groups.iter().filter_map(|group| people.groups.get(group));
     let members: HashSet<_> = groups().flat_map(|group| group.members.iter()).collect();
     let mut reasons: Vec<&str> = Vec::new();
+    let (mut is_wanted, mut is_hidden) = (false, false);
     let mut unknown = groups().any(|group| group.nameless > 0 || matches!(group.end, GroupEnd::Unread(_)));
     for standing in members.into_iter().map(|member| people.directory.get(member).unwrap_or(&Standing::Unknown)) {
         match standing {
-            Standing::Member { address: a, .. } if a == address && (a.is_valid() || is_subscribed) => return None,
-            Standing::Member { address: a, .. } if a == address => reasons.push("the address is not valid"),
+            Standing::Member { address: a, .. } if a == address && a.is_valid() => is_wanted = true,
+            Standing::Member { address: a, .. } if a == address => {
+                reasons.push("the address is not valid, so it is neither added nor removed");
+            }
             Standing::Hidden(a) if a == address => {
+                is_hidden = true;
                 reasons.push("its record hides Active or UnsubscribeFromEmails, so it is neither added nor removed");
             }
             Standing::Inactive(a) if a == address => reasons.push("its record is not active in Novi"),
@@ -58,6 +62,9 @@ fn why_not(address: &Address, target: &Target, people: &People, is_subscribed: b
             Standing::Unknown => unknown = true,
             _ => {}
         }
+    }
+    if is_wanted && !is_hidden {
+        return None;
     }
     reasons.sort_unstable();
     reasons.dedup();

@@ -58,10 +58,13 @@ pub(crate) enum Trouble {
     NoSuchList,
     #[error("Mailman does not accept mailman_username and mailman_password")]
     CredentialsRejected,
-    /// It may pass. Where it was a write, `maybe_done` says whether it may have
-    /// been done all the same.
-    #[error("Mailman failed ({what})")]
-    Passing { what: &'static str, maybe_done: bool },
+    /// It gave no answer, which may pass. Where it was a write, `maybe_done`
+    /// says whether it may have been done all the same.
+    #[error("Mailman gave no answer ({what})")]
+    NoAnswer { what: &'static str, maybe_done: bool },
+    /// It answered that it failed, which may pass. A write may have been done all the same.
+    #[error("Mailman failed ({0})")]
+    Failing(&'static str),
     #[error("Mailman answered {0}, which this version does not understand")]
     Unexpected(StatusCode),
 }
@@ -132,7 +135,7 @@ impl<'r> Mailman<'r> {
     /// A page of the largest addresses is well below this.
     const BODY_LIMIT: usize = 8 << 20;
     /// The most that one request takes; a bulk removal of 500 takes seconds.
-    const TIME_OUT: Duration = Duration::from_secs(60);
+    const TIME_OUT: Duration = Duration::from_secs(20);
     /// A write is not started with less time than this left.
     const WRITE_TIME: Duration = Duration::from_secs(5);
     /// How often a roster that changes under the reading is read again.
@@ -159,7 +162,7 @@ impl<'r> Mailman<'r> {
                 return Ok(roster);
             }
         }
-        Err(Trouble::Passing { what: "the roster changed each time while it was read", maybe_done: false })
+        Err(Trouble::Failing("its roster changed each time while it was read"))
     }
 
     /// The members of a list, with failures that pass waited out.
@@ -190,7 +193,7 @@ impl<'r> Mailman<'r> {
             let answer = self.send(&Method::GET, url, None).await?;
             let page: Page = match answer.status {
                 StatusCode::OK => serde_json::from_slice(&answer.body)
-                    .map_err(|_| Trouble::Passing { what: "its roster is not the JSON expected", maybe_done: false })?,
+                    .map_err(|_| Trouble::Failing("its roster is not the JSON expected"))?,
                 _ => return Err(trouble(&answer)),
             };
             if *total.get_or_insert(page.total_size) != page.total_size {
@@ -254,7 +257,7 @@ impl<'r> Mailman<'r> {
             return Err(trouble(&answer));
         }
         let requests: Requests = serde_json::from_slice(&answer.body)
-            .map_err(|_| Trouble::Passing { what: "its requests are not the JSON expected", maybe_done: false })?;
+            .map_err(|_| Trouble::Failing("its requests are not the JSON expected"))?;
         let discard = json!({ "action": "discard" });
         for request in requests.entries.iter().filter(|request| Address::new(&request.email) == *address) {
             let url = self.url(&["lists", list.as_str(), "requests", &request.token]);
@@ -306,16 +309,16 @@ impl<'r> Mailman<'r> {
         if !matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Ok(answer);
         }
-        let Some(other) = self.parameters.after_refusal(&used).await else {
-            return Err(Trouble::CredentialsRejected);
-        };
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
-        match self.send_as(&other.mailman, method, url, body).await? {
-            Answer { status: StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN, .. } => {
-                Err(Trouble::CredentialsRejected)
+        // Other credentials for the same Mailman; another Mailman has other rosters than those the plans were made of.
+        let other = self.parameters.after_refusal(&used).await;
+        let answer = match other.filter(|other| other.mailman.base == used.mailman.base) {
+            None => answer,
+            Some(other) => {
+                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
+                self.send_as(&other.mailman, method, url, body).await?
             }
-            answer => Ok(answer),
-        }
+        };
+        if answer.status == StatusCode::UNAUTHORIZED { Err(Trouble::CredentialsRejected) } else { Ok(answer) }
     }
 
     async fn send_as(
@@ -342,7 +345,7 @@ impl<'r> Mailman<'r> {
         let maybe_done = *method != Method::GET;
         let response = request.send().await.map_err(|error| {
             let no_answer = outbound::no_answer(&error);
-            Trouble::Passing {
+            Trouble::NoAnswer {
                 what: outbound::cause(&error),
                 maybe_done: maybe_done && no_answer != NoAnswer::NotConnected,
             }
@@ -350,7 +353,7 @@ impl<'r> Mailman<'r> {
         let status = response.status();
         let body = outbound::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
             BodyError::TooLarge => Trouble::Unexpected(status),
-            BodyError::CutOff => Trouble::Passing { what: "its answer was cut off", maybe_done },
+            BodyError::CutOff => Trouble::NoAnswer { what: "its answer was cut off", maybe_done },
         })?;
         Ok(Answer { status, body })
     }
@@ -363,9 +366,7 @@ impl<'r> Mailman<'r> {
 /// What an answer that is no success means, where the request has no meaning of its own for it.
 fn trouble(answer: &Answer) -> Trouble {
     match answer.status {
-        _ if answer.is_passing() => {
-            Trouble::Passing { what: "its database or process had a bad moment", maybe_done: true }
-        }
+        _ if answer.is_passing() => Trouble::Failing("its database or process had a bad moment"),
         StatusCode::NOT_FOUND => Trouble::NoSuchList,
         other => Trouble::Unexpected(other),
     }

@@ -62,6 +62,9 @@ pub(crate) struct Target {
     /// Addresses that are never unsubscribed.
     pub(crate) keep: BTreeSet<Address>,
     pub(crate) limits: Limits,
+    /// Some mapping does not even name its list, which may be this one: who is
+    /// on this list for that mapping's sake cannot be known.
+    pub(crate) is_in_doubt: bool,
 }
 
 /// A mapping that does not parse. Its list is left untouched.
@@ -111,6 +114,9 @@ impl Mappings {
         for list in broken.iter().filter_map(|broken| broken.list.as_ref()) {
             targets.remove(list);
         }
+        if broken.iter().any(|broken| broken.list.is_none()) {
+            targets.values_mut().for_each(|target| target.is_in_doubt = true);
+        }
         Self { targets: targets.into_values().collect(), broken }
     }
 
@@ -154,6 +160,7 @@ impl Target {
             list,
             groups: BTreeSet::from([group]),
             keep: keep(map)?,
+            is_in_doubt: false,
             limits: Limits {
                 max_removal_percent: percent(map, "max_removal_percent", defaults.max_removal_percent, 100)?,
                 max_growth_percent: percent(map, "max_growth_percent", defaults.max_growth_percent, 100_000)?,
@@ -170,7 +177,8 @@ fn keep(map: &Map<String, Value>) -> Result<BTreeSet<Address>, String> {
     };
     let mut addresses = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
-        let address = item.as_str().map(Address::new).filter(Address::is_valid);
+        // An odd address may well be subscribed, and must be one that can be kept.
+        let address = item.as_str().map(Address::new).filter(Address::is_plausible);
         addresses.insert(address.ok_or_else(|| format!("entry {} of keep is no address", index + 1))?);
     }
     Ok(addresses)
@@ -253,6 +261,14 @@ mod tests {
         );
         assert!(mappings.name(&ListId::parse("a.lists.example.org").unwrap()));
         assert!(!mappings.name(&ListId::parse("c.lists.example.org").unwrap()));
+    }
+
+    #[test]
+    fn a_mapping_that_names_no_list_puts_all_in_doubt() {
+        let one = json!({"group_guid": GROUP, "list_id": "a.lists.example.org"});
+        assert!(!parse(json!([one])).targets[0].is_in_doubt);
+        let misspelt = json!({"group_guid": OTHER, "list-id": "a.lists.example.org"});
+        assert!(parse(json!([one, misspelt])).targets[0].is_in_doubt);
     }
 
     #[test]

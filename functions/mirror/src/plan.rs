@@ -198,7 +198,7 @@ impl Plan {
         let groups: Vec<&Group> = target.groups.iter().filter_map(|group| groups.get(group)).collect();
         let members: HashSet<MemberId> = groups.iter().flat_map(|group| group.members.iter().copied()).collect();
         for member in &members {
-            gathered.add(directory.get(member).unwrap_or(&Standing::Unknown), roster);
+            gathered.add(directory.get(member).unwrap_or(&Standing::Unknown));
         }
         let Gathered { wanted, protected, mut skipped, hidden, unknown } = gathered;
         let nameless: usize = groups.iter().map(|group| group.nameless).sum();
@@ -214,7 +214,7 @@ impl Plan {
         let leaving = roster.iter().filter(|address| !wanted.contains_key(*address) && !protected.contains(*address));
         let (kept, leaving): (Vec<&Address>, Vec<&Address>) =
             leaving.partition(|address| target.keep.contains(*address));
-        let everything_is_known = unread.is_empty() && unknown + nameless == 0;
+        let everything_is_known = unread.is_empty() && unknown + nameless == 0 && !target.is_in_doubt;
         let (unsubscribe, withheld) =
             if everything_is_known { (leaving.into_iter().cloned().collect(), 0) } else { (Vec::new(), leaving.len()) };
 
@@ -224,14 +224,14 @@ impl Plan {
             roster: roster.len(),
             subscribe: wanted
                 .into_iter()
-                .filter(|(address, _)| !roster.contains(address))
+                .filter(|(address, _)| !roster.contains(address) && !protected.contains(address))
                 .map(|(address, name)| Subscriber { address, name })
                 .collect(),
             unsubscribe,
             kept: kept.len(),
             withheld,
             skipped,
-            doubts: doubts(&unread, unknown + nameless, hidden),
+            doubts: doubts(&unread, unknown + nameless, hidden, target.is_in_doubt),
             verdict: Verdict::Sound,
         };
         let is_missing =
@@ -291,7 +291,8 @@ impl fmt::Display for Plan {
 struct Gathered {
     /// Wanted addresses, with the first display name of each.
     wanted: BTreeMap<Address, Option<String>>,
-    /// Addresses that are neither added nor removed.
+    /// Addresses that are neither added nor removed: those that some record
+    /// hides the flags of, and odd ones. Looks alone remove nobody.
     protected: HashSet<Address>,
     skipped: Skipped,
     hidden: usize,
@@ -299,11 +300,11 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn add(&mut self, standing: &Standing, roster: &BTreeSet<Address>) {
+    fn add(&mut self, standing: &Standing) {
         match standing {
-            // An address that looks odd and is subscribed has proved itself: looks alone remove nobody.
-            Standing::Member { address, .. } if !address.is_valid() && !roster.contains(address) => {
+            Standing::Member { address, .. } if !address.is_valid() => {
                 self.skipped.invalid_email += 1;
+                self.protected.insert(address.clone());
             }
             Standing::Member { address, name } => {
                 let other = self.wanted.get_mut(address);
@@ -329,13 +330,18 @@ impl Gathered {
     }
 }
 
-fn doubts(unread: &[&str], unknown: usize, hidden: usize) -> Vec<String> {
+fn doubts(unread: &[&str], unknown: usize, hidden: usize, is_in_doubt: bool) -> Vec<String> {
     let mut doubts: Vec<String> = unread
         .iter()
         .map(|why| format!("a group of it could not be read to its end ({why}): nobody is removed"))
         .collect();
     if unknown > 0 {
         doubts.push(format!("{unknown} of its records could not be read: nobody is removed"));
+    }
+    if is_in_doubt {
+        doubts.push(
+            "a mapping that cannot be used does not name its list, which may be this one: nobody is removed".to_owned(),
+        );
     }
     if hidden > 0 {
         doubts.push(format!(

@@ -31,7 +31,7 @@ const CALL_LIMIT: Duration = Duration::from_secs(60);
 const RATE_LIMITED: Duration = Duration::from_secs(30);
 /// How often one call waits out a 429.
 const RATE_LIMITED_WAITS: usize = 10;
-/// After so many calls in a row that came to nothing Novi is left alone.
+/// After so many calls in a row that Novi was too ill to answer it is left alone.
 const GIVE_UP_AFTER: usize = 20;
 /// No group is this large; a server that invents rows must not be read for ever.
 const ROWS_LIMIT: usize = 500_000;
@@ -51,12 +51,29 @@ pub(crate) struct Reader<'r> {
     cutoff: Instant,
     calls: AtomicU64,
     failed_in_a_row: AtomicUsize,
+    /// Why Novi turned us away, where it did and has answered nothing at all.
+    shut_out: Mutex<ShutOut>,
+}
+
+/// Whether Novi lets us in.
+#[derive(Clone, Copy)]
+enum ShutOut {
+    Unknown,
+    /// Something was answered.
+    No,
+    /// Everything was refused, for this reason.
+    Yes(&'static str),
 }
 
 /// The limits of calls to Novi. They outlive a run: an instance may start the
 /// next one within the same minute.
+///
+/// Within a second calls are spaced evenly. A burst that leaves in one second
+/// may arrive in the next one's window, where Novi counts.
 pub(crate) struct Pace {
-    second: SlidingWindow,
+    spacing: Duration,
+    /// When the next call may leave.
+    next: Instant,
     minute: SlidingWindow,
     /// Novi has asked to be left alone until then.
     paused_until: Instant,
@@ -65,7 +82,8 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(per_second: usize, per_minute: usize) -> Self {
         Self {
-            second: SlidingWindow::new(per_second, Duration::from_secs(1)),
+            spacing: Duration::from_secs(1).div_f64(per_second.max(1) as f64),
+            next: Instant::now(),
             minute: SlidingWindow::new(per_minute, Duration::from_secs(60)),
             paused_until: Instant::now(),
         }
@@ -74,11 +92,11 @@ impl Pace {
     /// Takes a place for a call now, or says how long to wait for one.
     fn take(&mut self, now: Instant) -> Result<(), Duration> {
         let pause = self.paused_until.saturating_duration_since(now);
-        let wait = pause.max(self.second.wait(now)).max(self.minute.wait(now));
+        let wait = pause.max(self.next.saturating_duration_since(now)).max(self.minute.wait(now));
         if !wait.is_zero() {
             return Err(wait);
         }
-        self.second.take(now);
+        self.next = now + self.spacing;
         self.minute.take(now);
         Ok(())
     }
@@ -107,6 +125,16 @@ impl<'r> Reader<'r> {
             cutoff,
             calls: AtomicU64::new(0),
             failed_in_a_row: AtomicUsize::new(0),
+            shut_out: Mutex::new(ShutOut::Unknown),
+        }
+    }
+
+    /// Why nothing could be read, where Novi refused everything: a key that was
+    /// revoked, or an address that its CDN blocks. A person must act on that.
+    pub(crate) fn shut_out(&self) -> Option<&'static str> {
+        match *self.shut_out.lock().unwrap_or_else(PoisonError::into_inner) {
+            ShutOut::Yes(why) => Some(why),
+            ShutOut::Unknown | ShutOut::No => None,
         }
     }
 
@@ -174,6 +202,7 @@ impl<'r> Reader<'r> {
             let failure = match ask(&parameters.novi, by).await {
                 Ok(answer) => {
                     self.failed_in_a_row.store(0, Ordering::Relaxed);
+                    *self.shut_out.lock().unwrap_or_else(PoisonError::into_inner) = ShutOut::No;
                     return Ok(answer);
                 }
                 Err(failure) => failure,
@@ -190,7 +219,9 @@ impl<'r> Reader<'r> {
                 }
                 Failure::CredentialsRejected | Failure::Blocked if !renewed => {
                     renewed = true;
-                    if let Some(other) = self.parameters.after_refusal(&parameters).await {
+                    // Another key for the same Novi; another Novi would be another directory, half-way through this one.
+                    let other = self.parameters.after_refusal(&parameters).await;
+                    if let Some(other) = other.filter(|other| other.novi.is_same_place(&parameters.novi)) {
                         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = other;
                         continue;
                     }
@@ -204,7 +235,18 @@ impl<'r> Reader<'r> {
                 }
                 _ => {}
             }
-            self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
+            // A refusal of this one thing, or an answer that makes no sense, is no outage.
+            if matches!(failure, Failure::Unreachable(_) | Failure::Status(500..) | Failure::RateLimited(_)) {
+                self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
+            }
+            let mut shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
+            *shut_out = match (*shut_out, failure) {
+                (ShutOut::No, _) => ShutOut::No,
+                (_, Failure::CredentialsRejected | Failure::Blocked) => ShutOut::Yes(describe(failure)),
+                (_, Failure::InvalidResponse) => ShutOut::No,
+                (before, _) => before,
+            };
+            drop(shut_out);
             tracing::warn!(?failure, "a call to Novi came to nothing");
             return Err(NoResult::Failed(describe(failure)));
         }
@@ -257,8 +299,10 @@ struct GroupReading {
     members: Vec<MemberId>,
     seen: HashSet<MemberId>,
     nameless: usize,
-    /// The index of the next row.
+    /// The index of the next row to ask for.
     offset: usize,
+    /// Whether the next page starts with the last row of this one.
+    overlaps: bool,
     /// How many rows there are, as the first page says; `None` before it.
     total: Option<Option<u64>>,
 }
@@ -271,6 +315,8 @@ impl GroupReading {
         }
         let rows = page.rows.len();
         let before = self.members.len();
+        let last = self.members.last().copied();
+        let overlaps = self.overlaps && page.rows.first().copied().flatten() == last;
         for row in page.rows {
             match row {
                 Some(id) if self.seen.insert(id) => self.members.push(id),
@@ -278,7 +324,10 @@ impl GroupReading {
                 None => self.nameless += 1,
             }
         }
-        self.offset += rows;
+        // Without a count a departure between two pages would shift a row past the reading: so pages overlap by a row.
+        let is_fit = !self.overlaps || overlaps;
+        self.overlaps = page.total.is_none() && rows > 1;
+        self.offset += rows - usize::from(self.overlaps);
         let brought_nothing = self.members.len() == before;
         let read = (self.members.len() + self.nameless) as u64;
         match page.total {
@@ -286,6 +335,7 @@ impl GroupReading {
             Some(total) if read > total => Some(GroupEnd::Unread("it has more rows than its TotalCount")),
             Some(_) if brought_nothing => Some(GroupEnd::Unread("it ended before its TotalCount")),
             None if brought_nothing => Some(GroupEnd::Read),
+            None if !is_fit => Some(GroupEnd::Unread("it changed while it was read")),
             _ if self.members.len() > ROWS_LIMIT => Some(GroupEnd::Unread("it does not end")),
             _ => None,
         }
@@ -344,20 +394,29 @@ mod tests {
     #[test]
     fn a_bare_group_ends_with_a_page_that_brings_nothing() {
         assert_eq!(read(vec![page(None, [])]), (0, GroupEnd::Read));
-        assert_eq!(read(vec![page(None, [1, 2]), page(None, [3]), page(None, [])]), (3, GroupEnd::Read));
+        assert_eq!(read(vec![page(None, [1, 2]), page(None, [2, 3]), page(None, [3])]), (3, GroupEnd::Read));
+        assert_eq!(read(vec![page(None, [1]), page(None, [2]), page(None, [])]), (2, GroupEnd::Read));
         // A server that ignores the offset.
         assert_eq!(read(vec![page(None, [1, 2]), page(None, [1, 2])]), (2, GroupEnd::Read));
+    }
+
+    #[test]
+    fn a_bare_group_that_shifts_while_it_is_read_is_unread() {
+        // 1 left between the pages: 3 moved to where 2 was, and would have been missed without the overlap.
+        let (_, end) = read(vec![page(None, [1, 2]), page(None, [3, 4])]);
+        assert_eq!(end, GroupEnd::Unread("it changed while it was read"));
     }
 
     #[test]
     fn the_pace_holds_both_windows_and_a_pause() {
         let mut pace = Pace::new(2, 3);
         let start = Instant::now();
-        assert!(pace.take(start).is_ok() && pace.take(start).is_ok());
-        assert_eq!(pace.take(start), Err(Duration::from_secs(1)));
-        let later = start + Duration::from_secs(1);
-        assert!(pace.take(later).is_ok());
-        assert_eq!(pace.take(later), Err(Duration::from_secs(59)));
+        let at = |milliseconds| start + Duration::from_millis(milliseconds);
+        assert!(pace.take(start).is_ok());
+        assert_eq!(pace.take(start), Err(Duration::from_millis(500)));
+        assert!(pace.take(at(500)).is_ok());
+        assert!(pace.take(at(1_000)).is_ok());
+        assert_eq!(pace.take(at(1_500)), Err(Duration::from_millis(58_500)));
         pace.paused_until = start + Duration::from_secs(90);
         assert_eq!(pace.take(start + Duration::from_secs(61)), Err(Duration::from_secs(29)));
     }

@@ -80,6 +80,16 @@ impl Mirror {
                 };
                 lists.extend(targets.iter().map(unfinished));
             }
+            Ok(_) if let Some(why) = reader.shut_out() => {
+                let failed = |target: &&Target| {
+                    ListReport::without_plan(
+                        Some(&target.list),
+                        Status::Failed,
+                        format!("nothing could be read: {why}"),
+                    )
+                };
+                lists.extend(targets.iter().map(failed));
+            }
             Ok(people) => {
                 let plans = make_plans(&mailman, &targets, &people, &event.force).await;
                 explanations = explain(&event, &targets, &people, &plans);

@@ -1,6 +1,8 @@
 //! The gate: a valid API key *and* an account context, or nothing. It fails
 //! closed, and says which of its reasons it has.
 
+use std::time::SystemTime;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, header};
 use jsonwebtoken::errors::ErrorKind;
@@ -105,7 +107,6 @@ impl Gate {
         let key = self.jwt.as_ref().ok_or(Code::JwtNotConfigured)?;
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
-        validation.validate_nbf = true;
         // No audience is agreed on with those who issue tokens.
         validation.validate_aud = false;
         let token = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| match error.kind() {
@@ -113,7 +114,8 @@ impl Gate {
             _ => Code::JwtInvalid,
         })?;
         // RFC 7515 4.1.11: what is marked critical and not understood must be refused, and nothing is understood.
-        if token.header.crit.is_some() || token.claims.account_id.is_empty() {
+        let is_early = token.claims.nbf.is_some_and(|nbf| nbf > unix_now() + NBF_LEEWAY);
+        if token.header.crit.is_some() || token.claims.account_id.is_empty() || is_early {
             return Err(Code::JwtInvalid);
         }
         Ok(())
@@ -132,6 +134,14 @@ struct Entry {
 #[derive(Deserialize)]
 struct Claims {
     account_id: String,
+    nbf: Option<f64>,
+}
+
+/// How far ahead, in seconds, the clock of who issues tokens may be.
+const NBF_LEEWAY: f64 = 60.0;
+
+fn unix_now() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 fn sha256(bytes: &[u8]) -> [u8; 32] {

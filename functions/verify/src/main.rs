@@ -13,7 +13,6 @@ mod settings;
 mod verification;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use lambda_http::service_fn;
 use shared::cache::MemberCache;
@@ -40,12 +39,7 @@ async fn run() -> anyhow::Result<()> {
     env.require_lambda()?;
 
     let app = App::new(
-        Verifier {
-            parameters: Arc::new(parameters),
-            cache: MemberCache::in_process(cache, novi_max_per_minute),
-            novi,
-            require_active,
-        },
+        Verifier { parameters, cache: MemberCache::in_process(cache, novi_max_per_minute), novi, require_active },
         cors,
     );
     lambda_http::run(service_fn(|request| app.clone().handle(request))).await.map_err(anyhow::Error::from_boxed)

@@ -1,7 +1,6 @@
 //! The routes, and what every answer has in common.
 
 use std::convert::Infallible;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Json, Router};
-use futures_util::FutureExt;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use lambda_http::RequestExt;
@@ -19,6 +17,7 @@ use serde::Serialize;
 use shared::member::{Identity, MemberId};
 use shared::parameters::Health;
 use tower::ServiceExt;
+use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Instrument;
 use utoipa::ToSchema;
@@ -42,6 +41,8 @@ const OPENAPI: &str = "/openapi.json";
 #[derive(Clone)]
 pub(crate) struct App {
     router: Router,
+    /// Without CORS, for an OPTIONS that is no preflight: the layer would answer it as one.
+    plain: Router,
 }
 
 #[derive(Clone)]
@@ -58,14 +59,14 @@ impl App {
             .routes(routes!(description))
             .split_for_parts();
         let description = openapi::complete(description).into();
-        let mut router = router
+        let plain = router
             .fallback(|| async { Problem::from(Code::RouteNotFound) })
             .method_not_allowed_fallback(|| async { Problem::from(Code::MethodNotAllowed) })
-            .with_state(Parts { verifier: Arc::new(verifier), description });
-        if let Some(cors) = cors(origins) {
-            router = router.layer(cors);
-        }
-        Self { router }
+            .with_state(Parts { verifier: Arc::new(verifier), description })
+            // Inside CORS, so that a page can read even this answer.
+            .layer(CatchPanicLayer::custom(|_| Problem::from(Code::InternalError).into_response()));
+        let router = cors(origins).map_or_else(|| plain.clone(), |cors| plain.clone().layer(cors));
+        Self { router, plain }
     }
 
     /// Answers one request. Logs one line of it, which names nobody.
@@ -79,11 +80,9 @@ impl App {
         *request.method_mut() = parts.method;
         *request.headers_mut() = parts.headers;
         *request.uri_mut() = uri;
-        let mut response = AssertUnwindSafe(self.router.oneshot(request))
-            .catch_unwind()
-            .instrument(span.clone())
-            .await
-            .map_or_else(|_| Problem::from(Code::InternalError).into_response(), |Ok(response)| response);
+        let is_preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let router = if request.method() == Method::OPTIONS && !is_preflight { self.plain } else { self.router };
+        let Ok(mut response) = router.oneshot(request).instrument(span.clone()).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

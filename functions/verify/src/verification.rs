@@ -39,7 +39,7 @@ impl Origin {
 
 /// Asks for members.
 pub(crate) struct Verifier {
-    pub(crate) parameters: Arc<ParameterStore<Parameters>>,
+    pub(crate) parameters: ParameterStore<Parameters>,
     pub(crate) cache: MemberCache,
     pub(crate) novi: novi::Client,
     pub(crate) require_active: bool,
