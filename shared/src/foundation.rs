@@ -1,10 +1,16 @@
 //! What both functions are built on, made once in the init phase.
 
-use rustls::Error as TlsError;
+use std::sync::Arc;
 
-use crate::parameters::{ConfigFile, ParameterError, ParameterStore, Raw, SourceError};
-use crate::settings::Common;
-use crate::{novi, outbound};
+use aws_config::SdkConfig;
+use rustls::Error as TlsError;
+use rustls_pki_types::CertificateDer;
+use secrecy::SecretString;
+
+use crate::cache::Connector;
+use crate::parameters::{ConfigFile, ParameterError, ParameterStore, Raw, Source, SourceError, Ssm};
+use crate::settings::{CachePlace, Common, ParameterPlace};
+use crate::{aws, novi, outbound};
 
 /// Why a function cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -20,31 +26,101 @@ pub enum StartError {
     Parameters(#[from] SourceError),
 }
 
+/// A function's own parameters.
+pub trait Parameters: Sized + Send + Sync + 'static {
+    /// Their names: what is read, and what the function's role must be allowed.
+    const NAMES: &'static [&'static str];
+    /// The one that may go on in `{name}/1`, `{name}/2`, …
+    const CONTINUED: Option<&'static str>;
+
+    /// Reads them. `allow_plain_http` is `ALLOW_PLAIN_HTTP`.
+    ///
+    /// # Errors
+    /// What is missing or malformed, by its name.
+    fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError>;
+
+    /// `cache_password`.
+    fn cache_password(&self) -> Option<&SecretString>;
+}
+
 /// The HTTP client, the client of Novi, and a function's own parameters.
 pub struct Foundation<P> {
-    /// For every outgoing connection.
+    /// For every outgoing connection but the cache's.
     pub http: reqwest::Client,
     /// Novi.
     pub novi: novi::Client,
-    /// Read for the first time.
-    pub parameters: ParameterStore<P>,
+    /// Not read yet: see [`ParameterStore::start`].
+    pub parameters: Arc<ParameterStore<P>>,
+    aws: Option<SdkConfig>,
+    cache: CachePlace,
+    authorities: Option<Vec<u8>>,
 }
 
-impl<P> Foundation<P> {
-    /// Makes it. `read` takes a function's parameters from what its source
-    /// gives; its second argument is `ALLOW_PLAIN_HTTP`.
+impl<P: Parameters> Foundation<P> {
+    /// Makes it. Nothing is asked over the network yet.
     ///
     /// # Errors
     /// What is wrong, by its name.
-    pub async fn lay(
-        common: Common,
-        read: impl Fn(&Raw, bool) -> Result<P, ParameterError> + Send + Sync + 'static,
-    ) -> Result<Self, StartError> {
+    pub async fn lay(common: Common) -> Result<Self, StartError> {
         outbound::install_tls_provider();
         let http = outbound::client(outbound::tls_config(&common.extra_ca_certs)?)?;
-        let source = ConfigFile::new(common.config_file);
-        let read = move |raw: &Raw| read(raw, common.allow_plain_http);
-        let parameters = ParameterStore::open(source, common.parameter_ttl, read).await?;
-        Ok(Self { novi: novi::Client::new(http.clone(), common.novi_timeout), http, parameters })
+        let mut aws = None;
+        let source = match common.parameters {
+            ParameterPlace::File(path) => Source::File(ConfigFile::new(path)),
+            ParameterPlace::Ssm(prefix) => {
+                let client = aws_sdk_ssm::Client::new(aws.insert(aws::config(http.clone()).await));
+                Source::Ssm(Ssm::new(client, prefix, P::NAMES, P::CONTINUED))
+            }
+        };
+        if aws.is_none() && matches!(common.cache, CachePlace::ElastiCache { .. }) {
+            aws = Some(aws::config(http.clone()).await);
+        }
+        let read = move |raw: &Raw| P::read(raw, common.allow_plain_http);
+        Ok(Self {
+            novi: novi::Client::new(http.clone(), common.novi_timeout),
+            http,
+            parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, read)),
+            aws,
+            cache: common.cache,
+            authorities: authorities(&common.extra_ca_certs),
+        })
     }
+
+    /// What leads to the Redis, where there is one.
+    #[must_use]
+    pub fn connector(&self) -> Option<Connector> {
+        let store = Arc::clone(&self.parameters);
+        let password = move |was_refused| {
+            let store = Arc::clone(&store);
+            let current = async move {
+                let mut current = store.get().await.ok()?;
+                if was_refused && let Some(other) = store.after_refusal(&current).await {
+                    current = other;
+                }
+                current.cache_password().cloned()
+            };
+            Box::pin(current) as _
+        };
+        Connector::new(&self.cache, self.aws.as_ref(), Box::new(password), self.authorities.clone())
+    }
+}
+
+/// The PEM bundle for the Redis client, which takes whole certificates and
+/// knows no "in addition": Mozilla's roots and ours. `None`: the usual roots.
+fn authorities(extra: &[CertificateDer<'static>]) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    if extra.is_empty() {
+        return None;
+    }
+    let mut pem = String::new();
+    for certificate in webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().chain(extra) {
+        let text = base64::prelude::BASE64_STANDARD.encode(certificate);
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        for line in text.as_bytes().chunks(64) {
+            pem.push_str(&String::from_utf8_lossy(line));
+            pem.push('\n');
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    Some(pem.into_bytes())
 }

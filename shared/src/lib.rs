@@ -10,6 +10,7 @@
 //! something of theirs, or a secret, can be printed: none derives `Debug`.
 //! Errors name parameters, places and causes, never contents.
 
+pub mod aws;
 pub mod cache;
 pub mod foundation;
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -83,13 +84,28 @@ impl Raw {
         }
     }
 
-    /// A parameter that must be a JSON array: plain, or as JSON text.
+    /// A parameter that must be a JSON array: plain, or as JSON text. What did
+    /// not fit into one parameter goes on in `{name}/1`, `{name}/2`, …
     ///
     /// # Errors
     /// Where it is missing or no array.
     pub fn required_array(&self, name: &'static str, right: &'static str) -> Result<Vec<Value>, ParameterError> {
-        let malformed = |right: String| ParameterError::Malformed { name, right };
-        let value = match self.0.get(name) {
+        let mut items = self.array(name, name, right)?;
+        let part = |key: &str| key.strip_prefix(name)?.strip_prefix('/')?.parse::<u64>().ok();
+        let mut parts: Vec<(u64, &str)> = self.0.keys().filter_map(|key| Some((part(key)?, key.as_str()))).collect();
+        parts.sort_unstable();
+        for (_, key) in parts {
+            items.extend(self.array(key, name, right)?);
+        }
+        Ok(items)
+    }
+
+    fn array(&self, key: &str, name: &'static str, right: &'static str) -> Result<Vec<Value>, ParameterError> {
+        let malformed = |right: String| {
+            let right = if key == name { right } else { format!("in {key}, {right}") };
+            ParameterError::Malformed { name, right }
+        };
+        let value = match self.0.get(key) {
             None | Some(Value::Null) => return Err(ParameterError::Missing { name, right }),
             // serde_json's message may quote the text; its place does not.
             Some(Value::String(text)) => serde_json::from_str(text).map_err(|e| {
@@ -143,6 +159,31 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
         Some(url::Host::Ipv6(address)) => address.is_loopback(),
         None => false,
+    }
+}
+
+/// Where parameters come from.
+pub enum Source {
+    /// A JSON file (`CONFIG_FILE`).
+    File(ConfigFile),
+    /// AWS Systems Manager (`PARAMETER_PREFIX`).
+    Ssm(Ssm),
+}
+
+impl Source {
+    async fn read(&self) -> Result<Raw, SourceError> {
+        match self {
+            Self::File(file) => file.read().await,
+            Self::Ssm(ssm) => ssm.read().await,
+        }
+    }
+
+    /// Where a parameter stands, for an error.
+    fn place(&self) -> String {
+        match self {
+            Self::File(file) => file.place(),
+            Self::Ssm(ssm) => format!("SSM {}", ssm.prefix),
+        }
     }
 }
 
@@ -204,6 +245,78 @@ impl ConfigFile {
     }
 }
 
+/// The parameters under one path of AWS Systems Manager's Parameter Store.
+pub struct Ssm {
+    client: aws_sdk_ssm::Client,
+    prefix: String,
+    names: &'static [&'static str],
+    continued: Option<&'static str>,
+}
+
+impl Ssm {
+    /// Pages of a continued parameter: ten a page, as Parameter Store has it.
+    const PAGES: usize = 50;
+
+    /// Reads `names` below `prefix`, in one call, and what is below `continued`
+    /// (`…/1`, `…/2`, …) in one call for each ten.
+    #[must_use]
+    pub fn new(
+        client: aws_sdk_ssm::Client,
+        prefix: String,
+        names: &'static [&'static str],
+        continued: Option<&'static str>,
+    ) -> Self {
+        Self { client, prefix, names, continued }
+    }
+
+    async fn read(&self) -> Result<Raw, SourceError> {
+        // The two calls do not wait for each other.
+        let (named, continued) = tokio::try_join!(self.read_named(), self.read_continued())?;
+        Ok(Raw(named.into_iter().chain(continued).collect()))
+    }
+
+    async fn read_named(&self) -> Result<Vec<(String, Value)>, SourceError> {
+        let names = self.names.iter().map(|name| format!("{}/{name}", self.prefix)).collect();
+        let answer = self.client.get_parameters().set_names(Some(names)).with_decryption(true).send().await;
+        let answer = answer.map_err(|error| self.unavailable("GetParameters", &error))?;
+        // Names that do not exist come back in a list of their own; the reader of each says whether it may be absent.
+        Ok(answer.parameters().iter().filter_map(|parameter| self.entry(parameter)).collect())
+    }
+
+    async fn read_continued(&self) -> Result<Vec<(String, Value)>, SourceError> {
+        let Some(name) = self.continued else { return Ok(Vec::new()) };
+        let path = format!("{}/{name}", self.prefix);
+        let (mut entries, mut next) = (Vec::new(), None);
+        for _ in 0..Self::PAGES {
+            let page = self.client.get_parameters_by_path().path(&path).with_decryption(true).set_next_token(next);
+            let page = page.send().await.map_err(|error| self.unavailable("GetParametersByPath", &error))?;
+            entries.extend(page.parameters().iter().filter_map(|parameter| self.entry(parameter)));
+            next = page.next_token().filter(|token| !token.is_empty()).map(str::to_owned);
+            if next.is_none() {
+                return Ok(entries);
+            }
+        }
+        Err(SourceError::Wrong(format!("SSM {path} holds more than {} parameters", Self::PAGES * 10)))
+    }
+
+    fn entry(&self, parameter: &aws_sdk_ssm::types::Parameter) -> Option<(String, Value)> {
+        let name = parameter.name()?.strip_prefix(&self.prefix)?.trim_start_matches('/');
+        Some((name.to_owned(), Value::String(parameter.value()?.to_owned())))
+    }
+
+    /// An error's code says what is wrong; its message may quote a parameter.
+    fn unavailable<E: ProvideErrorMetadata>(&self, call: &str, error: &SdkError<E>) -> SourceError {
+        let cause = match error {
+            SdkError::ServiceError(error) => error.err().code().unwrap_or("an error without a code"),
+            SdkError::TimeoutError(_) => "timed out",
+            SdkError::DispatchFailure(failure) if failure.is_timeout() => "timed out",
+            SdkError::DispatchFailure(_) => "not reached, or no credentials",
+            _ => "an answer that makes no sense",
+        };
+        SourceError::Unavailable(format!("SSM {}: {call}: {cause}", self.prefix))
+    }
+}
+
 /// How well the parameters are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
@@ -220,7 +333,7 @@ type Parse<P> = Box<dyn Fn(&Raw) -> Result<P, ParameterError> + Send + Sync>;
 
 /// The parameters of one function, kept and read again when due.
 pub struct ParameterStore<P> {
-    source: ConfigFile,
+    source: Source,
     parse: Parse<P>,
     ttl: Duration,
     kept: Mutex<Kept<P>>,
@@ -246,18 +359,15 @@ impl<P> ParameterStore<P> {
     /// A refused key is looked up again at most this often.
     const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
-    /// Reads the parameters for the first time. A source that cannot be asked
-    /// now does not end the start: it is asked again with the first request.
-    ///
-    /// # Errors
-    /// Where the source, or a parameter in it, is wrong.
-    pub async fn open(
-        source: ConfigFile,
+    /// A store that has read nothing yet.
+    #[must_use]
+    pub fn new(
+        source: Source,
         ttl: Duration,
         parse: impl Fn(&Raw) -> Result<P, ParameterError> + Send + Sync + 'static,
-    ) -> Result<Self, SourceError> {
+    ) -> Self {
         let now = Instant::now();
-        let store = Self {
+        Self {
             source,
             parse: Box::new(parse),
             ttl,
@@ -269,14 +379,22 @@ impl<P> ParameterStore<P> {
                 failed: false,
                 refused: None,
             }),
-        };
-        let first = store.read_into(&mut *store.kept.lock().await).await;
-        match first {
-            Err(error @ (SourceError::Wrong(_) | SourceError::Parameter { .. })) => return Err(error),
-            Err(error @ SourceError::Unavailable(_)) => tracing::error!(%error, "the parameters cannot be read yet"),
-            Ok(()) => {}
         }
-        Ok(store)
+    }
+
+    /// Reads the parameters for the first time. A source that cannot be asked
+    /// now does not end the start: it is asked again with the first request.
+    ///
+    /// # Errors
+    /// Where the source, or a parameter in it, is wrong.
+    pub async fn start(&self) -> Result<(), SourceError> {
+        match self.read_into(&mut *self.kept.lock().await).await {
+            Err(SourceError::Unavailable(cause)) => {
+                tracing::error!(cause, "the parameters cannot be read yet");
+                Ok(())
+            }
+            other => other,
+        }
     }
 
     /// The parameters, read again where they are due.
@@ -402,11 +520,16 @@ mod tests {
         file
     }
 
+    async fn open(path: &std::path::Path, seconds: u64) -> Result<ParameterStore<String>, SourceError> {
+        let source = Source::File(ConfigFile::new(path.into()));
+        let store = ParameterStore::new(source, Duration::from_secs(seconds), number);
+        store.start().await.map(|()| store)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn parameters_are_read_again_when_due_and_kept_while_their_source_fails() {
         let file = file(r#"{"n":"1"}"#);
-        let store =
-            ParameterStore::open(ConfigFile::new(file.path().into()), Duration::from_secs(300), number).await.unwrap();
+        let store = open(file.path(), 300).await.unwrap();
         std::fs::write(file.path(), r#"{"n":"2"}"#).unwrap();
         assert_eq!(*store.get().await.unwrap(), "1");
         tokio::time::advance(Duration::from_secs(301)).await;
@@ -426,15 +549,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_refusal_reads_again_at_most_once_a_minute() {
         let file = file(r#"{"n":"1"}"#);
-        let store = ParameterStore::open(ConfigFile::new(file.path().into()), Duration::from_secs(3_600), number)
-            .await
-            .unwrap();
+        let store = open(file.path(), 3_600).await.unwrap();
         let used = store.get().await.unwrap();
         std::fs::write(file.path(), r#"{"n":"2"}"#).unwrap();
         let changed = store.after_refusal(&used).await.unwrap();
         assert_eq!(*changed, "2");
         // Read again and found the same: there is nothing to try.
-        let same = ParameterStore::open(ConfigFile::new(file.path().into()), Duration::from_secs(3_600), number);
+        let same = open(file.path(), 3_600);
         let same = same.await.unwrap();
         assert!(same.after_refusal(&same.get().await.unwrap()).await.is_none());
         // Another caller that still used the old ones gets the new ones without a reading.
@@ -455,13 +576,11 @@ mod tests {
             (r#"{"n":5}"#, "parameter n cannot be used: it must be text"),
         ] {
             let file = file(json);
-            let result =
-                ParameterStore::open(ConfigFile::new(file.path().into()), Duration::from_secs(1), number).await;
+            let result = open(file.path(), 1).await;
             let text = result.err().map(|e| e.to_string()).unwrap_or_default();
             assert!(text.starts_with("CONFIG_FILE=/") && text.contains(said), "{text}");
         }
-        let result =
-            ParameterStore::open(ConfigFile::new("/no/such/file".into()), Duration::from_secs(1), number).await;
+        let result = open(std::path::Path::new("/no/such/file"), 1).await;
         assert!(result.err().is_some_and(|e| e.to_string().contains("/no/such/file")));
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use url::Url;
 
 /// A setting that does not parse, is missing, or contradicts another.
 #[derive(Debug, thiserror::Error)]
@@ -32,12 +33,12 @@ pub enum SettingError {
         /// What it should hold.
         right: &'static str,
     },
-    /// The variable is set, and this version cannot do what it asks for.
-    #[error("{name} is set, but {why}")]
-    Unsupported {
-        /// The variable.
-        name: &'static str,
-        /// Why, and what to do instead.
+    /// Two settings contradict each other.
+    #[error("{names}: {why}")]
+    Contradiction {
+        /// The variables.
+        names: &'static str,
+        /// What to do about it.
         why: &'static str,
     },
 }
@@ -133,26 +134,6 @@ impl Env {
             right: "this is a Lambda function, to be started by Lambda, its Runtime Interface Emulator or `cargo lambda watch`; `make run` shows it at work",
         })
     }
-
-    /// Refuses variables that this version knows of and cannot serve yet: an
-    /// administrator who sets one must not believe that it has an effect.
-    fn refuse_unsupported(&self) -> Result<(), SettingError> {
-        const NO_SSM: &str = "this version does not read parameters from SSM: unset it and let CONFIG_FILE name a JSON file with the parameters";
-        const NO_REDIS: &str =
-            "this version has no Redis: unset it, and verified members are kept in the memory of each instance";
-        for (name, why) in [
-            ("PARAMETER_PREFIX", NO_SSM),
-            ("CACHE_URL", NO_REDIS),
-            ("CACHE_ID", NO_REDIS),
-            ("CACHE_CLUSTER", NO_REDIS),
-            ("CACHE_IAM_USER", NO_REDIS),
-        ] {
-            if self.text(name).is_some_and(|value| value != "false") {
-                return Err(SettingError::Unsupported { name, why });
-            }
-        }
-        Ok(())
-    }
 }
 
 /// How long a verified record is served.
@@ -164,10 +145,44 @@ pub struct CacheTimes {
     pub stale: u64,
 }
 
+/// Where parameters are read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ParameterPlace {
+    /// A JSON file (`CONFIG_FILE`).
+    File(PathBuf),
+    /// A path of SSM's Parameter Store (`PARAMETER_PREFIX`), without a slash at its end.
+    Ssm(String),
+}
+
+/// Where the cache is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CachePlace {
+    /// In the memory of each instance.
+    InProcess,
+    /// `CACHE_URL`, and whether that is a cluster (`CACHE_CLUSTER`).
+    Url {
+        /// `redis://…` or `rediss://…`.
+        url: Url,
+        /// Whether it speaks the cluster's protocol.
+        cluster: bool,
+    },
+    /// `CACHE_ID`: found through ElastiCache's API.
+    ElastiCache {
+        /// The name of a serverless cache, or the id of a replication group.
+        id: String,
+        /// The user of IAM authentication (`CACHE_IAM_USER`).
+        iam_user: Option<String>,
+    },
+}
+
 /// What both functions read from the environment.
 pub struct Common {
-    /// The JSON file with the parameters (`CONFIG_FILE`).
-    pub config_file: PathBuf,
+    /// Where the parameters are.
+    pub parameters: ParameterPlace,
+    /// Where the cache is.
+    pub cache: CachePlace,
+    /// The most that one request waits on the cache in all (`CACHE_TIMEOUT_MS`).
+    pub cache_timeout: Duration,
     /// How long parameters are kept before they are read again (`PARAMETER_TTL_SECONDS`).
     pub parameter_ttl: Duration,
     /// The most that one call to Novi takes, connecting included (`NOVI_TIMEOUT_MS`).
@@ -184,18 +199,76 @@ impl Common {
     /// # Errors
     /// The first setting that is missing or wrong.
     pub fn from_env(env: &Env) -> Result<Self, SettingError> {
-        env.refuse_unsupported()?;
-        let config_file = env.text("CONFIG_FILE").ok_or(SettingError::Missing {
-            name: "CONFIG_FILE",
-            right: "it must name a JSON file with the parameters as its top-level keys",
-        })?;
         Ok(Self {
-            config_file: config_file.into(),
+            parameters: ParameterPlace::from_env(env)?,
+            cache: CachePlace::from_env(env)?,
+            cache_timeout: Duration::from_millis(env.number("CACHE_TIMEOUT_MS", 250, 1..=10_000, "milliseconds")?),
             parameter_ttl: Duration::from_secs(env.number("PARAMETER_TTL_SECONDS", 300, 1..=86_400, "seconds")?),
             novi_timeout: Duration::from_millis(env.number("NOVI_TIMEOUT_MS", 8_000, 100..=25_000, "milliseconds")?),
             extra_ca_certs: extra_ca_certs(env)?,
             allow_plain_http: env.flag("ALLOW_PLAIN_HTTP", false)?,
         })
+    }
+}
+
+impl ParameterPlace {
+    fn from_env(env: &Env) -> Result<Self, SettingError> {
+        const PREFIX: &str = "PARAMETER_PREFIX";
+        match (env.text("CONFIG_FILE"), env.text(PREFIX)) {
+            (Some(file), None) => Ok(Self::File(file.into())),
+            (None, Some(_)) => {
+                let right = "it must be a path of SSM's Parameter Store, such as /idaa";
+                let prefix = env.parsed(PREFIX, String::new(), right, |value| {
+                    let path = value.trim_end_matches('/');
+                    let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_');
+                    (path.len() > 1 && path.starts_with('/') && path.bytes().all(is_name)).then(|| path.to_owned())
+                })?;
+                Ok(Self::Ssm(prefix))
+            }
+            (Some(_), Some(_)) => Err(SettingError::Contradiction {
+                names: "CONFIG_FILE and PARAMETER_PREFIX",
+                why: "both are set, and parameters come from one place; unset one of them",
+            }),
+            (None, None) => Err(SettingError::Contradiction {
+                names: "PARAMETER_PREFIX or CONFIG_FILE",
+                why: "one of them must be set: the path in SSM below which the parameters live, or a JSON file with them",
+            }),
+        }
+    }
+}
+
+impl CachePlace {
+    fn from_env(env: &Env) -> Result<Self, SettingError> {
+        const URL: &str = "CACHE_URL";
+        let cluster = env.flag("CACHE_CLUSTER", false)?;
+        let iam_user = env.text("CACHE_IAM_USER");
+        let contradiction = |names, why| Err(SettingError::Contradiction { names, why });
+        match (env.text(URL), env.text("CACHE_ID")) {
+            (Some(_), Some(_)) => {
+                contradiction("CACHE_URL and CACHE_ID", "both are set, and there is one cache; unset one of them")
+            }
+            (_, None) if iam_user.is_some() => contradiction(
+                "CACHE_IAM_USER",
+                "it needs CACHE_ID, the name of the ElastiCache cache that tokens are for",
+            ),
+            (None, Some(id)) => Ok(Self::ElastiCache { id, iam_user }),
+            (None, None) if cluster => {
+                contradiction("CACHE_CLUSTER", "it says of what kind CACHE_URL is, which is not set")
+            }
+            (None, None) => Ok(Self::InProcess),
+            (Some(value), None) => {
+                let url = Url::parse(&value).ok().filter(|url| {
+                    let is_redis = matches!(url.scheme(), "redis" | "rediss") && url.host().is_some();
+                    // `#insecure` would turn the check of certificates off.
+                    is_redis && url.fragment().is_none() && url.password().is_none()
+                });
+                // What is written into a URL may be a password: it is not shown.
+                let value = if value.contains('@') { "(not shown)".to_owned() } else { value };
+                let right = "it must be redis://host:port or rediss://host:port; a password belongs into the parameter cache_password";
+                let url = url.ok_or_else(|| SettingError::Wrong { name: URL, value, right: right.to_owned() })?;
+                Ok(Self::Url { url, cluster })
+            }
+        }
     }
 }
 
@@ -268,17 +341,43 @@ mod tests {
             text,
             "NOVI_TIMEOUT_MS=\"8s\" cannot be used: it must be a whole number of milliseconds from 100 to 25000 (default 8000)"
         );
-        assert!(error(&[]).starts_with("CONFIG_FILE is not set"));
         assert!(error(&[("CONFIG_FILE", "/x"), ("ALLOW_PLAIN_HTTP", "yes")]).contains("true or false"));
         assert!(error(&[("CONFIG_FILE", "/x"), ("EXTRA_CA_CERTS", "/no/such.pem")]).contains("readable PEM file"));
         assert!(error(&[("CONFIG_FILE", "/x"), ("EXTRA_CA_CERTS", "-----BEGIN NOTHING")]).contains("not valid PEM"));
     }
 
     #[test]
-    fn what_this_version_cannot_serve_is_refused() {
-        for name in ["PARAMETER_PREFIX", "CACHE_URL", "CACHE_ID", "CACHE_CLUSTER", "CACHE_IAM_USER"] {
-            let text = error(&[("CONFIG_FILE", "/x"), (name, "anything")]);
-            assert!(text.starts_with(name), "{text}");
+    fn parameters_and_cache_are_in_one_place_each() {
+        let place = |variables: &[(&str, &str)]| Common::from_env(&Env::of(variables)).map(|c| (c.parameters, c.cache));
+        let file = ("CONFIG_FILE", "/x");
+        let ssm = ParameterPlace::Ssm("/idaa/prod".to_owned());
+        assert!(
+            matches!(place(&[("PARAMETER_PREFIX", "/idaa/prod/")]), Ok((place, CachePlace::InProcess)) if place == ssm)
+        );
+        assert!(matches!(
+            place(&[file, ("CACHE_URL", "rediss://cache.example.org:6380/1"), ("CACHE_CLUSTER", "true")]),
+            Ok((_, CachePlace::Url { cluster: true, .. }))
+        ));
+        assert!(matches!(
+            place(&[file, ("CACHE_ID", "members"), ("CACHE_IAM_USER", "bridge"), ("CACHE_CLUSTER", "false")]),
+            Ok((_, CachePlace::ElastiCache { iam_user: Some(_), .. }))
+        ));
+        for (variables, said) in [
+            (vec![], "PARAMETER_PREFIX or CONFIG_FILE: one of them must be set"),
+            (vec![file, ("PARAMETER_PREFIX", "/idaa")], "CONFIG_FILE and PARAMETER_PREFIX: both are set"),
+            (vec![("PARAMETER_PREFIX", "idaa")], "PARAMETER_PREFIX=\"idaa\" cannot be used"),
+            (vec![("PARAMETER_PREFIX", "/")], "PARAMETER_PREFIX=\"/\" cannot be used"),
+            (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_ID", "b")], "CACHE_URL and CACHE_ID: both are set"),
+            (vec![file, ("CACHE_URL", "http://a")], "CACHE_URL=\"http://a\" cannot be used"),
+            (vec![file, ("CACHE_URL", "rediss://a/#insecure")], "cannot be used"),
+            (vec![file, ("CACHE_URL", "redis://:hush@a")], "CACHE_URL=\"(not shown)\" cannot be used"),
+            (vec![file, ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: it needs CACHE_ID"),
+            (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: it needs CACHE_ID"),
+            (vec![file, ("CACHE_CLUSTER", "true")], "CACHE_CLUSTER: it says of what kind CACHE_URL is"),
+            (vec![file, ("CACHE_TIMEOUT_MS", "0")], "CACHE_TIMEOUT_MS=\"0\" cannot be used"),
+        ] {
+            let text = error(&variables);
+            assert!(text.contains(said) && !text.contains("hush"), "{text}");
         }
     }
 

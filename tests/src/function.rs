@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -74,7 +76,13 @@ impl Function {
             ("AWS_LAMBDA_LOG_LEVEL".to_owned(), "TRACE".to_owned()),
             ("AWS_LAMBDA_FUNCTION_TIMEOUT".to_owned(), TIME_OUT_SECONDS.to_string()),
         ];
-        all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        for (name, value) in variables {
+            // An empty one unsets what is usual.
+            all.retain(|(usual, _)| usual != name);
+            if !value.is_empty() {
+                all.push(((*name).to_owned(), (*value).to_owned()));
+            }
+        }
         // Somebody else may take a port between our asking and the emulator's binding.
         let mut last = None;
         for _ in 0..3 {
@@ -116,6 +124,26 @@ impl Function {
         let body = response.bytes().await?;
         serde_json::from_slice(&body)
             .with_context(|| format!("the emulator's answer is no JSON: {}", String::from_utf8_lossy(&body)))
+    }
+
+    /// Freezes the function's process, as Lambda does between invocations, or
+    /// lets it go on.
+    ///
+    /// # Errors
+    /// Where the process is not found.
+    pub fn freeze(&self, is_frozen: bool) -> anyhow::Result<()> {
+        let emulator = self.server.pid().to_string();
+        let parent = |stat: &str| stat.rsplit(") ").next()?.split(' ').nth(1).map(str::to_owned);
+        let process = std::fs::read_dir("/proc")?
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok())
+            .find(|pid| {
+                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+                parent(&stat).as_ref() == Some(&emulator)
+            })
+            .context("the emulator has started no function")?;
+        let signal = if is_frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
+        Ok(kill(Pid::from_raw(process), signal)?)
     }
 
     /// Where the emulator takes events.

@@ -5,6 +5,7 @@
 //! Every server has a free port of its own and is stopped with its owner.
 
 pub mod api;
+pub mod aws;
 pub mod directory;
 pub mod function;
 pub mod gateway;
@@ -13,6 +14,7 @@ pub mod novi;
 pub mod privacy;
 pub mod process;
 pub mod proxy;
+pub mod redis;
 pub mod worlds;
 
 use std::path::PathBuf;

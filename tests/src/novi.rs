@@ -109,6 +109,8 @@ pub struct Novi {
     state: Arc<Mutex<State>>,
     port: u16,
     private: Private,
+    /// Ends every connection that is open.
+    hang_up: Arc<tokio::sync::Notify>,
 }
 
 type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send>>>;
@@ -134,17 +136,21 @@ impl Novi {
             calls: Vec::new(),
             recent: VecDeque::new(),
         }));
-        let novi = Self { state, port, private };
+        let novi = Self { state, port, private, hang_up: Arc::default() };
         let server = novi.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let server = server.clone();
                 tokio::spawn(async move {
+                    let hang_up = Arc::clone(&server.hang_up);
                     let service = service_fn(move |request| server.clone().answer(request));
+                    let connection =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
                     // A connection that ends badly is often what a test asked for.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
+                    tokio::select! {
+                        _ = connection => {}
+                        () = hang_up.notified() => {}
+                    }
                 });
             }
         });
@@ -155,6 +161,11 @@ impl Novi {
     #[must_use]
     pub fn root(&self) -> String {
         format!("http://127.0.0.1:{}/api", self.port)
+    }
+
+    /// Closes every connection that is open.
+    pub fn drop_clients(&self) {
+        self.hang_up.notify_waiters();
     }
 
     /// The state, to be read or changed.

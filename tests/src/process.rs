@@ -19,12 +19,20 @@ pub struct Server {
     pub output: PathBuf,
 }
 
-/// A port that nobody listens on now.
+/// A port that nobody listens on now. It lies below those that the system
+/// gives to outgoing connections, so that none of these takes it before a
+/// server that is told to use it has started.
 ///
 /// # Errors
-/// Where the machine has none.
+/// Where there is none.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    for _ in 0..1_000 {
+        let port = fastrand::u16(10_000..32_000);
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
 impl Server {
@@ -76,6 +84,23 @@ impl Server {
         Ok(())
     }
 
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.child.id().cast_signed()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        let _ = kill(Pid::from_raw(self.pid()), signal);
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
     /// What it has printed so far.
     #[must_use]
     pub fn printed(&self) -> String {
@@ -84,8 +109,9 @@ impl Server {
 
     /// Stops it and waits for its end.
     pub fn stop(&mut self) {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        let _ = kill(pid, Signal::SIGTERM);
+        // One that is stopped hears nothing until it goes on.
+        self.signal(Signal::SIGCONT);
+        self.signal(Signal::SIGTERM);
         let started = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {
             if started.elapsed() > Duration::from_secs(3) {

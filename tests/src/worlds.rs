@@ -79,9 +79,20 @@ impl Verification {
             "jwt_secret": keys.jwt_secret,
         });
         change(&mut config);
-        let variables = [&[("NOVI_TIMEOUT_MS", "2000")], variables].concat();
-        let function = Function::start("verify", &config, &variables, &private)?;
+        let function = Self::function(&config, variables, &private)?;
         Ok(Self { function, novi, member, keys, config, private })
+    }
+
+    fn function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
+        Function::start("verify", config, &[&[("NOVI_TIMEOUT_MS", "2000")], variables].concat(), private)
+    }
+
+    /// The same world with another instance of the function, which knows nothing of the first.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn another_instance(&self, variables: &[(&str, &str)]) -> anyhow::Result<Function> {
+        Self::function(&self.config, variables, &self.private)
     }
 
     /// The path of a member.
@@ -101,7 +112,15 @@ impl Verification {
     /// # Errors
     /// Where the function gives no answer to HTTP.
     pub async fn send(&self, request: &Request) -> anyhow::Result<Answer> {
-        Answer::read(&self.function.invoke(&request.http_api("$default")).await?)
+        self.send_to(&self.function, request).await
+    }
+
+    /// Sends a request to another instance.
+    ///
+    /// # Errors
+    /// Where the function gives no answer to HTTP.
+    pub async fn send_to(&self, function: &Function, request: &Request) -> anyhow::Result<Answer> {
+        Answer::read(&function.invoke(&request.http_api("$default")).await?)
     }
 
     /// Verifies a member.

@@ -42,11 +42,11 @@ fn refused(name: &str, config: &Value, variables: &[(&str, &str)]) -> Result<Str
 fn a_wrong_setting_is_named_with_its_value_and_what_is_right() -> Result<()> {
     for name in ["verify", "mirror"] {
         for (variable, value, said) in [
-            ("CONFIG_FILE", "", "CONFIG_FILE is not set"),
+            ("CONFIG_FILE", "", "PARAMETER_PREFIX or CONFIG_FILE: one of them must be set"),
             ("CONFIG_FILE", "/no/such/file.json", "CONFIG_FILE=/no/such/file.json cannot be read"),
-            ("PARAMETER_PREFIX", "/idaa", "PARAMETER_PREFIX is set, but this version"),
-            ("CACHE_URL", "redis://127.0.0.1", "CACHE_URL is set, but this version"),
-            ("CACHE_ID", "members", "CACHE_ID is set, but this version"),
+            ("PARAMETER_PREFIX", "/idaa", "CONFIG_FILE and PARAMETER_PREFIX: both are set"),
+            ("CACHE_URL", "127.0.0.1:6379", "CACHE_URL=\"127.0.0.1:6379\" cannot be used"),
+            ("CACHE_IAM_USER", "bridge", "CACHE_IAM_USER: it needs CACHE_ID"),
             (
                 "NOVI_TIMEOUT_MS",
                 "8s",

@@ -49,7 +49,8 @@ async fn start() -> anyhow::Result<()> {
     telemetry::install(&env)?;
     let Settings { common, novi_max_per_second, novi_max_per_minute, apply } = Settings::from_env(&env)?;
 
-    let Foundation { http, novi, parameters } = Foundation::lay(common, Parameters::read).await?;
+    let Foundation { http, novi, parameters, .. } = Foundation::<Parameters>::lay(common).await?;
+    parameters.start().await?;
     env.require_lambda()?;
 
     let mirror = Mirror {

@@ -35,7 +35,7 @@ pub(crate) enum NotStarted {
 
 /// What runs need, made once.
 pub(crate) struct Mirror {
-    pub(crate) parameters: ParameterStore<Parameters>,
+    pub(crate) parameters: Arc<ParameterStore<Parameters>>,
     pub(crate) http: reqwest::Client,
     pub(crate) novi: novi::Client,
     pub(crate) pace: Mutex<Pace>,

@@ -13,6 +13,7 @@ mod settings;
 mod verification;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lambda_http::service_fn;
 use shared::cache::MemberCache;
@@ -25,6 +26,9 @@ use crate::routes::App;
 use crate::settings::Settings;
 use crate::verification::Verifier;
 
+/// A cache that is not reached by then is reached behind the first requests.
+const CACHE_WARM_UP: Duration = Duration::from_secs(1);
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     telemetry::exit_with("verify", run().await)
@@ -34,13 +38,15 @@ async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::install(&env)?;
     let Settings { common, cache, novi_max_per_minute, require_active, cors } = Settings::from_env(&env)?;
-
-    let Foundation { novi, parameters, .. } = Foundation::lay(common, Parameters::read).await?;
+    let cache_timeout = common.cache_timeout;
+    let foundation = Foundation::<Parameters>::lay(common).await?;
+    let cache = MemberCache::new(cache, novi_max_per_minute, foundation.connector(), cache_timeout);
+    // Lambda gives the init phase a full CPU: what takes the network is done now, side by side.
+    let (started, ()) = tokio::join!(foundation.parameters.start(), cache.warm(CACHE_WARM_UP));
+    started?;
     env.require_lambda()?;
 
-    let app = App::new(
-        Verifier { parameters, cache: MemberCache::in_process(cache, novi_max_per_minute), novi, require_active },
-        cors,
-    );
+    let Foundation { novi, parameters, .. } = foundation;
+    let app = App::new(Verifier { parameters, cache, novi, require_active }, cors);
     lambda_http::run(service_fn(|request| app.clone().handle(request))).await.map_err(anyhow::Error::from_boxed)
 }

@@ -1,5 +1,7 @@
 //! The parameters that verification reads, and no others.
 
+use secrecy::SecretString;
+use shared::foundation;
 use shared::novi::Access;
 use shared::parameters::{ParameterError, Raw};
 
@@ -9,10 +11,23 @@ use crate::gate::Gate;
 pub(crate) struct Parameters {
     pub(crate) gate: Gate,
     pub(crate) novi: Access,
+    cache_password: Option<SecretString>,
 }
 
-impl Parameters {
-    pub(crate) fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
-        Ok(Self { gate: Gate::from_parameters(raw)?, novi: Access::from_parameters(raw, allow_plain_http)? })
+impl foundation::Parameters for Parameters {
+    const NAMES: &'static [&'static str] =
+        &["novi_api_root_url", "novi_idaa_api_key", "api_keys", "jwt_secret", "cache_password"];
+    const CONTINUED: Option<&'static str> = None;
+
+    fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+        Ok(Self {
+            gate: Gate::from_parameters(raw)?,
+            novi: Access::from_parameters(raw, allow_plain_http)?,
+            cache_password: raw.optional("cache_password")?.map(SecretString::from),
+        })
+    }
+
+    fn cache_password(&self) -> Option<&SecretString> {
+        self.cache_password.as_ref()
     }
 }

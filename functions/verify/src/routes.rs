@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use lambda_http::RequestExt;
 use lambda_http::request::RequestContext;
 use serde::Serialize;
+use shared::cache::CacheHealth;
 use shared::member::{Identity, MemberId};
 use shared::parameters::Health;
 use tower::ServiceExt;
@@ -244,8 +245,12 @@ enum ParametersCheck {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum CacheCheck {
-    /// Verified members are kept by each instance for itself.
+    /// The Redis answers.
+    Ok,
+    /// There is no Redis: verified members are kept by each instance for itself.
     InProcess,
+    /// The Redis does not answer: members are verified without it.
+    Down,
 }
 
 /// How the service is.
@@ -263,13 +268,22 @@ enum CacheCheck {
     security(()),
 )]
 async fn health(State(Parts { verifier, .. }): State<Parts>) -> Response {
-    let (status, parameters) = match verifier.parameters.health().await {
+    let (parameters, cache) = tokio::join!(verifier.parameters.health(), verifier.cache.health());
+    let (mut status, parameters) = match parameters {
         Health::Ok => (Status::Ok, ParametersCheck::Ok),
         Health::Stale => (Status::Degraded, ParametersCheck::Stale),
         Health::Down => (Status::Down, ParametersCheck::Down),
     };
+    let cache = match cache {
+        CacheHealth::Ok => CacheCheck::Ok,
+        CacheHealth::InProcess => CacheCheck::InProcess,
+        CacheHealth::Down => CacheCheck::Down,
+    };
+    if matches!((&status, &cache), (Status::Ok, CacheCheck::Down)) {
+        status = Status::Degraded;
+    }
     let is_down = matches!(status, Status::Down);
-    let report = Json(HealthReport { status, checks: Checks { parameters, cache: CacheCheck::InProcess } });
+    let report = Json(HealthReport { status, checks: Checks { parameters, cache } });
     if is_down {
         (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], report).into_response()
     } else {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::cache::{Lookup, MemberCache};
+use shared::cache::{Lookup, MemberCache, Session};
 use shared::member::{Identity, MemberId, Record};
 use shared::novi::{self, Failure};
 use shared::parameters::ParameterStore;
@@ -25,6 +25,8 @@ pub(crate) enum Origin {
     Miss,
     /// The cache, past its TTL: Novi could not answer.
     Stale,
+    /// Novi, because the cache could not be asked.
+    Bypass,
 }
 
 impl Origin {
@@ -33,13 +35,14 @@ impl Origin {
             Self::Hit => "hit",
             Self::Miss => "miss",
             Self::Stale => "stale",
+            Self::Bypass => "bypass",
         }
     }
 }
 
 /// Asks for members.
 pub(crate) struct Verifier {
-    pub(crate) parameters: ParameterStore<Parameters>,
+    pub(crate) parameters: Arc<ParameterStore<Parameters>>,
     pub(crate) cache: MemberCache,
     pub(crate) novi: novi::Client,
     pub(crate) require_active: bool,
@@ -52,19 +55,21 @@ impl Verifier {
         parameters: Arc<Parameters>,
         id: MemberId,
     ) -> Result<(Identity, Origin), Problem> {
-        let stale = match self.cache.get(id) {
+        let mut cache = self.cache.session();
+        let stale = match cache.get(id).await {
             Lookup::Fresh(identity) => return Ok((identity, Origin::Hit)),
             Lookup::Stale(identity) => Some(identity),
             Lookup::Miss => None,
         };
-        match self.ask(parameters, id).await {
+        let origin = if cache.was_bypassed() { Origin::Bypass } else { Origin::Miss };
+        match self.ask(&mut cache, parameters, id).await {
             Ok(Some(identity)) => {
-                self.cache.put(id, identity.clone());
-                Ok((identity, Origin::Miss))
+                cache.put(id, identity.clone()).await;
+                Ok((identity, origin))
             }
             Ok(None) => {
                 // A stale record must not come back once Novi has said that the member is gone.
-                self.cache.forget(id);
+                cache.forget(id).await;
                 Err(Code::MemberNotFound.into())
             }
             Err(problem) => stale.map(|identity| (identity, Origin::Stale)).ok_or(problem),
@@ -73,12 +78,14 @@ impl Verifier {
 
     /// Asks Novi, unless it has asked to be left alone. Every error is one that
     /// a stale record may stand in for.
-    async fn ask(&self, parameters: Arc<Parameters>, id: MemberId) -> Result<Option<Identity>, Problem> {
-        if let Some(left) = self.cache.cooldown_left() {
-            return Err(Problem::rate_limited(whole_seconds(left)));
-        }
-        self.cache.count_call().map_err(|wait| Problem::rate_limited(whole_seconds(wait)))?;
-        match self.fetch(parameters, id).await {
+    async fn ask(
+        &self,
+        cache: &mut Session<'_>,
+        parameters: Arc<Parameters>,
+        id: MemberId,
+    ) -> Result<Option<Identity>, Problem> {
+        cache.may_ask_novi().await.map_err(|wait| Problem::rate_limited(whole_seconds(wait)))?;
+        match self.fetch(cache, parameters, id).await {
             Ok(None) => Ok(None),
             Ok(Some(record)) if self.require_active && record.active.flag() == Some(false) => Ok(None),
             Ok(Some(record)) => record.identity().map_err(|_| Code::NoviInvalidResponse.into()),
@@ -87,7 +94,7 @@ impl Verifier {
                 Err(match failure {
                     Failure::RateLimited(seconds) => {
                         let seconds = seconds.unwrap_or(RATE_LIMITED_SECONDS);
-                        self.cache.cool_down(seconds);
+                        cache.cool_down(seconds).await;
                         Problem::rate_limited(seconds)
                     }
                     Failure::CredentialsRejected => Code::NoviCredentialsRejected.into(),
@@ -103,7 +110,12 @@ impl Verifier {
     /// Fetches the record: with one retry where the failure was momentary, and
     /// once more with other parameters where Novi refuses these and there are
     /// others by now. All of it within one call's time.
-    async fn fetch(&self, mut parameters: Arc<Parameters>, id: MemberId) -> Result<Option<Record>, Failure> {
+    async fn fetch(
+        &self,
+        cache: &mut Session<'_>,
+        mut parameters: Arc<Parameters>,
+        id: MemberId,
+    ) -> Result<Option<Record>, Failure> {
         let by = self.novi.deadline();
         let (mut retried, mut renewed) = (false, false);
         loop {
@@ -127,7 +139,7 @@ impl Verifier {
                 failure => return Err(failure),
             }
             // Another try is another call, and the allowance may not have one left.
-            self.cache.count_call().map_err(|_| failure)?;
+            cache.may_ask_novi().await.map_err(|_| failure)?;
         }
     }
 }

@@ -1,0 +1,127 @@
+//! AWS's services, spoken to over the one HTTP client that this project has:
+//! one TLS stack, one set of trusted authorities (`EXTRA_CA_CERTS` included).
+
+use std::time::{Duration, SystemTime};
+
+use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
+use aws_config::environment::region::EnvironmentVariableRegionProvider;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
+use aws_credential_types::provider::ProvideCredentials;
+use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign};
+use aws_sigv4::sign::v4;
+use aws_smithy_runtime_api::client::http::{
+    HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+use aws_smithy_types::body::SdkBody;
+
+use crate::outbound;
+
+/// The most that one operation takes, its tries included.
+const OPERATION: Duration = Duration::from_secs(3);
+/// The most that one try takes.
+const TRY: Duration = Duration::from_millis(1_500);
+/// No answer that is asked for here comes near this.
+const ANSWER_LIMIT: usize = 4 << 20;
+
+/// The configuration of every AWS client. Credentials and region are those
+/// that Lambda puts into the environment; endpoints may be moved by
+/// `AWS_ENDPOINT_URL` and its kin, as in every AWS SDK.
+pub async fn config(http: reqwest::Client) -> SdkConfig {
+    aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .http_client(Connector(http))
+        .credentials_provider(EnvironmentVariableCredentialsProvider::new())
+        .region(EnvironmentVariableRegionProvider::new())
+        .retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)))
+        .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION).operation_attempt_timeout(TRY).build())
+        .load()
+        .await
+}
+
+/// Our HTTP client as the SDK wants one.
+#[derive(Clone)]
+struct Connector(reqwest::Client);
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connector")
+    }
+}
+
+impl HttpClient for Connector {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let client = self.0.clone();
+        HttpConnectorFuture::new(async move {
+            let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
+            // Requests here are small and whole; none is streamed.
+            let request = request.map(|body| reqwest::Body::from(body.bytes().unwrap_or_default().to_vec()));
+            let request = reqwest::Request::try_from(request).map_err(|error| ConnectorError::user(error.into()))?;
+            let response = client.execute(request).await.map_err(|error| {
+                let timed_out = error.is_timeout();
+                let error = error.without_url().into();
+                if timed_out { ConnectorError::timeout(error) } else { ConnectorError::io(error) }
+            })?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            let body = outbound::read_body(response, ANSWER_LIMIT).await;
+            let body = body.map_err(|error| ConnectorError::io(error.into()))?;
+            let mut answer = http::Response::new(SdkBody::from(body));
+            *answer.status_mut() = status;
+            *answer.headers_mut() = headers;
+            HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+        })
+    }
+}
+
+/// An ElastiCache IAM token for `user`: a request to the cache that is signed
+/// for 15 minutes and never sent, without its scheme.
+///
+/// The format is ElastiCache's own; see "Authenticating with IAM" in its user
+/// guide. A serverless cache is named as such in the query.
+///
+/// # Errors
+/// What is missing: credentials, a region, or a signable name.
+pub async fn elasticache_token(
+    config: &SdkConfig,
+    cache: &str,
+    user: &str,
+    is_serverless: bool,
+) -> Result<String, &'static str> {
+    const LIFE: Duration = Duration::from_secs(900);
+    let region = config.region().ok_or("no AWS region is configured")?;
+    let provider = config.credentials_provider().ok_or("no AWS credentials are configured")?;
+    let identity = provider.provide_credentials().await.map_err(|_| "the AWS credentials cannot be read")?.into();
+    let mut settings = SigningSettings::default();
+    settings.signature_location = SignatureLocation::QueryParams;
+    settings.expires_in = Some(LIFE);
+    let signing = v4::SigningParams::builder()
+        .identity(&identity)
+        .region(region.as_ref())
+        .name("elasticache")
+        .time(SystemTime::now())
+        .settings(settings)
+        .build()
+        .map_err(|_| "the token cannot be signed")?;
+    let mut url = url::Url::parse(&format!("http://{}/", cache.to_ascii_lowercase()))
+        .map_err(|_| "CACHE_ID is no name of a cache")?;
+    url.query_pairs_mut().append_pair("Action", "connect").append_pair("User", user);
+    if is_serverless {
+        url.query_pairs_mut().append_pair("ResourceType", "ServerlessCache");
+    }
+    let request = SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::Bytes(&[]))
+        .map_err(|_| "the token cannot be signed")?;
+    let (instructions, _) =
+        sign(request, &SigningParams::V4(signing)).map_err(|_| "the token cannot be signed")?.into_parts();
+    let mut signed = http::Request::builder().uri(url.as_str()).body(()).map_err(|_| "the token cannot be signed")?;
+    instructions.apply_to_request_http1x(&mut signed);
+    Ok(signed.uri().to_string().trim_start_matches("http://").to_owned())
+}

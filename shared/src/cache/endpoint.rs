@@ -1,0 +1,251 @@
+//! Where the Redis is and what opens it.
+
+use std::pin::Pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use aws_config::SdkConfig;
+use redis::aio::MultiplexedConnection;
+use redis::cluster::{ClusterClient, ClusterClientBuilder, TlsMode};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    RedisResult, TlsCertificates,
+};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::remote::Connection;
+use crate::aws;
+use crate::settings::CachePlace;
+
+/// Gives the current `cache_password`; asked for each connection, told whether
+/// the last one was refused.
+pub type Password = Box<dyn Fn(bool) -> Pin<Box<dyn Future<Output = Option<SecretString>> + Send>> + Send + Sync>;
+
+/// Makes connections.
+pub struct Connector {
+    place: Place,
+    password: Password,
+    /// Certificate authorities in PEM, where not only the usual ones are trusted.
+    authorities: Option<Vec<u8>>,
+}
+
+enum Place {
+    Fixed(Endpoint, Option<String>),
+    ElastiCache {
+        id: String,
+        iam_user: Option<String>,
+        config: SdkConfig,
+        client: aws_sdk_elasticache::Client,
+        /// The last one found, for when ElastiCache's API cannot be asked.
+        known: Mutex<Option<Endpoint>>,
+    },
+}
+
+/// A Redis to connect to.
+#[derive(Clone)]
+struct Endpoint {
+    host: String,
+    port: u16,
+    tls: bool,
+    cluster: bool,
+    serverless: bool,
+    db: i64,
+}
+
+/// What ends a try; every cause is fixed text.
+type Cause = &'static str;
+
+impl Connector {
+    /// A connector to `place`, `None` where there is none. `config` is asked for
+    /// ElastiCache alone. `authorities` is a whole PEM bundle to trust instead
+    /// of the usual roots.
+    #[must_use]
+    pub fn new(
+        place: &CachePlace,
+        config: Option<&SdkConfig>,
+        password: Password,
+        authorities: Option<Vec<u8>>,
+    ) -> Option<Self> {
+        let place = match place {
+            CachePlace::InProcess => return None,
+            CachePlace::Url { url, cluster } => {
+                let info = url.as_str().into_connection_info().ok()?;
+                let (host, port, tls) = match info.addr() {
+                    ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
+                    ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),
+                    _ => return None,
+                };
+                let db = info.redis_settings().db();
+                let user = info.redis_settings().username().map(str::to_owned);
+                Place::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
+            }
+            CachePlace::ElastiCache { id, iam_user } => {
+                let config = config?.clone();
+                let client = aws_sdk_elasticache::Client::new(&config);
+                let (id, iam_user) = (id.clone(), iam_user.clone());
+                Place::ElastiCache { id, iam_user, config, client, known: Mutex::new(None) }
+            }
+        };
+        Some(Self { place, password, authorities })
+    }
+
+    /// Connects: finds the endpoint, takes the current password or signs a
+    /// token, and proves by a PING that commands are answered.
+    pub(super) async fn connect(&self) -> Result<Connection, Cause> {
+        let endpoint = self.endpoint().await?;
+        let mut refused = false;
+        loop {
+            let settings = self.login(&endpoint, refused).await?;
+            match self.open(&endpoint, settings).await {
+                Ok(connection) => return Ok(connection),
+                Err(error) => {
+                    let is_refusal = error.kind() == redis::ErrorKind::AuthenticationFailed
+                        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"));
+                    if !is_refusal {
+                        return Err(cause(&error));
+                    }
+                    // The password may have been changed: look once more.
+                    if refused {
+                        return Err("the cache does not accept the password");
+                    }
+                    refused = true;
+                }
+            }
+        }
+    }
+
+    async fn open(&self, endpoint: &Endpoint, settings: RedisConnectionInfo) -> RedisResult<Connection> {
+        const CONNECT: Duration = Duration::from_secs(2);
+        let certificates = TlsCertificates { client_tls: None, root_cert: self.authorities.clone() };
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let info = endpoint.info(settings.clone())?.set_tcp_settings(tcp.clone());
+        let mut connection = if endpoint.cluster {
+            let mut builder: ClusterClientBuilder = ClusterClient::builder([info])
+                .connection_timeout(CONNECT)
+                .response_timeout(CONNECT)
+                .retries(1)
+                .tcp_settings(tcp);
+            if let Some(user) = settings.username() {
+                builder = builder.username(user);
+            }
+            if let Some(password) = settings.password() {
+                builder = builder.password(password);
+            }
+            if endpoint.tls {
+                builder = builder.tls(TlsMode::Secure).certs(certificates);
+            }
+            Connection::Cluster(builder.build()?.get_async_connection().await?)
+        } else {
+            let client = if endpoint.tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? };
+            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+            let connection: MultiplexedConnection =
+                client.get_multiplexed_async_connection_with_config(&config).await?;
+            Connection::Single(connection)
+        };
+        connection.ping().await?;
+        Ok(connection)
+    }
+
+    /// The user and password of one connection.
+    async fn login(&self, endpoint: &Endpoint, refused: bool) -> Result<RedisConnectionInfo, Cause> {
+        // What CLIENT SETINFO would tell the server is nobody's business, and older servers refuse it.
+        let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(endpoint.db);
+        if let Place::ElastiCache { id, iam_user: Some(user), config, .. } = &self.place {
+            let token = aws::elasticache_token(config, id, user, endpoint.serverless).await?;
+            return Ok(settings.set_username(user).set_password(token));
+        }
+        let settings = match &self.place {
+            Place::Fixed(_, Some(user)) => settings.set_username(user),
+            _ => settings,
+        };
+        Ok(match (self.password)(refused).await {
+            Some(password) => settings.set_password(password.expose_secret()),
+            None => settings,
+        })
+    }
+
+    async fn endpoint(&self) -> Result<Endpoint, Cause> {
+        match &self.place {
+            Place::Fixed(endpoint, _) => Ok(endpoint.clone()),
+            Place::ElastiCache { id, client, known, .. } => {
+                let found = discover(client, id).await;
+                let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match found {
+                    Ok(endpoint) => {
+                        *known = Some(endpoint.clone());
+                        Ok(endpoint)
+                    }
+                    Err(cause) => known.clone().ok_or(cause),
+                }
+            }
+        }
+    }
+}
+
+impl Endpoint {
+    fn info(&self, settings: RedisConnectionInfo) -> RedisResult<ConnectionInfo> {
+        let host = self.host.clone();
+        let addr = if self.tls {
+            ConnectionAddr::TcpTls { host, port: self.port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, self.port)
+        };
+        Ok(addr.into_connection_info()?.set_redis_settings(settings))
+    }
+}
+
+/// Asks ElastiCache for the endpoint: that of a serverless cache by this name,
+/// else that of a replication group by this id.
+async fn discover(client: &aws_sdk_elasticache::Client, id: &str) -> Result<Endpoint, Cause> {
+    const NOT_ASKED: Cause = "ElastiCache's API cannot be asked for the endpoint";
+    const NOT_FOUND: Cause = "ElastiCache knows no serverless cache and no replication group by CACHE_ID";
+    const NOT_READY: Cause = "ElastiCache gives no endpoint for CACHE_ID yet";
+    let located = |endpoint: Option<&aws_sdk_elasticache::types::Endpoint>| {
+        let endpoint = endpoint?;
+        Some((endpoint.address()?.to_owned(), u16::try_from(endpoint.port()?).ok()?))
+    };
+    match client.describe_serverless_caches().serverless_cache_name(id).send().await {
+        Ok(answer) => {
+            if let Some(cache) = answer.serverless_caches().first() {
+                let (host, port) = located(cache.endpoint()).ok_or(NOT_READY)?;
+                // A serverless cache always speaks TLS and the cluster's protocol.
+                return Ok(Endpoint { host, port, tls: true, cluster: true, serverless: true, db: 0 });
+            }
+        }
+        Err(error) => {
+            let error = error.into_service_error();
+            // A name that no serverless cache can have may still be a group's.
+            if !error.is_serverless_cache_not_found_fault() && !error.is_invalid_parameter_value_exception() {
+                return Err(NOT_ASKED);
+            }
+        }
+    }
+    let answer = client.describe_replication_groups().replication_group_id(id).send().await.map_err(|error| {
+        if error.into_service_error().is_replication_group_not_found_fault() { NOT_FOUND } else { NOT_ASKED }
+    })?;
+    let group = answer.replication_groups().first().ok_or(NOT_FOUND)?;
+    let cluster = group.cluster_enabled().unwrap_or(false);
+    let endpoint = if cluster {
+        group.configuration_endpoint()
+    } else {
+        group.node_groups().first().and_then(|nodes| nodes.primary_endpoint())
+    };
+    let (host, port) = located(endpoint).ok_or(NOT_READY)?;
+    let tls = group.transit_encryption_enabled().unwrap_or(false);
+    Ok(Endpoint { host, port, tls, cluster, serverless: false, db: 0 })
+}
+
+fn cause(error: &redis::RedisError) -> Cause {
+    if error.is_connection_refusal() {
+        "connection refused"
+    } else if error.is_timeout() {
+        "no connection in time"
+    } else if error.is_connection_dropped() {
+        "connection closed"
+    } else if error.is_io_error() {
+        "no connection: the name is unknown, or TLS failed"
+    } else {
+        "an answer that makes no sense"
+    }
+}

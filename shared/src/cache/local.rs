@@ -1,0 +1,101 @@
+//! What one instance keeps for itself.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Entry, Lookup, unix_now};
+use crate::member::MemberId;
+use crate::pace::SlidingWindow;
+use crate::settings::CacheTimes;
+
+/// Members kept at most: some 200 bytes each.
+const CAPACITY: usize = 20_000;
+
+/// The memory of one process.
+pub(super) struct Local {
+    entries: quick_cache::sync::Cache<MemberId, Entry>,
+    cooldown: Mutex<Option<Instant>>,
+    calls: Mutex<SlidingWindow>,
+}
+
+impl Local {
+    pub(super) fn new(novi_max_per_minute: usize) -> Self {
+        Self {
+            entries: quick_cache::sync::Cache::new(CAPACITY),
+            cooldown: Mutex::new(None),
+            calls: Mutex::new(SlidingWindow::new(novi_max_per_minute, Duration::from_secs(60))),
+        }
+    }
+
+    pub(super) fn get(&self, id: MemberId, times: CacheTimes) -> Lookup {
+        let Some(entry) = self.entries.get(&id) else {
+            return Lookup::Miss;
+        };
+        let lookup = entry.lookup(times, unix_now());
+        if matches!(lookup, Lookup::Miss) {
+            self.entries.remove(&id);
+        }
+        lookup
+    }
+
+    pub(super) fn put(&self, id: MemberId, entry: Entry) {
+        self.entries.insert(id, entry);
+    }
+
+    pub(super) fn forget(&self, id: MemberId) {
+        self.entries.remove(&id);
+    }
+
+    pub(super) fn cool_down(&self, length: Duration) {
+        *lock(&self.cooldown) = Some(Instant::now() + length);
+    }
+
+    /// Counts a call, or says how long to wait before one.
+    pub(super) fn may_ask_novi(&self) -> Result<(), Duration> {
+        let now = Instant::now();
+        let cooldown = lock(&self.cooldown).map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        let mut calls = lock(&self.calls);
+        let wait = cooldown.max(calls.wait(now));
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        calls.take(now);
+        Ok(())
+    }
+}
+
+/// What these locks guard is whole after every statement: a panic elsewhere
+/// while one was held spoils nothing.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cooldown_ends() {
+        let local = Local::new(10);
+        local.cool_down(Duration::ZERO);
+        assert!(local.may_ask_novi().is_ok());
+        local.cool_down(Duration::from_secs(30));
+        assert_eq!(local.may_ask_novi(), Err(Duration::from_secs(30)));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert!(local.may_ask_novi().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_minute_s_allowance_runs_out_and_comes_back() {
+        let local = Local::new(2);
+        assert!(local.may_ask_novi().is_ok());
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert!(local.may_ask_novi().is_ok());
+        assert_eq!(local.may_ask_novi(), Err(Duration::from_secs(40)));
+        tokio::time::advance(Duration::from_secs(40)).await;
+        assert!(local.may_ask_novi().is_ok());
+        assert!(local.may_ask_novi().is_err());
+    }
+}

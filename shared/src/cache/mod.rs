@@ -1,0 +1,264 @@
+//! The cache of verified members, and what instances must agree on about Novi:
+//! the cooldown after a 429 and the calls of the last minute.
+//!
+//! With a Redis they are shared by all instances; without one each instance
+//! keeps them for itself, with the same times. Only verified records are ever
+//! kept. A Redis that is down, slow, full or holds rubbish costs a request at
+//! most `CACHE_TIMEOUT_MS` in all, and is never an error.
+
+mod endpoint;
+mod local;
+mod remote;
+
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+pub use self::endpoint::{Connector, Password};
+use self::local::Local;
+use self::remote::Remote;
+use crate::member::{Identity, MemberId};
+use crate::settings::CacheTimes;
+
+/// How long a request waits for a Redis that has failed and may be back, once.
+const GRACE: Duration = Duration::from_millis(50);
+
+/// The longest cooldown, whatever Novi asks for, in seconds.
+const COOLDOWN_LIMIT: u64 = 300;
+
+/// What a cache knows of a member.
+pub enum Lookup {
+    /// Verified, and within the TTL.
+    Fresh(Identity),
+    /// Verified, past the TTL, and still good where Novi cannot answer.
+    Stale(Identity),
+    /// Nothing that counts.
+    Miss,
+}
+
+/// A verified member, and when Novi was asked: the value of a cache entry.
+#[derive(Clone, Serialize, Deserialize)]
+struct Entry {
+    verified: bool,
+    #[serde(flatten)]
+    identity: Identity,
+    /// Unix seconds, which every instance reads alike.
+    cached_at: u64,
+}
+
+impl Entry {
+    /// What the entry is worth at `now`. One from the future tells that a clock
+    /// is wrong, and nothing else.
+    fn lookup(self, times: CacheTimes, now: u64) -> Lookup {
+        match now.checked_sub(self.cached_at) {
+            _ if !self.verified => Lookup::Miss,
+            Some(age) if age < times.ttl => Lookup::Fresh(self.identity),
+            Some(age) if age < times.ttl + times.stale => Lookup::Stale(self.identity),
+            _ => Lookup::Miss,
+        }
+    }
+}
+
+/// How well the cache is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheHealth {
+    /// The Redis answers.
+    Ok,
+    /// There is no Redis.
+    InProcess,
+    /// The Redis does not answer.
+    Down,
+}
+
+/// The cache.
+pub struct MemberCache {
+    times: CacheTimes,
+    local: Local,
+    remote: Option<Remote>,
+    timeout: Duration,
+}
+
+impl MemberCache {
+    /// A cache with nothing in it. `novi_max_per_minute` is what verification
+    /// may ask of Novi. With a `connector` it lives in the Redis that this
+    /// leads to; a request waits on that for at most `timeout`.
+    #[must_use]
+    pub fn new(times: CacheTimes, novi_max_per_minute: usize, connector: Option<Connector>, timeout: Duration) -> Self {
+        let local = Local::new(novi_max_per_minute);
+        Self { times, local, remote: connector.map(|connector| Remote::new(connector, novi_max_per_minute)), timeout }
+    }
+
+    /// Connects to the Redis, where there is one, for at most `limit`. What
+    /// does not come about in that time goes on behind the first requests.
+    pub async fn warm(&self, limit: Duration) {
+        if let Some(remote) = &self.remote {
+            let _ = tokio::time::timeout(limit, remote.warm()).await;
+        }
+    }
+
+    /// What one request does with the cache.
+    #[must_use]
+    pub fn session(&self) -> Session<'_> {
+        Session { cache: self, left: self.timeout, grace: GRACE, bypassed: false }
+    }
+
+    /// How well it is.
+    pub async fn health(&self) -> CacheHealth {
+        match &self.remote {
+            None => CacheHealth::InProcess,
+            Some(remote) => match tokio::time::timeout(self.timeout, remote.ping(GRACE)).await {
+                Ok(Some(())) => CacheHealth::Ok,
+                Ok(None) => CacheHealth::Down,
+                Err(_) => {
+                    remote.gave_no_answer();
+                    CacheHealth::Down
+                }
+            },
+        }
+    }
+}
+
+/// One request's use of the cache, within one bound for all of its waits.
+pub struct Session<'c> {
+    cache: &'c MemberCache,
+    left: Duration,
+    /// Spent with the first failure: a request waits but once for a Redis that is gone.
+    grace: Duration,
+    bypassed: bool,
+}
+
+impl Session<'_> {
+    /// Whether the Redis could not be asked for the member.
+    #[must_use]
+    pub fn was_bypassed(&self) -> bool {
+        self.bypassed
+    }
+
+    /// Looks a member up.
+    pub async fn get(&mut self, id: MemberId) -> Lookup {
+        let Some(remote) = &self.cache.remote else {
+            return self.cache.local.get(id, self.cache.times);
+        };
+        match self.within(remote, remote.get(self.grace, id)).await {
+            None => {
+                self.bypassed = true;
+                Lookup::Miss
+            }
+            Some(None) => Lookup::Miss,
+            Some(Some(entry)) => entry.lookup(self.cache.times, unix_now()),
+        }
+    }
+
+    /// Keeps a verified member.
+    pub async fn put(&mut self, id: MemberId, identity: Identity) {
+        let entry = Entry { verified: true, identity, cached_at: unix_now() };
+        match &self.cache.remote {
+            None => self.cache.local.put(id, entry),
+            Some(remote) => {
+                let expiry = self.cache.times.ttl + self.cache.times.stale;
+                self.within(remote, remote.put(self.grace, id, &entry, expiry)).await;
+            }
+        }
+    }
+
+    /// Forgets a member whom Novi no longer knows.
+    pub async fn forget(&mut self, id: MemberId) {
+        match &self.cache.remote {
+            None => self.cache.local.forget(id),
+            Some(remote) => {
+                self.within(remote, remote.forget(self.grace, id)).await;
+            }
+        }
+    }
+
+    /// Starts a cooldown: for `seconds`, at most 300, nobody asks Novi.
+    pub async fn cool_down(&mut self, seconds: u64) {
+        let seconds = seconds.min(COOLDOWN_LIMIT);
+        self.cache.local.cool_down(Duration::from_secs(seconds));
+        if let Some(remote) = self.cache.remote.as_ref().filter(|_| seconds > 0) {
+            self.within(remote, remote.cool_down(self.grace, seconds)).await;
+        }
+    }
+
+    /// Whether Novi may be asked now, which counts as a call that is made.
+    ///
+    /// # Errors
+    /// How long to wait: a cooldown is on, or the minute's allowance is used up.
+    pub async fn may_ask_novi(&mut self) -> Result<(), Duration> {
+        // This instance's own memory holds where the Redis cannot be asked.
+        self.cache.local.may_ask_novi()?;
+        let Some(remote) = &self.cache.remote else { return Ok(()) };
+        self.within(remote, remote.may_ask_novi(self.grace)).await.unwrap_or(Ok(()))
+    }
+
+    /// What comes of `work` within the time that is left; `None` where the
+    /// Redis cannot be asked.
+    async fn within<T>(&mut self, remote: &Remote, work: impl Future<Output = Option<T>>) -> Option<T> {
+        let started = Instant::now();
+        let done = tokio::time::timeout(self.left, work).await;
+        self.left = self.left.saturating_sub(started.elapsed());
+        let done = done.unwrap_or_else(|_| {
+            remote.gave_no_answer();
+            None
+        });
+        if done.is_none() {
+            self.grace = Duration::ZERO;
+        }
+        done
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(json: &str, now: u64) -> &'static str {
+        let times = CacheTimes { ttl: 100, stale: 50 };
+        match serde_json::from_str::<Entry>(json).map(|entry| entry.lookup(times, now)) {
+            Ok(Lookup::Fresh(_)) => "fresh",
+            Ok(Lookup::Stale(_)) => "stale",
+            Ok(Lookup::Miss) => "miss",
+            Err(_) => "rubbish",
+        }
+    }
+
+    #[test]
+    fn an_entry_is_fresh_then_stale_then_gone() {
+        let json = r#"{"verified":true,"full_name":"Ada L.","email":null,"cached_at":1000}"#;
+        for (now, expected) in
+            [(999, "miss"), (1000, "fresh"), (1099, "fresh"), (1100, "stale"), (1149, "stale"), (1150, "miss")]
+        {
+            assert_eq!(entry(json, now), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_lies_or_makes_no_sense_does_not_count() {
+        for (json, expected) in [
+            (r#"{"verified":false,"full_name":"Ada L.","email":null,"cached_at":1000}"#, "miss"),
+            (r#"{"verified":"true","full_name":null,"email":null,"cached_at":1000}"#, "rubbish"),
+            (r#"{"verified":true,"full_name":"Ada L.","email":null}"#, "rubbish"),
+            (r#"{"verified":true,"full_name":"Ada L.","email":null,"cached_at":-5}"#, "rubbish"),
+            (r#"{"verified":true,"full_name":5,"email":null,"cached_at":1000}"#, "rubbish"),
+            ("", "rubbish"),
+            ("[]", "rubbish"),
+        ] {
+            assert_eq!(entry(json, 1000), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_value_is_the_answer_and_when_it_was_had() {
+        let identity = Identity { full_name: Some("Ada L.".to_owned()), email: None };
+        let entry = Entry { verified: true, identity, cached_at: 1_795_345_200 };
+        assert_eq!(
+            serde_json::to_string(&entry).unwrap(),
+            r#"{"verified":true,"full_name":"Ada L.","email":null,"cached_at":1795345200}"#
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! A Redis (or Valkey) that all instances share.
+//!
+//! The connection is kept in a state of its own, because what a request may
+//! wait is bounded and what a reconnection takes is not: it is made in the
+//! background, and requests go past a Redis that has failed without waiting
+//! for it. The first request after it is back uses it again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::cluster_async::ClusterConnection;
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::Entry;
+use super::endpoint::Connector;
+use crate::member::MemberId;
+
+/// The longest value that can be an entry. A foreign value may be half a gigabyte.
+const VALUE_LIMIT: isize = 16 << 10;
+/// A new connection is tried at most this often.
+const RETRY: Duration = Duration::from_millis(10);
+/// One try to connect, discovery and TLS included, ends after this.
+const CONNECT: Duration = Duration::from_secs(3);
+
+const COOLDOWN: &str = "idaa:novi_cooldown";
+const CALLS: &str = "idaa:novi_calls";
+
+/// Counts a call in a sliding minute, by the server's clock. Gives 0, or the
+/// milliseconds until a call may be made.
+const COUNT_CALL: &str = r"
+local t = redis.call('TIME')
+local now = t[1] * 1000 + math.floor(t[2] / 1000)
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 60000)
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
+  local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+  return math.max(1, oldest[2] + 60000 - now)
+end
+redis.call('ZADD', KEYS[1], now, t[1] .. '.' .. t[2] .. '.' .. ARGV[2])
+redis.call('PEXPIRE', KEYS[1], 60000)
+return 0";
+
+/// A connection of either kind. Clones share it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    /// Proves that commands are answered.
+    pub(super) async fn ping(&mut self) -> RedisResult<()> {
+        self.query::<String>(&redis::cmd("PING")).await.map(|_| ())
+    }
+
+    async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        match self {
+            Self::Single(connection) => command.query_async(connection).await,
+            Self::Cluster(connection) => command.query_async(connection).await,
+        }
+    }
+}
+
+/// The Redis.
+pub(super) struct Remote {
+    link: Arc<Link>,
+    novi_max_per_minute: usize,
+}
+
+/// The connection and how it is.
+struct Link {
+    connector: Connector,
+    state: Mutex<State>,
+    /// Changes when a try to connect has ended.
+    tried: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    connection: Option<Connection>,
+    /// Counts connections: a failure counts only against the one that it came from.
+    number: u64,
+    is_connecting: bool,
+    /// When the last try failed, where nothing has worked since.
+    failed: Option<Instant>,
+}
+
+impl Remote {
+    pub(super) fn new(connector: Connector, novi_max_per_minute: usize) -> Self {
+        let link = Link { connector, state: Mutex::new(State::default()), tried: watch::Sender::new(0) };
+        Self { link: Arc::new(link), novi_max_per_minute }
+    }
+
+    /// Connects.
+    pub(super) async fn warm(&self) {
+        Link::connection(&self.link, Duration::ZERO).await;
+    }
+
+    /// Nobody answered in time: the connection may be dead, so a new one is made.
+    pub(super) fn gave_no_answer(&self) {
+        self.link.gave_no_answer();
+    }
+
+    pub(super) async fn ping(&self, grace: Duration) -> Option<()> {
+        self.ask::<String>(grace, &redis::cmd("PING")).await.map(|_| ())
+    }
+
+    /// `Some(None)`: there is no entry, or what is there is none.
+    pub(super) async fn get(&self, grace: Duration, id: MemberId) -> Option<Option<Entry>> {
+        let mut command = redis::cmd("GETRANGE");
+        match self.try_ask::<Vec<u8>>(grace, command.arg(key(id)).arg(0).arg(VALUE_LIMIT)).await {
+            Ok(value) => Some(serde_json::from_slice(&value).ok()),
+            // A value of another type is no entry.
+            Err(Some(error)) if error.code() == Some("WRONGTYPE") => Some(None),
+            Err(_) => None,
+        }
+    }
+
+    pub(super) async fn put(&self, grace: Duration, id: MemberId, entry: &Entry, expiry: u64) -> Option<()> {
+        let value = serde_json::to_vec(entry).ok()?;
+        self.ask(grace, redis::cmd("SET").arg(key(id)).arg(value).arg("EX").arg(expiry)).await
+    }
+
+    pub(super) async fn forget(&self, grace: Duration, id: MemberId) -> Option<()> {
+        self.ask(grace, redis::cmd("DEL").arg(key(id))).await
+    }
+
+    pub(super) async fn cool_down(&self, grace: Duration, seconds: u64) -> Option<()> {
+        self.ask(grace, redis::cmd("SET").arg(COOLDOWN).arg(1).arg("EX").arg(seconds)).await
+    }
+
+    /// Counts a call to Novi, or says how long to wait before one.
+    pub(super) async fn may_ask_novi(&self, grace: Duration) -> Option<Result<(), Duration>> {
+        // What is left of a key that is not there, or never expires, is negative.
+        let left: i64 = self.ask(grace, redis::cmd("PTTL").arg(COOLDOWN)).await?;
+        let mut wait = u64::try_from(left).unwrap_or(0);
+        if wait == 0 {
+            let mut count = redis::cmd("EVAL");
+            count.arg(COUNT_CALL).arg(1).arg(CALLS).arg(self.novi_max_per_minute).arg(fastrand::u32(..));
+            wait = self.ask(grace, &count).await?;
+        }
+        Some(if wait == 0 { Ok(()) } else { Err(Duration::from_millis(wait)) })
+    }
+
+    /// Asks. `None` where there is no answer, or one that is a refusal.
+    async fn ask<T: FromRedisValue>(&self, grace: Duration, command: &Cmd) -> Option<T> {
+        self.try_ask(grace, command).await.ok()
+    }
+
+    /// Asks; a second time where the connection turns out dead. An error is the
+    /// server's refusal, or none where the server cannot be asked.
+    async fn try_ask<T: FromRedisValue>(&self, grace: Duration, command: &Cmd) -> Result<T, Option<RedisError>> {
+        for _ in 0..2 {
+            let (mut connection, number) = Link::connection(&self.link, grace).await.ok_or(None)?;
+            let error = match connection.query(command).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            if !is_fatal(&error) {
+                // Full, or a value of another type: the connection is as good as ever.
+                tracing::debug!(kind = ?error.kind(), "the cache refuses");
+                return Err(Some(error));
+            }
+            self.link.lost(number, describe(&error));
+        }
+        Err(None)
+    }
+}
+
+impl Link {
+    /// The connection. A new one is waited for where the last one worked until
+    /// just now; where trying has failed since, for no longer than `grace`.
+    async fn connection(link: &Arc<Self>, grace: Duration) -> Option<(Connection, u64)> {
+        loop {
+            let mut tried = link.tried.subscribe();
+            let has_failed = {
+                let mut state = link.lock();
+                if let Some(connection) = &state.connection {
+                    return Some((connection.clone(), state.number));
+                }
+                if !state.is_connecting {
+                    state.is_connecting = true;
+                    let pause = state.failed.map_or(Duration::ZERO, |at| RETRY.saturating_sub(at.elapsed()));
+                    tokio::spawn(Self::connect(Arc::clone(link), pause));
+                }
+                state.failed.is_some()
+            };
+            if has_failed {
+                let _ = tokio::time::timeout(grace, tried.changed()).await;
+                let state = link.lock();
+                return state.connection.clone().map(|connection| (connection, state.number));
+            }
+            tried.changed().await.ok()?;
+        }
+    }
+
+    async fn connect(link: Arc<Self>, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        let outcome = tokio::time::timeout(CONNECT, link.connector.connect()).await;
+        let outcome = outcome.unwrap_or(Err("no connection in time"));
+        {
+            let mut state = link.lock();
+            state.is_connecting = false;
+            match outcome {
+                Ok(connection) => {
+                    state.connection = Some(connection);
+                    state.number += 1;
+                    if state.failed.take().is_some() {
+                        tracing::info!("the cache is back");
+                    }
+                }
+                Err(cause) => {
+                    if state.failed.replace(Instant::now()).is_none() {
+                        tracing::warn!(cause, "the cache cannot be reached");
+                    }
+                }
+            }
+        }
+        link.tried.send_modify(|tries| *tries += 1);
+    }
+
+    /// Drops a connection, where it is still the one that failed.
+    fn lost(&self, number: u64, cause: &str) {
+        let mut state = self.lock();
+        if state.number == number && state.connection.take().is_some() {
+            tracing::warn!(cause, "the connection to the cache is lost");
+        }
+    }
+
+    /// Nobody answered in time: whatever connection there is may be dead, and a
+    /// new one is not waited for until it is there.
+    fn gave_no_answer(&self) {
+        let mut state = self.lock();
+        if state.connection.take().is_some() {
+            tracing::warn!(cause = "no answer in time", "the connection to the cache is lost");
+        }
+        state.failed = Some(Instant::now());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(id: MemberId) -> String {
+    format!("idaa:novi_member:{}", id.to_text())
+}
+
+/// Whether another connection may do better.
+fn is_fatal(error: &RedisError) -> bool {
+    match error.kind() {
+        // A replica that was the primary: the primary is elsewhere now.
+        ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
+            tracing::warn!("the cache is a cluster: set CACHE_CLUSTER=true");
+            false
+        }
+        ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType => {
+            // What asks for a password that was given when connecting has forgotten it.
+            matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
+        }
+        _ => true,
+    }
+}
+
+/// A cause in words that quote nothing.
+fn describe(error: &RedisError) -> &'static str {
+    if error.is_timeout() {
+        "no answer"
+    } else if error.is_connection_refusal() {
+        "connection refused"
+    } else if error.is_connection_dropped() {
+        "connection closed"
+    } else {
+        "an answer that makes no sense"
+    }
+}

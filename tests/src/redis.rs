@@ -1,0 +1,276 @@
+//! Real Redis servers: plain, with TLS and a password, or a cluster of three.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use tempfile::TempDir;
+
+use crate::process::{Server, free_port};
+
+/// A certificate authority of a test's own, and a certificate for loopback.
+pub struct Authority {
+    dir: TempDir,
+}
+
+impl Authority {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// Where the files cannot be written.
+    pub fn new() -> anyhow::Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let mut ca = CertificateParams::new(Vec::new())?;
+        // Where issuer and subject are called alike OpenSSL takes a certificate for its own issuer.
+        ca.distinguished_name = DistinguishedName::new();
+        ca.distinguished_name.push(DnType::CommonName, "the authority of a test");
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
+        let key = KeyPair::generate()?;
+        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
+        let mut certificate = CertificateParams::new(names)?;
+        certificate.distinguished_name = DistinguishedName::new();
+        certificate.distinguished_name.push(DnType::CommonName, "localhost");
+        let certificate = certificate.signed_by(&key, &ca)?;
+        std::fs::write(dir.path().join("ca.pem"), ca.pem())?;
+        std::fs::write(dir.path().join("cert.pem"), certificate.pem())?;
+        std::fs::write(dir.path().join("key.pem"), key.serialize_pem())?;
+        Ok(Self { dir })
+    }
+
+    /// `ca.pem`, `cert.pem` or `key.pem`.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+}
+
+/// What kind of Redis.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One server, no TLS, no password.
+    Plain,
+    /// One server, TLS by an authority of the test's own, and a password.
+    Tls,
+    /// Three servers with the slots shared among them.
+    Cluster,
+}
+
+/// A running Redis of some kind.
+pub struct Redis {
+    kind: Kind,
+    nodes: Vec<Node>,
+    authority: Option<Authority>,
+    password: Option<String>,
+}
+
+struct Node {
+    server: Server,
+    port: u16,
+    dir: TempDir,
+}
+
+impl Redis {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn start(kind: Kind) -> anyhow::Result<Self> {
+        let authority = (kind == Kind::Tls).then(Authority::new).transpose()?;
+        let password = (kind == Kind::Tls).then(|| format!("r{:032x}", fastrand::u128(..)));
+        let count = if kind == Kind::Cluster { 3 } else { 1 };
+        let mut redis = Self { kind, nodes: Vec::new(), authority, password };
+        for _ in 0..count {
+            let (dir, port) = (tempfile::tempdir()?, free_port()?);
+            let server = redis.start_node(dir.path(), port, &[])?;
+            redis.nodes.push(Node { server, port, dir });
+        }
+        if kind == Kind::Cluster {
+            redis.form_cluster()?;
+        }
+        Ok(redis)
+    }
+
+    /// Starts a cluster of one server that tells its clients to find it at
+    /// `port`, where something stands before it.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn start_announced(announced: u16) -> anyhow::Result<Self> {
+        let mut redis = Self { kind: Kind::Cluster, nodes: Vec::new(), authority: None, password: None };
+        let (dir, port) = (tempfile::tempdir()?, free_port()?);
+        let announced = announced.to_string();
+        let options = ["--cluster-announce-ip", "127.0.0.1", "--cluster-announce-port", &announced];
+        let server = redis.start_node(dir.path(), port, &options)?;
+        redis.nodes.push(Node { server, port, dir });
+        redis.command(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"])?;
+        redis.wait_for("cluster_state:ok", &["CLUSTER", "INFO"])?;
+        Ok(redis)
+    }
+
+    fn start_node(&self, dir: &Path, port: u16, more: &[&str]) -> anyhow::Result<Server> {
+        let path = |file: &Path| file.display().to_string();
+        let mut options: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([path(dir)])
+            .chain(more.iter().map(|option| (*option).to_owned()))
+            .collect();
+        let mut add = |name: &str, value: String| options.extend([name.to_owned(), value]);
+        match &self.authority {
+            None => add("--port", port.to_string()),
+            Some(authority) => {
+                add("--port", "0".to_owned());
+                add("--tls-port", port.to_string());
+                add("--tls-cert-file", path(&authority.file("cert.pem")));
+                add("--tls-key-file", path(&authority.file("key.pem")));
+                add("--tls-ca-cert-file", path(&authority.file("ca.pem")));
+                add("--tls-auth-clients", "no".to_owned());
+            }
+        }
+        if let Some(password) = &self.password {
+            add("--requirepass", password.clone());
+        }
+        if self.kind == Kind::Cluster {
+            add("--cluster-enabled", "yes".to_owned());
+            add("--cluster-node-timeout", "2000".to_owned());
+            add("--cluster-port", free_port()?.to_string());
+        }
+        let options: Vec<&str> = options.iter().map(String::as_str).collect();
+        let mut server = Server::start(Path::new("redis-server"), &options, &[], dir.join("log"))?;
+        server.wait_for_port(port, Duration::from_secs(20)).context("Redis does not start")?;
+        Ok(server)
+    }
+
+    fn form_cluster(&self) -> anyhow::Result<()> {
+        let nodes: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
+        let output =
+            Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).arg("--cluster-yes").output()?;
+        ensure!(output.status.success(), "the cluster is not made: {}", String::from_utf8_lossy(&output.stdout));
+        self.wait_for("cluster_state:ok", &["CLUSTER", "INFO"])
+    }
+
+    fn wait_for(&self, text: &str, command: &[&str]) -> anyhow::Result<()> {
+        let started = Instant::now();
+        for node in &self.nodes {
+            while !self.command_at(node, command)?.contains(text) {
+                ensure!(started.elapsed() < Duration::from_secs(20), "Redis does not say {text}");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// The variables that lead a function to it.
+    #[must_use]
+    pub fn variables(&self) -> Vec<(String, String)> {
+        let scheme = if self.authority.is_some() { "rediss" } else { "redis" };
+        let mut variables = vec![("CACHE_URL".to_owned(), format!("{scheme}://127.0.0.1:{}", self.port()))];
+        if self.kind == Kind::Cluster {
+            variables.push(("CACHE_CLUSTER".to_owned(), "true".to_owned()));
+        }
+        if let Some(authority) = &self.authority {
+            variables.push(("EXTRA_CA_CERTS".to_owned(), authority.file("ca.pem").display().to_string()));
+        }
+        variables
+    }
+
+    /// The password, where it has one.
+    #[must_use]
+    pub fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// The port of the (first) server.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.nodes[0].port
+    }
+
+    /// Runs a command where its key is, and gives what redis-cli prints.
+    ///
+    /// # Errors
+    /// Where it does not run.
+    pub fn command(&self, command: &[&str]) -> anyhow::Result<String> {
+        self.command_at(&self.nodes[0], command)
+    }
+
+    /// Runs a command on every server.
+    ///
+    /// # Errors
+    /// Where it does not run on one.
+    pub fn command_everywhere(&self, command: &[&str]) -> anyhow::Result<()> {
+        self.nodes.iter().try_for_each(|node| self.command_at(node, command).map(|_| ()))
+    }
+
+    fn command_at(&self, node: &Node, command: &[&str]) -> anyhow::Result<String> {
+        let mut cli = Command::new("redis-cli");
+        cli.args(["-p", &node.port.to_string()]);
+        if self.kind == Kind::Cluster {
+            cli.arg("-c");
+        }
+        if let Some(authority) = &self.authority {
+            cli.arg("--tls").arg("--cacert").arg(authority.file("ca.pem"));
+        }
+        if let Some(password) = &self.password {
+            cli.env("REDISCLI_AUTH", password);
+        }
+        let output = cli.args(command).output().context("redis-cli is missing")?;
+        if !output.status.success() {
+            bail!("redis-cli fails: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+
+    /// Changes the password, here and on the server.
+    ///
+    /// # Errors
+    /// Where the server does not take it.
+    pub fn set_password(&mut self, password: &str) -> anyhow::Result<()> {
+        self.command(&["CONFIG", "SET", "requirepass", password])?;
+        self.password = Some(password.to_owned());
+        Ok(())
+    }
+
+    /// Closes every client's connection.
+    ///
+    /// # Errors
+    /// Where a server does not take the command.
+    pub fn drop_clients(&self) -> anyhow::Result<()> {
+        self.command_everywhere(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+    }
+
+    /// Ends the servers at once.
+    pub fn kill(&mut self) {
+        self.nodes.iter_mut().for_each(|node| node.server.kill());
+    }
+
+    /// Starts them again where they were, with nothing in them.
+    ///
+    /// # Errors
+    /// Where they do not start.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.nodes.len() {
+            let (dir, port) = (self.nodes[index].dir.path().to_owned(), self.nodes[index].port);
+            let server = self.start_node(&dir, port, &[])?;
+            self.nodes[index].server = server;
+        }
+        if self.kind == Kind::Cluster {
+            self.wait_for("cluster_state:ok", &["CLUSTER", "INFO"])?;
+        }
+        Ok(())
+    }
+
+    /// Holds the servers still: they take connections and answer nothing.
+    pub fn freeze(&self) {
+        self.nodes.iter().for_each(|node| node.server.signal(Signal::SIGSTOP));
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.nodes.iter().for_each(|node| node.server.signal(Signal::SIGCONT));
+    }
+}
