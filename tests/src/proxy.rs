@@ -102,8 +102,8 @@ impl Proxy {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
         let mut onward = self.http.request(parts.method, format!("{}{path}", self.target)).body(body);
-        for name in [header::AUTHORIZATION, header::CONTENT_TYPE] {
-            if let Some(value) = parts.headers.get(&name) {
+        for (name, value) in &parts.headers {
+            if ![header::HOST, header::CONTENT_LENGTH, header::CONNECTION].contains(name) {
                 onward = onward.header(name, value);
             }
         }

@@ -218,7 +218,7 @@ async fn a_redis_that_is_full_is_read_and_not_written() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_does_not_let_us_in_or_is_none_is_gone_past() -> Result<()> {
     let redis = Redis::start(Kind::Tls)?;
-    let right = borrowed_owned(&redis);
+    let right = redis.variables();
     let other = Authority::new()?;
     let other_ca = other.file("ca.pem").display().to_string();
     let tls_port = format!("redis://127.0.0.1:{}", redis.port());
@@ -263,10 +263,6 @@ async fn a_redis_that_does_not_let_us_in_or_is_none_is_gone_past() -> Result<()>
     }
     assert!(world.function.log().contains("set CACHE_CLUSTER=true"), "{}", world.function.log());
     Ok(())
-}
-
-fn borrowed_owned(redis: &Redis) -> Vec<(String, String)> {
-    redis.variables()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -35,7 +35,7 @@ enum Place {
     ElastiCache {
         id: String,
         iam_user: Option<String>,
-        config: SdkConfig,
+        config: Box<SdkConfig>,
         client: aws_sdk_elasticache::Client,
         /// The last one found, for when ElastiCache's API cannot be asked.
         known: Mutex<Option<Endpoint>>,
@@ -81,7 +81,7 @@ impl Connector {
                 Place::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
             }
             CachePlace::ElastiCache { id, iam_user } => {
-                let config = config?.clone();
+                let config = Box::new(config?.clone());
                 let client = aws_sdk_elasticache::Client::new(&config);
                 let (id, iam_user) = (id.clone(), iam_user.clone());
                 Place::ElastiCache { id, iam_user, config, client, known: Mutex::new(None) }
