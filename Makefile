@@ -17,11 +17,12 @@ run: setup ## show both functions at work on this machine, then serve; ARGS=--on
 	@cargo build --workspace --bins
 	@exec target/debug/sandbox $(ARGS)
 
-test: setup ## run every test, against a real Mailman and AWS's emulator; ARGS go to the test runner
+test: ## run every test, against a real Mailman, real Redis and AWS's emulator; ARGS go to the test runner
+	@tests/setup test
 	@cargo build --workspace --all-targets
 	@cargo $(TEST) --workspace --all-targets $(ARGS)
 
-lint: setup ## check the format and the lints
+lint: ## check the format and the lints
 	@cargo fmt --all --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 
