@@ -356,6 +356,8 @@ impl<P> ParameterStore<P> {
     /// After a failure the source is left alone for this long: requests must
     /// not each wait for it.
     const PAUSE: Duration = Duration::from_secs(1);
+    /// The same, where older parameters serve meanwhile.
+    const PAUSE_WITH_OLDER: Duration = Duration::from_secs(10);
     /// A refused key is looked up again at most this often.
     const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -417,8 +419,8 @@ impl<P> ParameterStore<P> {
         let now = Instant::now();
         let unchanged = |kept: &Kept<P>| kept.current.as_ref().is_none_or(|current| Arc::ptr_eq(current, used));
         if unchanged(&kept) && kept.refused.is_none_or(|at| now.duration_since(at) >= Self::REFUSED_PAUSE) {
-            kept.refused = Some(now);
             self.reread(&mut kept).await;
+            kept.refused = Some(now);
         }
         if unchanged(&kept) { None } else { kept.current.clone() }
     }
@@ -455,7 +457,8 @@ impl<P> ParameterStore<P> {
             Ok(())
         });
         kept.failed = read.is_err();
-        kept.due = Instant::now() + if kept.failed { Self::PAUSE } else { self.ttl };
+        let pause = if kept.current.is_some() { Self::PAUSE_WITH_OLDER } else { Self::PAUSE };
+        kept.due = Instant::now() + if kept.failed { self.ttl.min(pause) } else { self.ttl };
         read
     }
 }
@@ -541,7 +544,8 @@ mod tests {
         assert_eq!(*store.get().await.unwrap(), "2");
         assert_eq!(store.health().await, Health::Stale);
         std::fs::write(file.path(), r#"{"n":"3"}"#).unwrap();
-        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(*store.get().await.unwrap(), "2", "a source that fails is left alone for a while");
+        tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(*store.get().await.unwrap(), "3");
         assert_eq!(store.health().await, Health::Ok);
     }

@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use redis::IntoConnectionInfo;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use url::Url;
@@ -260,11 +261,14 @@ impl CachePlace {
                 let url = Url::parse(&value).ok().filter(|url| {
                     let is_redis = matches!(url.scheme(), "redis" | "rediss") && url.host().is_some();
                     // `#insecure` would turn the check of certificates off.
-                    is_redis && url.fragment().is_none() && url.password().is_none()
+                    let is_plain = url.fragment().is_none() && url.query().is_none() && url.password().is_none();
+                    // A cluster has but one database.
+                    let database = url.as_str().into_connection_info().ok().map(|info| info.redis_settings().db());
+                    is_redis && is_plain && database.is_some_and(|number| number == 0 || !cluster)
                 });
                 // What is written into a URL may be a password: it is not shown.
                 let value = if value.contains('@') { "(not shown)".to_owned() } else { value };
-                let right = "it must be redis://host:port or rediss://host:port; a password belongs into the parameter cache_password";
+                let right = "it must be redis://host:port or rediss://host:port, and may name a database (/1) where it is no cluster; a password belongs into the parameter cache_password";
                 let url = url.ok_or_else(|| SettingError::Wrong { name: URL, value, right: right.to_owned() })?;
                 Ok(Self::Url { url, cluster })
             }
@@ -355,7 +359,7 @@ mod tests {
             matches!(place(&[("PARAMETER_PREFIX", "/idaa/prod/")]), Ok((place, CachePlace::InProcess)) if place == ssm)
         );
         assert!(matches!(
-            place(&[file, ("CACHE_URL", "rediss://cache.example.org:6380/1"), ("CACHE_CLUSTER", "true")]),
+            place(&[file, ("CACHE_URL", "rediss://cache.example.org:6380"), ("CACHE_CLUSTER", "true")]),
             Ok((_, CachePlace::Url { cluster: true, .. }))
         ));
         assert!(matches!(
@@ -370,6 +374,9 @@ mod tests {
             (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_ID", "b")], "CACHE_URL and CACHE_ID: both are set"),
             (vec![file, ("CACHE_URL", "http://a")], "CACHE_URL=\"http://a\" cannot be used"),
             (vec![file, ("CACHE_URL", "rediss://a/#insecure")], "cannot be used"),
+            (vec![file, ("CACHE_URL", "redis://a/cache")], "cannot be used"),
+            (vec![file, ("CACHE_URL", "redis://a/?protocol=resp3")], "cannot be used"),
+            (vec![file, ("CACHE_URL", "redis://a/1"), ("CACHE_CLUSTER", "true")], "where it is no cluster"),
             (vec![file, ("CACHE_URL", "redis://:hush@a")], "CACHE_URL=\"(not shown)\" cannot be used"),
             (vec![file, ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: it needs CACHE_ID"),
             (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: it needs CACHE_ID"),

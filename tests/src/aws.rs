@@ -220,6 +220,8 @@ pub struct Door {
     pub port: u16,
     /// What each who came was told.
     pub verdicts: Arc<Mutex<Vec<Result<(), String>>>>,
+    /// The tokens that were shown.
+    pub tokens: Arc<Mutex<Vec<String>>>,
 }
 
 impl Door {
@@ -242,13 +244,15 @@ impl Door {
         let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let verdicts: Arc<Mutex<Vec<Result<(), String>>>> = Arc::default();
-        let door = Self { port, verdicts: Arc::clone(&verdicts) };
+        let tokens: Arc<Mutex<Vec<String>>> = Arc::default();
+        let door = Self { port, verdicts: Arc::clone(&verdicts), tokens: Arc::clone(&tokens) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, verdicts) = (tls.clone(), Arc::clone(&verdicts));
+                let (tls, verdicts, tokens) = (tls.clone(), Arc::clone(&verdicts), Arc::clone(&tokens));
                 tokio::spawn(async move {
                     let mut client = BufReader::new(tls.accept(stream).await?);
                     let words = read_command(&mut client).await?;
+                    tokens.lock().unwrap_or_else(PoisonError::into_inner).extend(words.last().cloned());
                     let verdict = match words.as_slice() {
                         [auth, name, token] if auth.eq_ignore_ascii_case("AUTH") && name == user => {
                             check_token(token, cache, user)

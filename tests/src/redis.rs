@@ -243,6 +243,14 @@ impl Redis {
         self.command_everywhere(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
     }
 
+    /// Closes every client's connection to one of the servers.
+    ///
+    /// # Errors
+    /// Where it does not take the command.
+    pub fn drop_clients_of(&self, node: usize) -> anyhow::Result<()> {
+        self.command_at(&self.nodes[node], &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).map(|_| ())
+    }
+
     /// Ends the servers at once.
     pub fn kill(&mut self) {
         self.nodes.iter_mut().for_each(|node| node.server.kill());

@@ -182,6 +182,23 @@ async fn a_redis_that_dies_and_comes_back_costs_nothing_but_the_hits() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_that_closes_one_connection_is_still_a_cluster() -> Result<()> {
+    let cached = Cached::start(Kind::Cluster, &[]).await?;
+    let ids: Vec<Uuid> = (0..12).map(|_| cached.newcomer()).collect();
+    for id in &ids {
+        assert_eq!(cached.origin(*id).await?, "miss");
+    }
+    for node in 0..3 {
+        cached.redis.drop_clients_of(node)?;
+        for id in &ids {
+            assert_eq!(cached.origin(*id).await?, "hit", "after node {node}");
+        }
+    }
+    assert!(!cached.world.function.log().contains("CACHE_CLUSTER"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redis_that_freezes_is_not_waited_for_by_everybody() -> Result<()> {
     for kind in KINDS {
         let cached = Cached::start(kind, &[]).await?;
@@ -191,6 +208,9 @@ async fn a_redis_that_freezes_is_not_waited_for_by_everybody() -> Result<()> {
         for _ in 0..5 {
             assert_eq!(cached.origin(member).await?, "bypass", "{kind:?}");
         }
+        // Only the first of them waited until its time was up.
+        let waited = cached.world.function.log().matches("no answer in time").count();
+        assert_eq!(waited, 1, "{kind:?}");
         cached.redis.thaw();
         cached.assert_full_service().await?;
     }

@@ -1,17 +1,18 @@
 //! Where the Redis is and what opens it.
 
 use std::pin::Pin;
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::SdkConfig;
-use redis::aio::MultiplexedConnection;
+use futures_util::{Stream, stream};
 use redis::cluster::{ClusterClient, ClusterClientBuilder, TlsMode};
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo,
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
     RedisResult, TlsCertificates,
 };
+use redis::{BasicAuth, StreamingCredentialsProvider};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::remote::Connection;
@@ -40,6 +41,33 @@ enum Place {
         /// The last one found, for when ElastiCache's API cannot be asked.
         known: Mutex<Option<Endpoint>>,
     },
+}
+
+/// Signs a token for each connection, those that a cluster's client makes by
+/// itself included, and another before ElastiCache cuts the connection, which
+/// it does 12 hours after the last one.
+#[derive(Clone)]
+struct Tokens {
+    config: SdkConfig,
+    cache: String,
+    user: String,
+    is_serverless: bool,
+}
+
+impl StreamingCredentialsProvider for Tokens {
+    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
+        const RENEWAL: Duration = Duration::from_secs(6 * 3_600);
+        let tokens = stream::unfold((self.clone(), Duration::ZERO), |(signer, pause)| async move {
+            tokio::time::sleep(pause).await;
+            let Tokens { config, cache, user, is_serverless } = &signer;
+            let token = aws::elasticache_token(config, cache, user, *is_serverless).await;
+            let login = token
+                .map(|token| BasicAuth::new(user.clone(), token))
+                .map_err(|cause| (ErrorKind::AuthenticationFailed, cause).into());
+            Some((login, (signer, RENEWAL)))
+        });
+        Box::pin(tokens)
+    }
 }
 
 /// A Redis to connect to.
@@ -96,13 +124,11 @@ impl Connector {
         let endpoint = self.endpoint().await?;
         let mut refused = false;
         loop {
-            let settings = self.login(&endpoint, refused).await?;
+            let settings = self.login(&endpoint, refused).await;
             match self.open(&endpoint, settings).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => {
-                    let is_refusal = error.kind() == redis::ErrorKind::AuthenticationFailed
-                        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"));
-                    if !is_refusal {
+                    if !is_refusal(&error) {
                         return Err(cause(&error));
                     }
                     // The password may have been changed: look once more.
@@ -120,11 +146,13 @@ impl Connector {
         let certificates = TlsCertificates { client_tls: None, root_cert: self.authorities.clone() };
         let tcp = TcpSettings::default().set_nodelay(true);
         let info = endpoint.info(settings.clone())?.set_tcp_settings(tcp.clone());
-        let mut connection = if endpoint.cluster {
+        if endpoint.cluster {
             let mut builder: ClusterClientBuilder = ClusterClient::builder([info])
                 .connection_timeout(CONNECT)
                 .response_timeout(CONNECT)
-                .retries(1)
+                .retries(3)
+                .min_retry_wait(5)
+                .max_retry_wait(20)
                 .tcp_settings(tcp);
             if let Some(user) = settings.username() {
                 builder = builder.username(user);
@@ -135,42 +163,63 @@ impl Connector {
             if endpoint.tls {
                 builder = builder.tls(TlsMode::Secure).certs(certificates);
             }
-            Connection::Cluster(builder.build()?.get_async_connection().await?)
-        } else {
-            let client = if endpoint.tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? };
-            let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
-            let connection: MultiplexedConnection =
-                client.get_multiplexed_async_connection_with_config(&config).await?;
-            Connection::Single(connection)
-        };
-        connection.ping().await?;
-        Ok(connection)
+            if let Some(tokens) = self.tokens(endpoint) {
+                builder = builder.set_credentials_provider(tokens);
+            }
+            // Finding the slots has proved that it answers; a PING would need every node to be well.
+            return Ok(Connection::Cluster(builder.build()?.get_async_connection().await?));
+        }
+        let client = if endpoint.tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? };
+        let mut config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+        if let Some(tokens) = self.tokens(endpoint) {
+            config = config.set_credentials_provider(tokens);
+        }
+        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        redis::cmd("PING").query_async::<String>(&mut connection).await?;
+        Ok(Connection::Single(connection))
     }
 
     /// The user and password of one connection.
-    async fn login(&self, endpoint: &Endpoint, refused: bool) -> Result<RedisConnectionInfo, Cause> {
+    async fn login(&self, endpoint: &Endpoint, refused: bool) -> RedisConnectionInfo {
         // What CLIENT SETINFO would tell the server is nobody's business, and older servers refuse it.
         let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(endpoint.db);
-        if let Place::ElastiCache { id, iam_user: Some(user), config, .. } = &self.place {
-            let token = aws::elasticache_token(config, id, user, endpoint.serverless).await?;
-            return Ok(settings.set_username(user).set_password(token));
-        }
         let settings = match &self.place {
             Place::Fixed(_, Some(user)) => settings.set_username(user),
             _ => settings,
         };
-        Ok(match (self.password)(refused).await {
+        if matches!(self.place, Place::ElastiCache { iam_user: Some(_), .. }) {
+            // Tokens take the password's place.
+            return settings;
+        }
+        match (self.password)(refused).await {
             Some(password) => settings.set_password(password.expose_secret()),
             None => settings,
-        })
+        }
+    }
+
+    /// What signs tokens, where the cache is entered by IAM.
+    fn tokens(&self, endpoint: &Endpoint) -> Option<Tokens> {
+        match &self.place {
+            Place::ElastiCache { id, iam_user: Some(user), config, .. } => Some(Tokens {
+                config: SdkConfig::clone(config),
+                cache: id.clone(),
+                user: user.clone(),
+                is_serverless: endpoint.serverless,
+            }),
+            _ => None,
+        }
     }
 
     async fn endpoint(&self) -> Result<Endpoint, Cause> {
         match &self.place {
             Place::Fixed(endpoint, _) => Ok(endpoint.clone()),
             Place::ElastiCache { id, client, known, .. } => {
-                let found = discover(client, id).await;
-                let mut known = known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                // A known endpoint is not held up by an API that does not answer.
+                let has_known = known.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+                let limit = if has_known { Duration::from_secs(1) } else { Duration::from_secs(4) };
+                let found = tokio::time::timeout(limit, discover(client, id)).await;
+                let found = found.unwrap_or(Err("ElastiCache's API does not answer"));
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
                 match found {
                     Ok(endpoint) => {
                         *known = Some(endpoint.clone());
@@ -234,6 +283,14 @@ async fn discover(client: &aws_sdk_elasticache::Client, id: &str) -> Result<Endp
     let (host, port) = located(endpoint).ok_or(NOT_READY)?;
     let tls = group.transit_encryption_enabled().unwrap_or(false);
     Ok(Endpoint { host, port, tls, cluster, serverless: false, db: 0 })
+}
+
+/// Whether the password was refused. A cluster's client tells it in the detail alone.
+fn is_refusal(error: &redis::RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
+    error.kind() == ErrorKind::AuthenticationFailed
+        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
+        || ["authentication failed", "wrongpass", "noauth"].iter().any(|sign| detail.contains(sign))
 }
 
 fn cause(error: &redis::RedisError) -> Cause {

@@ -49,20 +49,23 @@ impl Local {
     }
 
     pub(super) fn cool_down(&self, length: Duration) {
-        *lock(&self.cooldown) = Some(Instant::now() + length);
+        let until = Instant::now() + length;
+        let mut cooldown = lock(&self.cooldown);
+        // A shorter one does not end a longer one.
+        *cooldown = (*cooldown).max(Some(until));
     }
 
-    /// Counts a call, or says how long to wait before one.
-    pub(super) fn may_ask_novi(&self) -> Result<(), Duration> {
+    /// Says how long to wait before a call to Novi, where one may not be made now.
+    pub(super) fn wait(&self) -> Result<(), Duration> {
         let now = Instant::now();
         let cooldown = lock(&self.cooldown).map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-        let mut calls = lock(&self.calls);
-        let wait = cooldown.max(calls.wait(now));
-        if !wait.is_zero() {
-            return Err(wait);
-        }
-        calls.take(now);
-        Ok(())
+        let wait = cooldown.max(lock(&self.calls).wait(now));
+        if wait.is_zero() { Ok(()) } else { Err(wait) }
+    }
+
+    /// Counts a call to Novi.
+    pub(super) fn count_call(&self) {
+        lock(&self.calls).take(Instant::now());
     }
 }
 
@@ -80,22 +83,25 @@ mod tests {
     async fn a_cooldown_ends() {
         let local = Local::new(10);
         local.cool_down(Duration::ZERO);
-        assert!(local.may_ask_novi().is_ok());
+        assert!(local.wait().is_ok());
         local.cool_down(Duration::from_secs(30));
-        assert_eq!(local.may_ask_novi(), Err(Duration::from_secs(30)));
+        local.cool_down(Duration::from_secs(5));
+        assert_eq!(local.wait(), Err(Duration::from_secs(30)));
         tokio::time::advance(Duration::from_secs(30)).await;
-        assert!(local.may_ask_novi().is_ok());
+        assert!(local.wait().is_ok());
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_minute_s_allowance_runs_out_and_comes_back() {
         let local = Local::new(2);
-        assert!(local.may_ask_novi().is_ok());
+        local.count_call();
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert!(local.may_ask_novi().is_ok());
-        assert_eq!(local.may_ask_novi(), Err(Duration::from_secs(40)));
+        assert!(local.wait().is_ok());
+        local.count_call();
+        assert_eq!(local.wait(), Err(Duration::from_secs(40)));
         tokio::time::advance(Duration::from_secs(40)).await;
-        assert!(local.may_ask_novi().is_ok());
-        assert!(local.may_ask_novi().is_err());
+        assert!(local.wait().is_ok());
+        local.count_call();
+        assert!(local.wait().is_err());
     }
 }

@@ -107,14 +107,13 @@ impl MemberCache {
     pub async fn health(&self) -> CacheHealth {
         match &self.remote {
             None => CacheHealth::InProcess,
-            Some(remote) => match tokio::time::timeout(self.timeout, remote.ping(GRACE)).await {
-                Ok(Some(())) => CacheHealth::Ok,
-                Ok(None) => CacheHealth::Down,
-                Err(_) => {
-                    remote.gave_no_answer();
-                    CacheHealth::Down
+            Some(remote) => {
+                let mut session = self.session();
+                match session.within(remote, remote.look(GRACE)).await {
+                    Some(()) => CacheHealth::Ok,
+                    None => CacheHealth::Down,
                 }
-            },
+            }
         }
     }
 }
@@ -187,19 +186,29 @@ impl Session<'_> {
     /// How long to wait: a cooldown is on, or the minute's allowance is used up.
     pub async fn may_ask_novi(&mut self) -> Result<(), Duration> {
         // This instance's own memory holds where the Redis cannot be asked.
-        self.cache.local.may_ask_novi()?;
-        let Some(remote) = &self.cache.remote else { return Ok(()) };
-        self.within(remote, remote.may_ask_novi(self.grace)).await.unwrap_or(Ok(()))
+        self.cache.local.wait()?;
+        if let Some(remote) = &self.cache.remote {
+            self.within(remote, remote.may_ask_novi(self.grace)).await.unwrap_or(Ok(()))?;
+        }
+        self.cache.local.count_call();
+        Ok(())
     }
 
     /// What comes of `work` within the time that is left; `None` where the
     /// Redis cannot be asked.
     async fn within<T>(&mut self, remote: &Remote, work: impl Future<Output = Option<T>>) -> Option<T> {
-        let started = Instant::now();
+        if self.left.is_zero() {
+            return None;
+        }
+        let (started, number) = (Instant::now(), remote.number());
         let done = tokio::time::timeout(self.left, work).await;
-        self.left = self.left.saturating_sub(started.elapsed());
+        let waited = started.elapsed();
+        self.left = self.left.saturating_sub(waited);
         let done = done.unwrap_or_else(|_| {
-            remote.gave_no_answer();
+            // Little was left to wait: that proves nothing against the connection.
+            if waited >= GRACE.min(self.cache.timeout / 2) {
+                remote.gave_no_answer(number);
+            }
             None
         });
         if done.is_none() {

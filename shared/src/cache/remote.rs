@@ -23,7 +23,7 @@ const VALUE_LIMIT: isize = 16 << 10;
 /// A new connection is tried at most this often.
 const RETRY: Duration = Duration::from_millis(10);
 /// One try to connect, discovery and TLS included, ends after this.
-const CONNECT: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(5);
 
 const COOLDOWN: &str = "idaa:novi_cooldown";
 const CALLS: &str = "idaa:novi_calls";
@@ -42,6 +42,13 @@ redis.call('ZADD', KEYS[1], now, t[1] .. '.' .. t[2] .. '.' .. ARGV[2])
 redis.call('PEXPIRE', KEYS[1], 60000)
 return 0";
 
+/// Starts a cooldown, unless a longer one is on.
+const COOL_DOWN: &str = r"
+if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
+  redis.call('SET', KEYS[1], 1, 'EX', ARGV[1])
+end
+return 0";
+
 /// A connection of either kind. Clones share it.
 #[derive(Clone)]
 pub(super) enum Connection {
@@ -50,11 +57,6 @@ pub(super) enum Connection {
 }
 
 impl Connection {
-    /// Proves that commands are answered.
-    pub(super) async fn ping(&mut self) -> RedisResult<()> {
-        self.query::<String>(&redis::cmd("PING")).await.map(|_| ())
-    }
-
     async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         match self {
             Self::Single(connection) => command.query_async(connection).await,
@@ -85,6 +87,8 @@ struct State {
     is_connecting: bool,
     /// When the last try failed, where nothing has worked since.
     failed: Option<Instant>,
+    /// Whether the log knows of that.
+    is_reported: bool,
 }
 
 impl Remote {
@@ -98,13 +102,19 @@ impl Remote {
         Link::connection(&self.link, Duration::ZERO).await;
     }
 
-    /// Nobody answered in time: the connection may be dead, so a new one is made.
-    pub(super) fn gave_no_answer(&self) {
-        self.link.gave_no_answer();
+    /// Tells connections apart.
+    pub(super) fn number(&self) -> u64 {
+        self.link.lock().number
     }
 
-    pub(super) async fn ping(&self, grace: Duration) -> Option<()> {
-        self.ask::<String>(grace, &redis::cmd("PING")).await.map(|_| ())
+    /// Nobody answered in time: the connection may be dead, so a new one is made.
+    pub(super) fn gave_no_answer(&self, number: u64) {
+        self.link.gave_no_answer(number);
+    }
+
+    /// Sees whether keys can be read.
+    pub(super) async fn look(&self, grace: Duration) -> Option<()> {
+        self.ask::<u64>(grace, redis::cmd("EXISTS").arg(COOLDOWN)).await.map(|_| ())
     }
 
     /// `Some(None)`: there is no entry, or what is there is none.
@@ -128,7 +138,7 @@ impl Remote {
     }
 
     pub(super) async fn cool_down(&self, grace: Duration, seconds: u64) -> Option<()> {
-        self.ask(grace, redis::cmd("SET").arg(COOLDOWN).arg(1).arg("EX").arg(seconds)).await
+        self.ask(grace, redis::cmd("EVAL").arg(COOL_DOWN).arg(1).arg(COOLDOWN).arg(seconds)).await
     }
 
     /// Counts a call to Novi, or says how long to wait before one.
@@ -158,7 +168,7 @@ impl Remote {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if !is_fatal(&error) {
+            if !is_fatal(&error, &connection) {
                 // Full, or a value of another type: the connection is as good as ever.
                 tracing::debug!(kind = ?error.kind(), "the cache refuses");
                 return Err(Some(error));
@@ -198,8 +208,14 @@ impl Link {
 
     async fn connect(link: Arc<Self>, pause: Duration) {
         tokio::time::sleep(pause).await;
-        let outcome = tokio::time::timeout(CONNECT, link.connector.connect()).await;
-        let outcome = outcome.unwrap_or(Err("no connection in time"));
+        // A task of its own: were it to panic, the next request must be able to try again.
+        let task = Arc::clone(&link);
+        let outcome = tokio::spawn(async move { tokio::time::timeout(CONNECT, task.connector.connect()).await }).await;
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err("no connection in time"),
+            Err(_) => Err("the attempt panicked"),
+        };
         {
             let mut state = link.lock();
             state.is_connecting = false;
@@ -207,12 +223,14 @@ impl Link {
                 Ok(connection) => {
                     state.connection = Some(connection);
                     state.number += 1;
-                    if state.failed.take().is_some() {
+                    state.failed = None;
+                    if std::mem::take(&mut state.is_reported) {
                         tracing::info!("the cache is back");
                     }
                 }
                 Err(cause) => {
-                    if state.failed.replace(Instant::now()).is_none() {
+                    state.failed = Some(Instant::now());
+                    if !std::mem::replace(&mut state.is_reported, true) {
                         tracing::warn!(cause, "the cache cannot be reached");
                     }
                 }
@@ -231,8 +249,11 @@ impl Link {
 
     /// Nobody answered in time: whatever connection there is may be dead, and a
     /// new one is not waited for until it is there.
-    fn gave_no_answer(&self) {
+    fn gave_no_answer(&self, number: u64) {
         let mut state = self.lock();
+        if state.number != number {
+            return;
+        }
         if state.connection.take().is_some() {
             tracing::warn!(cause = "no answer in time", "the connection to the cache is lost");
         }
@@ -249,10 +270,16 @@ fn key(id: MemberId) -> String {
 }
 
 /// Whether another connection may do better.
-fn is_fatal(error: &RedisError) -> bool {
+fn is_fatal(error: &RedisError, connection: &Connection) -> bool {
     match error.kind() {
         // A replica that was the primary: the primary is elsewhere now.
         ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
+        // A cluster's client follows these by itself: it has lost its way.
+        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask)
+            if matches!(connection, Connection::Cluster(_)) =>
+        {
+            true
+        }
         ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
             tracing::warn!("the cache is a cluster: set CACHE_CLUSTER=true");
             false
