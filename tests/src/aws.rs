@@ -14,8 +14,6 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
@@ -26,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::function::venv;
 use crate::process::{Server, free_port};
 use crate::redis::Authority;
+use crate::serve;
 
 /// Made-up credentials, as Lambda puts them into the environment.
 pub const CREDENTIALS: [(&str, &str); 4] = [
@@ -120,9 +119,11 @@ pub enum Known {
 /// ElastiCache's query API, as far as endpoints are asked for.
 #[derive(Clone)]
 pub struct ElastiCache {
-    caches: Arc<Mutex<HashMap<String, Known>>>,
-    port: u16,
+    caches: Caches,
+    server: serve::Server,
 }
+
+type Caches = Arc<Mutex<HashMap<String, Known>>>;
 
 impl ElastiCache {
     /// Starts one that knows nothing.
@@ -130,72 +131,60 @@ impl ElastiCache {
     /// # Errors
     /// Where no port is free.
     pub async fn start() -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let stub = Self { caches: Arc::default(), port: listener.local_addr()?.port() };
-        let server = stub.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| server.clone().answer(request));
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        Ok(stub)
+        let caches: Caches = Arc::default();
+        let known = Arc::clone(&caches);
+        let server = serve::Server::start(move |request| answer(Arc::clone(&known), request)).await?;
+        Ok(Self { caches, server })
     }
 
     /// Where it answers.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.server.url()
     }
 
     /// From now on it knows this cache.
     pub fn know(&self, id: &str, cache: Known) {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), cache);
     }
+}
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-        let body = request.into_body().collect().await?.to_bytes();
-        let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
-        let text = |name: &str| form.get(name).map_or("", String::as_str);
-        let known = |id: &str| self.caches.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-        let endpoint =
-            |name: &str, port: u16| format!("<{name}><Address>127.0.0.1</Address><Port>{port}</Port></{name}>");
-        Ok(match text("Action") {
-            "DescribeServerlessCaches" => match known(text("ServerlessCacheName")) {
-                Some(Known::Serverless(port)) => result(
-                    "DescribeServerlessCaches",
-                    &format!(
-                        "<ServerlessCaches><member><Status>available</Status>{}</member></ServerlessCaches>",
-                        endpoint("Endpoint", port)
-                    ),
+async fn answer(caches: Caches, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let body = request.into_body().collect().await?.to_bytes();
+    let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
+    let text = |name: &str| form.get(name).map_or("", String::as_str);
+    let known = |id: &str| caches.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+    let endpoint = |name: &str, port: u16| format!("<{name}><Address>127.0.0.1</Address><Port>{port}</Port></{name}>");
+    Ok(match text("Action") {
+        "DescribeServerlessCaches" => match known(text("ServerlessCacheName")) {
+            Some(Known::Serverless(port)) => result(
+                "DescribeServerlessCaches",
+                &format!(
+                    "<ServerlessCaches><member><Status>available</Status>{}</member></ServerlessCaches>",
+                    endpoint("Endpoint", port)
                 ),
-                _ => error("ServerlessCacheNotFoundFault"),
-            },
-            "DescribeReplicationGroups" => match known(text("ReplicationGroupId")) {
-                Some(Known::Group(port, tls, cluster)) => {
-                    let place = if cluster {
-                        endpoint("ConfigurationEndpoint", port)
-                    } else {
-                        format!("<NodeGroups><NodeGroup>{}</NodeGroup></NodeGroups>", endpoint("PrimaryEndpoint", port))
-                    };
-                    result(
-                        "DescribeReplicationGroups",
-                        &format!(
-                            "<ReplicationGroups><ReplicationGroup><TransitEncryptionEnabled>{tls}</TransitEncryptionEnabled>\
+            ),
+            _ => error("ServerlessCacheNotFoundFault"),
+        },
+        "DescribeReplicationGroups" => match known(text("ReplicationGroupId")) {
+            Some(Known::Group(port, tls, cluster)) => {
+                let place = if cluster {
+                    endpoint("ConfigurationEndpoint", port)
+                } else {
+                    format!("<NodeGroups><NodeGroup>{}</NodeGroup></NodeGroups>", endpoint("PrimaryEndpoint", port))
+                };
+                result(
+                    "DescribeReplicationGroups",
+                    &format!(
+                        "<ReplicationGroups><ReplicationGroup><TransitEncryptionEnabled>{tls}</TransitEncryptionEnabled>\
                              <ClusterEnabled>{cluster}</ClusterEnabled>{place}</ReplicationGroup></ReplicationGroups>"
-                        ),
-                    )
-                }
-                _ => error("ReplicationGroupNotFoundFault"),
-            },
-            _ => error("InvalidAction"),
-        })
-    }
+                    ),
+                )
+            }
+            _ => error("ReplicationGroupNotFoundFault"),
+        },
+        _ => error("InvalidAction"),
+    })
 }
 
 fn result(action: &str, content: &str) -> Response<Full<Bytes>> {

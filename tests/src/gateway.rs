@@ -2,19 +2,16 @@
 //! under the emulator, for browsers and curl.
 
 use std::convert::Infallible;
-use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 
 use crate::api::{Answer, Request};
 use crate::function::Function;
+use crate::serve::Server;
 
 /// Serves a function. It ends with the runtime it was started on.
 pub struct Gateway {
@@ -29,23 +26,11 @@ impl Gateway {
     /// # Errors
     /// Where no port is free.
     pub async fn start(function: Arc<Mutex<Function>>) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let url = format!("http://{}", listener.local_addr()?);
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let function = Arc::clone(&function);
-                let service = service_fn(move |request: http::Request<hyper::body::Incoming>| {
-                    let function = Arc::clone(&function);
-                    async move { Ok::<_, Infallible>(answer(&function, &request).await) }
-                });
-                tokio::spawn(async move {
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
+        let server = Server::start(move |request: http::Request<_>| {
+            let function = Arc::clone(&function);
+            async move { Ok::<_, Infallible>(answer(&function, &request).await) }
         });
-        Ok(Self { url })
+        Ok(Self { url: server.await?.url() })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod privacy;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod serve;
 pub mod worlds;
 
 use std::path::PathBuf;

@@ -2,7 +2,6 @@
 //! on demand.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,14 +11,12 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 use uuid::Uuid;
 
 use crate::directory::Directory;
 use crate::privacy::Private;
+use crate::serve::Server;
 
 /// How a fault shows.
 #[derive(Clone)]
@@ -107,10 +104,14 @@ impl State {
 #[derive(Clone)]
 pub struct Novi {
     state: Arc<Mutex<State>>,
-    port: u16,
+    server: Server,
+}
+
+/// What it answers from.
+#[derive(Clone)]
+struct Source {
+    state: Arc<Mutex<State>>,
     private: Private,
-    /// Ends every connection that is open.
-    hang_up: Arc<tokio::sync::Notify>,
 }
 
 type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send>>>;
@@ -121,8 +122,6 @@ impl Novi {
     /// # Errors
     /// Where no port is free.
     pub async fn start(directory: Directory, private: Private) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let port = listener.local_addr()?.port();
         let key = format!("k{}+/=", Uuid::from_u128(fastrand::u128(..)).simple());
         private.add(&key);
         let state = Arc::new(Mutex::new(State {
@@ -136,48 +135,34 @@ impl Novi {
             calls: Vec::new(),
             recent: VecDeque::new(),
         }));
-        let novi = Self { state, port, private, hang_up: Arc::default() };
-        let server = novi.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    let hang_up = Arc::clone(&server.hang_up);
-                    let service = service_fn(move |request| server.clone().answer(request));
-                    let connection =
-                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                    // A connection that ends badly is often what a test asked for.
-                    tokio::select! {
-                        _ = connection => {}
-                        () = hang_up.notified() => {}
-                    }
-                });
-            }
-        });
-        Ok(novi)
+        let source = Source { state: Arc::clone(&state), private };
+        let server = Server::start(move |request| source.clone().answer(request)).await?;
+        Ok(Self { state, server })
     }
 
     /// The root of the API.
     #[must_use]
     pub fn root(&self) -> String {
-        format!("http://127.0.0.1:{}/api", self.port)
+        format!("{}/api", self.server.url())
     }
 
     /// Closes every connection that is open.
     pub fn drop_clients(&self) {
-        self.hang_up.notify_waiters();
+        self.server.drop_clients();
     }
 
     /// The state, to be read or changed.
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
+}
 
+impl Source {
     /// An error hangs up.
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
         let path = request.uri().path().to_owned();
         let (fault, over) = {
-            let mut state = self.state();
+            let mut state = lock(&self.state);
             let now = Instant::now();
             state.calls.push((path.clone(), now));
             (state.fault(&path), state.is_over_limit(now))
@@ -212,7 +197,7 @@ impl Novi {
     }
 
     fn look_up(&self, request: &Request<Incoming>, path: &str) -> (u16, Value) {
-        let state = self.state();
+        let state = lock(&self.state);
         let is_authorized = request
             .headers()
             .get(header::AUTHORIZATION)
@@ -261,6 +246,10 @@ impl Novi {
             .collect();
         if state.counted { json!({"TotalCount": members.len(), "Results": rows}) } else { Value::Array(rows) }
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn whole(body: String) -> Body {

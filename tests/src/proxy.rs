@@ -1,16 +1,14 @@
 //! A proxy before a real server that misbehaves on demand: what a network, a
 //! restart or a locked database do to a client.
 
-use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpListener;
+
+use crate::serve::Server;
 
 /// What happens to one request.
 #[derive(Clone)]
@@ -24,10 +22,15 @@ pub enum Mishap {
 }
 
 /// The proxy. It ends with the runtime it was started on.
-#[derive(Clone)]
 pub struct Proxy {
+    server: Server,
+    way: Way,
+}
+
+/// What it does with requests.
+#[derive(Clone)]
+struct Way {
     target: String,
-    port: u16,
     http: reqwest::Client,
     mishaps: Arc<Mutex<Vec<(String, usize, Mishap)>>>,
     seen: Arc<Mutex<Vec<String>>>,
@@ -39,42 +42,31 @@ impl Proxy {
     /// # Errors
     /// Where no port is free.
     pub async fn start(target: String) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let port = listener.local_addr()?.port();
-        let proxy = Self { target, port, http: crate::http(), mishaps: Arc::default(), seen: Arc::default() };
-        let server = proxy.clone();
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let server = server.clone();
-                tokio::spawn(async move {
-                    let service = service_fn(move |request| server.clone().pass(request));
-                    // A connection that ends badly is what a test asked for.
-                    let _ = hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service)
-                        .await;
-                });
-            }
-        });
-        Ok(proxy)
+        let way = Way { target, http: crate::http(), mishaps: Arc::default(), seen: Arc::default() };
+        let server_way = way.clone();
+        let server = Server::start(move |request| server_way.clone().pass(request)).await?;
+        Ok(Self { server, way })
     }
 
     /// Where it listens.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.server.url()
     }
 
     /// From now on, `times` requests whose method and path contain `part` meet this mishap.
     pub fn fail(&self, part: &str, times: usize, mishap: Mishap) {
-        self.mishaps.lock().unwrap_or_else(PoisonError::into_inner).push((part.to_owned(), times, mishap));
+        self.way.mishaps.lock().unwrap_or_else(PoisonError::into_inner).push((part.to_owned(), times, mishap));
     }
 
     /// The requests seen so far, each as its method and path.
     #[must_use]
     pub fn seen(&self) -> Vec<String> {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.way.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+}
 
+impl Way {
     /// An error closes the connection.
     async fn pass(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();

@@ -293,7 +293,8 @@ fn is_refusal(error: &redis::RedisError) -> bool {
         || ["authentication failed", "wrongpass", "noauth"].iter().any(|sign| detail.contains(sign))
 }
 
-fn cause(error: &redis::RedisError) -> Cause {
+/// A cause in words that quote nothing.
+pub(super) fn cause(error: &redis::RedisError) -> Cause {
     if error.is_connection_refusal() {
         "connection refused"
     } else if error.is_timeout() {

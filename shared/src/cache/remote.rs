@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Entry;
-use super::endpoint::Connector;
+use super::endpoint::{Connector, cause};
 use crate::member::MemberId;
 
 /// The longest value that can be an entry. A foreign value may be half a gigabyte.
@@ -173,7 +173,7 @@ impl Remote {
                 tracing::debug!(kind = ?error.kind(), "the cache refuses");
                 return Err(Some(error));
             }
-            self.link.lost(number, describe(&error));
+            self.link.lost(number, cause(&error));
         }
         Err(None)
     }
@@ -289,18 +289,5 @@ fn is_fatal(error: &RedisError, connection: &Connection) -> bool {
             matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
         }
         _ => true,
-    }
-}
-
-/// A cause in words that quote nothing.
-fn describe(error: &RedisError) -> &'static str {
-    if error.is_timeout() {
-        "no answer"
-    } else if error.is_connection_refusal() {
-        "connection refused"
-    } else if error.is_connection_dropped() {
-        "connection closed"
-    } else {
-        "an answer that makes no sense"
     }
 }

@@ -1,0 +1,67 @@
+//! HTTP servers of the tests' own, on loopback. A handler may fail, which hangs
+//! up on the client: no framework lets a handler do that.
+
+use std::error::Error;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+
+/// A server that ends with the runtime it was started on.
+#[derive(Clone)]
+pub struct Server {
+    /// Where it listens on loopback.
+    pub port: u16,
+    hang_up: Arc<Notify>,
+}
+
+impl Server {
+    /// Starts one on a free port.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub async fn start<H, F, B, E>(handler: H) -> anyhow::Result<Self>
+    where
+        H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
+        F: Future<Output = Result<Response<B>, E>> + Send + 'static,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let server = Self { port: listener.local_addr()?.port(), hang_up: Arc::default() };
+        let hang_up = Arc::clone(&server.hang_up);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (handler, hang_up) = (handler.clone(), Arc::clone(&hang_up));
+                tokio::spawn(async move {
+                    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(handler));
+                    // A connection that ends badly is often what a test asked for.
+                    tokio::select! {
+                        _ = connection => {}
+                        () = hang_up.notified() => {}
+                    }
+                });
+            }
+        });
+        Ok(server)
+    }
+
+    /// Its address.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Closes every connection that is open.
+    pub fn drop_clients(&self) {
+        self.hang_up.notify_waiters();
+    }
+}
