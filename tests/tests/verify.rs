@@ -592,6 +592,33 @@ async fn every_kind_of_event_is_answered_alike() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_no_url_may_hold_is_no_error_of_the_function() -> Result<()> {
+    let world = Verification::start(&[]).await?;
+    let request = world.request(world.member);
+    for (field, value) in [
+        ("rawQueryString", json!("a=<b>")),
+        ("rawQueryString", json!("a=b c")),
+        ("rawQueryString", json!("\u{e9}=%zz")),
+        ("queryStringParameters", json!({"a": "<b> \u{1}"})),
+        ("multiValueQueryStringParameters", json!({"a": ["<b>", "\u{e9}"]})),
+        ("host", json!("a b[")),
+        ("x-other", json!("\u{e9}")),
+    ] {
+        for mut event in [request.http_api("$default"), request.rest_api("prod")] {
+            if field.contains("uery") {
+                event[field] = value.clone();
+            } else {
+                event["headers"][field] = value.clone();
+                event["requestContext"]["domainName"] = value.clone();
+            }
+            assert_eq!(Answer::read(&world.function.invoke(&event).await?)?.status, 200, "{field} {value}");
+        }
+    }
+    assert!(!world.function.log().contains("panicked"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cors_is_answered_for_those_origins_alone() -> Result<()> {
     let origin = "https://app.example.org";
     let world =

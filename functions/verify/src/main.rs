@@ -4,6 +4,7 @@
 //! is anonymous: an answer tells a caller who may ask, and nobody else, what
 //! Novi knows; an outage never looks like "not a member".
 
+mod event;
 mod gate;
 mod openapi;
 mod parameters;
@@ -15,12 +16,14 @@ mod verification;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use lambda_http::service_fn;
+use lambda_http::{Adapter, LambdaEvent, service_fn};
 use shared::cache::MemberCache;
 use shared::foundation::Foundation;
 use shared::settings::Env;
 use shared::telemetry;
+use tower::ServiceExt;
 
+use crate::event::Event;
 use crate::parameters::Parameters;
 use crate::routes::App;
 use crate::settings::Settings;
@@ -48,5 +51,10 @@ async fn run() -> anyhow::Result<()> {
 
     let Foundation { novi, parameters, .. } = foundation;
     let app = App::new(Verifier { parameters, cache, novi, require_active }, cors);
-    lambda_http::run(service_fn(|request| app.clone().handle(request))).await.map_err(anyhow::Error::from_boxed)
+    let http = Adapter::from(service_fn(move |request| app.clone().handle(request)));
+    let service = http.map_request(|event: LambdaEvent<Event>| {
+        let (Event(request), context) = event.into_parts();
+        LambdaEvent::new(request, context)
+    });
+    lambda_http::lambda_runtime::run(service).await.map_err(anyhow::Error::from_boxed)
 }
