@@ -27,4 +27,4 @@ lint: ## check the format and the lints
 	@cargo clippy --workspace --all-targets -- -D warnings
 
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64
-	@.venv/bin/cargo-lambda lambda build --release --bin verify --bin mirror $(ARGS)
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
