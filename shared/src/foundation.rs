@@ -53,7 +53,7 @@ pub struct Foundation<P> {
     pub parameters: Arc<ParameterStore<P>>,
     aws: Option<SdkConfig>,
     cache: CachePlace,
-    authorities: Option<Vec<u8>>,
+    extra_ca_certs: Vec<CertificateDer<'static>>,
 }
 
 impl<P: Parameters> Foundation<P> {
@@ -72,9 +72,6 @@ impl<P: Parameters> Foundation<P> {
                 Source::Ssm(Ssm::new(client, prefix, P::NAMES, P::CONTINUED))
             }
         };
-        if aws.is_none() && matches!(common.cache, CachePlace::ElastiCache { .. }) {
-            aws = Some(aws::config(http.clone()).await);
-        }
         let read = move |raw: &Raw| P::read(raw, common.allow_plain_http);
         Ok(Self {
             novi: novi::Client::new(http.clone(), common.novi_timeout),
@@ -82,13 +79,19 @@ impl<P: Parameters> Foundation<P> {
             parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, read)),
             aws,
             cache: common.cache,
-            authorities: authorities(&common.extra_ca_certs),
+            extra_ca_certs: common.extra_ca_certs,
         })
     }
 
     /// What leads to the Redis, where there is one.
-    #[must_use]
-    pub fn connector(&self) -> Option<Connector> {
+    pub async fn connector(&self) -> Option<Connector> {
+        if self.cache == CachePlace::InProcess {
+            return None;
+        }
+        let aws = match (&self.cache, &self.aws) {
+            (CachePlace::ElastiCache { .. }, None) => Some(aws::config(self.http.clone()).await),
+            (_, known) => known.clone(),
+        };
         let store = Arc::clone(&self.parameters);
         let password = move |was_refused| {
             let store = Arc::clone(&store);
@@ -101,7 +104,7 @@ impl<P: Parameters> Foundation<P> {
             };
             Box::pin(current) as _
         };
-        Connector::new(&self.cache, self.aws.as_ref(), Box::new(password), self.authorities.clone())
+        Connector::new(&self.cache, aws, Box::new(password), authorities(&self.extra_ca_certs))
     }
 }
 

@@ -20,4 +20,5 @@ pub mod outbound;
 pub mod pace;
 pub mod parameters;
 pub mod settings;
+pub mod sync;
 pub mod telemetry;

@@ -8,8 +8,8 @@
 //! address, so no body is ever logged.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
@@ -24,7 +24,7 @@ use url::Url;
 use crate::address::Address;
 use crate::apply::Patience;
 use crate::mapping::ListId;
-use crate::parameters::Parameters;
+use crate::parameters::{InUse, Parameters};
 use crate::plan::Subscriber;
 
 /// Where Mailman is and what opens it.
@@ -91,8 +91,7 @@ pub(crate) enum Refusal {
 /// Talks to Mailman during one run.
 pub(crate) struct Mailman<'r> {
     http: &'r reqwest::Client,
-    parameters: &'r ParameterStore<Parameters>,
-    current: Mutex<Arc<Parameters>>,
+    parameters: InUse<'r>,
     /// Every request is over by then.
     cutoff: Instant,
     calls: AtomicU64,
@@ -147,7 +146,7 @@ impl<'r> Mailman<'r> {
         current: Arc<Parameters>,
         cutoff: Instant,
     ) -> Self {
-        Self { http, parameters, current: Mutex::new(current), cutoff, calls: AtomicU64::new(0) }
+        Self { http, parameters: InUse::new(parameters, current), cutoff, calls: AtomicU64::new(0) }
     }
 
     /// The requests made so far.
@@ -294,7 +293,7 @@ impl<'r> Mailman<'r> {
     }
 
     fn url(&self, segments: &[&str]) -> Url {
-        let mut url = self.current().mailman.base.clone();
+        let mut url = self.parameters.current().mailman.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("3.1").extend(segments);
         }
@@ -304,19 +303,15 @@ impl<'r> Mailman<'r> {
     /// Sends one request, and once more where the credentials were refused and
     /// there are others by now.
     async fn send(&self, method: &Method, url: Url, body: Option<&serde_json::Value>) -> Result<Answer, Trouble> {
-        let used = self.current();
+        let used = self.parameters.current();
         let answer = self.send_as(&used.mailman, method, url.clone(), body).await?;
         if !matches!(answer.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             return Ok(answer);
         }
-        // Other credentials for the same Mailman; another Mailman has other rosters than those the plans were made of.
-        let other = self.parameters.after_refusal(&used).await;
-        let answer = match other.filter(|other| other.mailman.base == used.mailman.base) {
+        let is_same_place = |other: &Parameters, used: &Parameters| other.mailman.base == used.mailman.base;
+        let answer = match self.parameters.after_refusal(&used, is_same_place).await {
             None => answer,
-            Some(other) => {
-                *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&other);
-                self.send_as(&other.mailman, method, url, body).await?
-            }
+            Some(other) => self.send_as(&other.mailman, method, url, body).await?,
         };
         if answer.status == StatusCode::UNAUTHORIZED { Err(Trouble::CredentialsRejected) } else { Ok(answer) }
     }
@@ -356,10 +351,6 @@ impl<'r> Mailman<'r> {
             BodyError::CutOff => Trouble::NoAnswer { what: "its answer was cut off", maybe_done },
         })?;
         Ok(Answer { status, body })
-    }
-
-    fn current(&self) -> Arc<Parameters> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

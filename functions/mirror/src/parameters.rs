@@ -1,7 +1,10 @@
 //! The parameters that the mirror reads, and no others.
 
+use std::sync::{Arc, Mutex};
+
 use secrecy::SecretString;
-use shared::parameters::{ParameterError, Raw};
+use shared::parameters::{ParameterError, ParameterStore, Raw};
+use shared::sync::lock;
 use shared::{foundation, novi};
 
 use crate::mailman;
@@ -38,5 +41,34 @@ impl foundation::Parameters for Parameters {
 
     fn cache_password(&self) -> Option<&SecretString> {
         self.cache_password.as_ref()
+    }
+}
+
+/// The parameters that one upstream is asked with during one run.
+pub(crate) struct InUse<'r> {
+    store: &'r ParameterStore<Parameters>,
+    current: Mutex<Arc<Parameters>>,
+}
+
+impl<'r> InUse<'r> {
+    pub(crate) fn new(store: &'r ParameterStore<Parameters>, current: Arc<Parameters>) -> Self {
+        Self { store, current: Mutex::new(current) }
+    }
+
+    pub(crate) fn current(&self) -> Arc<Parameters> {
+        Arc::clone(&lock(&self.current))
+    }
+
+    /// The upstream has refused `used`: other parameters for the same place,
+    /// where there are any by now. Another place would be another directory, or
+    /// other rosters, in the middle of a run.
+    pub(crate) async fn after_refusal(
+        &self,
+        used: &Arc<Parameters>,
+        is_same_place: impl Fn(&Parameters, &Parameters) -> bool,
+    ) -> Option<Arc<Parameters>> {
+        let other = self.store.after_refusal(used).await.filter(|other| is_same_place(other, used))?;
+        *lock(&self.current) = Arc::clone(&other);
+        Some(other)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -15,10 +15,11 @@ use shared::member::MemberId;
 use shared::novi::{self, Access, Failure, Page};
 use shared::pace::SlidingWindow;
 use shared::parameters::ParameterStore;
+use shared::sync::lock;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::parameters::Parameters;
+use crate::parameters::{InUse, Parameters};
 use crate::plan::{Directory, Group, GroupEnd, Standing};
 
 /// Calls under way at once. At Novi's pace more would only wait.
@@ -44,8 +45,7 @@ pub(crate) struct OutOfTime;
 /// Reads Novi during one run.
 pub(crate) struct Reader<'r> {
     client: &'r novi::Client,
-    parameters: &'r ParameterStore<Parameters>,
-    current: Mutex<Arc<Parameters>>,
+    parameters: InUse<'r>,
     pace: &'r Mutex<Pace>,
     /// No call starts after this.
     cutoff: Instant,
@@ -119,8 +119,7 @@ impl<'r> Reader<'r> {
     ) -> Self {
         Self {
             client,
-            parameters,
-            current: Mutex::new(current),
+            parameters: InUse::new(parameters, current),
             pace,
             cutoff,
             calls: AtomicU64::new(0),
@@ -132,7 +131,7 @@ impl<'r> Reader<'r> {
     /// Why nothing could be read, where Novi refused everything: a key that was
     /// revoked, or an address that its CDN blocks. A person must act on that.
     pub(crate) fn shut_out(&self) -> Option<&'static str> {
-        match *self.shut_out.lock().unwrap_or_else(PoisonError::into_inner) {
+        match *lock(&self.shut_out) {
             ShutOut::Yes(why) => Some(why),
             ShutOut::Unknown | ShutOut::No => None,
         }
@@ -196,13 +195,13 @@ impl<'r> Reader<'r> {
             }
             self.place().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
-            let parameters = self.current();
+            let parameters = self.parameters.current();
             let started = Instant::now();
             let by = self.client.deadline().min(self.cutoff);
             let failure = match ask(&parameters.novi, by).await {
                 Ok(answer) => {
                     self.failed_in_a_row.store(0, Ordering::Relaxed);
-                    *self.shut_out.lock().unwrap_or_else(PoisonError::into_inner) = ShutOut::No;
+                    *lock(&self.shut_out) = ShutOut::No;
                     return Ok(answer);
                 }
                 Err(failure) => failure,
@@ -219,10 +218,8 @@ impl<'r> Reader<'r> {
                 }
                 Failure::CredentialsRejected | Failure::Blocked if !renewed => {
                     renewed = true;
-                    // Another key for the same Novi; another Novi would be another directory, half-way through this one.
-                    let other = self.parameters.after_refusal(&parameters).await;
-                    if let Some(other) = other.filter(|other| other.novi.is_same_place(&parameters.novi)) {
-                        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = other;
+                    let is_same_place = |other: &Parameters, used: &Parameters| other.novi.is_same_place(&used.novi);
+                    if self.parameters.after_refusal(&parameters, is_same_place).await.is_some() {
                         continue;
                     }
                 }
@@ -239,7 +236,7 @@ impl<'r> Reader<'r> {
             if matches!(failure, Failure::Unreachable(_) | Failure::Status(500..) | Failure::RateLimited(_)) {
                 self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
             }
-            let mut shut_out = self.shut_out.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shut_out = lock(&self.shut_out);
             *shut_out = match (*shut_out, failure) {
                 (ShutOut::No, _) => ShutOut::No,
                 (_, Failure::CredentialsRejected | Failure::Blocked) => ShutOut::Yes(describe(failure)),
@@ -259,7 +256,7 @@ impl<'r> Reader<'r> {
             if now >= self.cutoff {
                 return Err(NoResult::OutOfTime);
             }
-            let taken = self.pace.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+            let taken = lock(self.pace).take(now);
             match taken {
                 Ok(()) => return Ok(()),
                 Err(wait) if now + wait >= self.cutoff => return Err(NoResult::OutOfTime),
@@ -271,14 +268,10 @@ impl<'r> Reader<'r> {
     /// Keeps every call back for a while.
     fn pause(&self, length: Duration) {
         tracing::info!(seconds = length.as_secs(), "Novi has answered 429: all calls wait");
-        let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut pace = lock(self.pace);
         // An absurd Retry-After must not overflow the clock; the cutoff ends the wait anyway.
         let until = Instant::now() + length.min(Duration::from_secs(86_400));
         pace.paused_until = pace.paused_until.max(until);
-    }
-
-    fn current(&self) -> Arc<Parameters> {
-        Arc::clone(&self.current.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -316,7 +309,8 @@ impl GroupReading {
         let rows = page.rows.len();
         let before = self.members.len();
         let last = self.members.last().copied();
-        let overlaps = self.overlaps && page.rows.first().copied().flatten() == last;
+        // Without a count a departure between two pages would shift a row past the reading: so pages overlap by a row.
+        let has_shifted = self.overlaps && page.rows.first().copied().flatten() != last;
         for row in page.rows {
             match row {
                 Some(id) if self.seen.insert(id) => self.members.push(id),
@@ -324,8 +318,6 @@ impl GroupReading {
                 None => self.nameless += 1,
             }
         }
-        // Without a count a departure between two pages would shift a row past the reading: so pages overlap by a row.
-        let is_fit = !self.overlaps || overlaps;
         self.overlaps = page.total.is_none() && rows > 1;
         self.offset += rows - usize::from(self.overlaps);
         let brought_nothing = self.members.len() == before;
@@ -335,7 +327,7 @@ impl GroupReading {
             Some(total) if read > total => Some(GroupEnd::Unread("it has more rows than its TotalCount")),
             Some(_) if brought_nothing => Some(GroupEnd::Unread("it ended before its TotalCount")),
             None if brought_nothing => Some(GroupEnd::Read),
-            None if !is_fit => Some(GroupEnd::Unread("it changed while it was read")),
+            None if has_shifted => Some(GroupEnd::Unread("it changed while it was read")),
             _ if self.members.len() > ROWS_LIMIT => Some(GroupEnd::Unread("it does not end")),
             _ => None,
         }

@@ -72,23 +72,18 @@ impl Mirror {
         });
         let mut lists: Vec<ListReport> = broken.map(ListReport::broken).collect();
 
+        let people = match read_people(&reader, &targets).await {
+            Err(OutOfTime) => Err((Status::Unfinished, OutOfTime.to_string())),
+            Ok(people) => match reader.shut_out() {
+                Some(why) => Err((Status::Failed, format!("nothing could be read: {why}"))),
+                None => Ok(people),
+            },
+        };
         let mut explanations = Vec::new();
-        match read_people(&reader, &targets).await {
-            Err(OutOfTime) => {
-                let unfinished = |target: &&Target| {
-                    ListReport::without_plan(Some(&target.list), Status::Unfinished, OutOfTime.to_string())
-                };
-                lists.extend(targets.iter().map(unfinished));
-            }
-            Ok(_) if let Some(why) = reader.shut_out() => {
-                let failed = |target: &&Target| {
-                    ListReport::without_plan(
-                        Some(&target.list),
-                        Status::Failed,
-                        format!("nothing could be read: {why}"),
-                    )
-                };
-                lists.extend(targets.iter().map(failed));
+        match people {
+            Err((status, reason)) => {
+                let untouched = |target: &&Target| ListReport::without_plan(Some(&target.list), status, reason.clone());
+                lists.extend(targets.iter().map(untouched));
             }
             Ok(people) => {
                 let plans = make_plans(&mailman, &targets, &people, &event.force).await;

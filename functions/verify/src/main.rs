@@ -43,7 +43,7 @@ async fn run() -> anyhow::Result<()> {
     let Settings { common, cache, novi_max_per_minute, require_active, cors } = Settings::from_env(&env)?;
     let cache_timeout = common.cache_timeout;
     let foundation = Foundation::<Parameters>::lay(common).await?;
-    let cache = MemberCache::new(cache, novi_max_per_minute, foundation.connector(), cache_timeout);
+    let cache = MemberCache::new(cache, novi_max_per_minute, foundation.connector().await, cache_timeout);
     // Lambda gives the init phase a full CPU: what takes the network is done now, side by side.
     let (started, ()) = tokio::join!(foundation.parameters.start(), cache.warm(CACHE_WARM_UP));
     started?;

@@ -1,7 +1,7 @@
 //! Where the Redis is and what opens it.
 
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use aws_config::SdkConfig;
@@ -18,6 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::remote::Connection;
 use crate::aws;
 use crate::settings::CachePlace;
+use crate::sync::lock;
 
 /// Gives the current `cache_password`; asked for each connection, told whether
 /// the last one was refused.
@@ -91,7 +92,7 @@ impl Connector {
     #[must_use]
     pub fn new(
         place: &CachePlace,
-        config: Option<&SdkConfig>,
+        config: Option<SdkConfig>,
         password: Password,
         authorities: Option<Vec<u8>>,
     ) -> Option<Self> {
@@ -109,7 +110,7 @@ impl Connector {
                 Place::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
             }
             CachePlace::ElastiCache { id, iam_user } => {
-                let config = Box::new(config?.clone());
+                let config = Box::new(config?);
                 let client = aws_sdk_elasticache::Client::new(&config);
                 let (id, iam_user) = (id.clone(), iam_user.clone());
                 Place::ElastiCache { id, iam_user, config, client, known: Mutex::new(None) }
@@ -215,11 +216,11 @@ impl Connector {
             Place::Fixed(endpoint, _) => Ok(endpoint.clone()),
             Place::ElastiCache { id, client, known, .. } => {
                 // A known endpoint is not held up by an API that does not answer.
-                let has_known = known.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+                let has_known = lock(known).is_some();
                 let limit = if has_known { Duration::from_secs(1) } else { Duration::from_secs(4) };
                 let found = tokio::time::timeout(limit, discover(client, id)).await;
                 let found = found.unwrap_or(Err("ElastiCache's API does not answer"));
-                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut known = lock(known);
                 match found {
                     Ok(endpoint) => {
                         *known = Some(endpoint.clone());

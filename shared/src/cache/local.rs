@@ -1,6 +1,6 @@
 //! What one instance keeps for itself.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -9,6 +9,7 @@ use super::{Entry, Lookup, unix_now};
 use crate::member::MemberId;
 use crate::pace::SlidingWindow;
 use crate::settings::CacheTimes;
+use crate::sync::lock;
 
 /// Members kept at most: some 200 bytes each.
 const CAPACITY: usize = 20_000;
@@ -67,12 +68,6 @@ impl Local {
     pub(super) fn count_call(&self) {
         lock(&self.calls).take(Instant::now());
     }
-}
-
-/// What these locks guard is whole after every statement: a panic elsewhere
-/// while one was held spoils nothing.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

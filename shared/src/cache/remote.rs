@@ -5,7 +5,7 @@
 //! background, and requests go past a Redis that has failed without waiting
 //! for it. The first request after it is back uses it again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::Entry;
 use super::endpoint::{Connector, cause};
 use crate::member::MemberId;
+use crate::sync;
 
 /// The longest value that can be an entry. A foreign value may be half a gigabyte.
 const VALUE_LIMIT: isize = 16 << 10;
@@ -261,7 +262,7 @@ impl Link {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 }
 
