@@ -155,6 +155,26 @@ impl Record {
         }
     }
 
+    /// Whether nothing of it is hidden that anybody asks for: names and address
+    /// are there, if only as `null`, and the flags are flags. A list of records
+    /// may show less of each than the record itself does.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let texts = [&self.name, &self.first_name, &self.last_name, &self.email];
+        texts.into_iter().all(|field| matches!(field, Field::Null | Field::Text(_)))
+            && self.active.flag().is_some()
+            && self.unsubscribed.flag().is_some()
+    }
+
+    /// The identity of a member, `None` where the record is none of a member: it
+    /// has no identity or, where that is required, is not active.
+    ///
+    /// # Errors
+    /// See [`Record::identity`].
+    pub fn verified(&self, require_active: bool) -> Result<Option<Identity>, NotARecord> {
+        if require_active && self.active.flag() == Some(false) { Ok(None) } else { self.identity() }
+    }
+
     /// The identity, `None` where there is no name and no address.
     ///
     /// # Errors
@@ -169,9 +189,25 @@ impl Record {
     }
 }
 
+/// A record among others, as a list of them has it.
+pub struct Row {
+    /// Whose it is, `None` where there is no usable uuid.
+    pub id: Option<MemberId>,
+    /// The record.
+    pub record: Record,
+}
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Shape::deserialize(deserializer).map(|shape| Self { id: shape.id, record: shape.record })
+    }
+}
+
 /// An object as it arrives: a record, or an envelope around one.
 #[derive(Default)]
 struct Shape {
+    /// `UniqueID` or `UniqueId`; both spellings occur.
+    id: Option<MemberId>,
     record: Record,
     /// How many fields there are, known or not.
     fields: usize,
@@ -231,9 +267,10 @@ impl<'de> Deserialize<'de> for Shape {
                             shape.data = Some(map.next_value()?);
                             continue;
                         }
-                        "UniqueID" => {
+                        "UniqueID" | "UniqueId" => {
                             shape.is_record = true;
-                            map.next_value::<IgnoredAny>()?;
+                            let id: Field = map.next_value()?;
+                            shape.id = id.text().and_then(MemberId::parse).or(shape.id);
                             continue;
                         }
                         other => {

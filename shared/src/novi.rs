@@ -3,7 +3,8 @@
 //!
 //! Facts of the API: the root is per association, the key goes into
 //! `Authorization: Basic` as issued, `GET /customers/{uuid}` gives the record,
-//! `GET /groups/{guid}/members` a page of rows. An unknown uuid is a 404 or an
+//! `GET /groups/{guid}/members` a page of rows, `GET /members`, where the key is
+//! allowed it, a page of whole records. An unknown uuid is a 404 or an
 //! answer without identity. A CDN in front refuses some addresses with a 403
 //! that is HTML.
 
@@ -16,7 +17,7 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use crate::member::{MemberId, Record};
+use crate::member::{MemberId, Record, Row};
 use crate::outbound::{self, BodyError, NoAnswer};
 use crate::parameters::{ParameterError, Raw};
 
@@ -101,6 +102,14 @@ pub struct Page {
     pub rows: Vec<Option<MemberId>>,
 }
 
+/// A page of the whole membership.
+pub struct Records {
+    /// How many records there are in all.
+    pub total: u64,
+    /// The records of this page.
+    pub rows: Vec<Row>,
+}
+
 /// The client.
 pub struct Client {
     http: reqwest::Client,
@@ -112,6 +121,8 @@ impl Client {
     const RECORD_LIMIT: usize = 1 << 20;
     /// A page of 1000 rows is some 200 kilobytes.
     const PAGE_LIMIT: usize = 8 << 20;
+    /// A page of 1000 records is some 2 megabytes.
+    const RECORDS_LIMIT: usize = 16 << 20;
     /// Rows asked for in one page; Novi may give fewer.
     const PAGE_SIZE: &str = "1000";
 
@@ -119,6 +130,12 @@ impl Client {
     #[must_use]
     pub fn new(http: reqwest::Client, timeout: Duration) -> Self {
         Self { http, timeout }
+    }
+
+    /// The most that one call takes.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.timeout
     }
 
     /// When a call that starts now must be over.
@@ -156,6 +173,27 @@ impl Client {
         match self.get(access, url, Self::PAGE_LIMIT, by).await? {
             None => Ok(None),
             Some(body) => Page::parse(&body).map(Some).ok_or(Failure::InvalidResponse),
+        }
+    }
+
+    /// `GET /members`, from the record at index `offset` on. `None`: a 404. Not
+    /// every key is allowed it.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn records(&self, access: &Access, offset: usize, by: Instant) -> Result<Option<Records>, Failure> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Envelope {
+            total_count: u64,
+            results: Vec<Row>,
+        }
+        let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
+        match self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, by).await? {
+            None => Ok(None),
+            Some(body) => serde_json::from_slice(&body)
+                .map(|Envelope { total_count, results }| Some(Records { total: total_count, rows: results }))
+                .map_err(|_| Failure::InvalidResponse),
         }
     }
 

@@ -68,6 +68,22 @@ impl Directory {
         group
     }
 
+    /// A group of `count` ordinary people, with nobody awkward.
+    pub fn add_plain_group(&mut self, rng: &mut Rng, count: usize) -> Uuid {
+        let members = (0..count).map(|_| self.add(rng)).collect();
+        let group = Uuid::from_u128(rng.u128(..));
+        self.groups.insert(group, members);
+        group
+    }
+
+    /// The address of somebody, as Mailman stores it.
+    #[must_use]
+    pub fn address(&self, id: Uuid) -> String {
+        let record = self.people.get(&id);
+        let text = record.and_then(|record| record["Email"].as_str()).unwrap_or_default();
+        text.trim().replace(' ', "+").to_lowercase()
+    }
+
     fn make_awkward(&mut self, id: Uuid, way: usize, others: &[Uuid]) {
         let shared = others.get(1).and_then(|other| self.people.get(other)).map(|other| other["Email"].clone());
         let Some(record) = self.people.get_mut(&id) else { return };

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::privacy::Private;
-use crate::process::{Server, free_port};
+use crate::process::{Server, children, free_port};
 use crate::workspace;
 
 /// How long the emulator lets an invocation take.
@@ -132,18 +132,23 @@ impl Function {
     /// # Errors
     /// Where the process is not found.
     pub fn freeze(&self, is_frozen: bool) -> anyhow::Result<()> {
-        let emulator = self.server.pid().to_string();
-        let parent = |stat: &str| stat.rsplit(") ").next()?.split(' ').nth(1).map(str::to_owned);
-        let process = std::fs::read_dir("/proc")?
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_string_lossy().parse::<i32>().ok())
-            .find(|pid| {
-                let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-                parent(&stat).as_ref() == Some(&emulator)
-            })
-            .context("the emulator has started no function")?;
+        let process = self.process()?;
         let signal = if is_frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
         Ok(kill(Pid::from_raw(process), signal)?)
+    }
+
+    /// The most memory that the function's process has held, in bytes.
+    ///
+    /// # Errors
+    /// Where the process is not found.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()?))?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+        Ok(kilobytes.context("/proc says nothing of its memory")?.parse::<u64>()? * 1024)
+    }
+
+    fn process(&self) -> anyhow::Result<i32> {
+        children(self.server.pid())?.first().copied().context("the emulator has started no function")
     }
 
     /// Where the emulator takes events.

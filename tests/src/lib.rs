@@ -11,6 +11,7 @@ pub mod function;
 pub mod gateway;
 pub mod mailman;
 pub mod novi;
+pub mod postgres;
 pub mod privacy;
 pub mod process;
 pub mod proxy;

@@ -1,7 +1,7 @@
 //! A simulated Novi: as awkward as what is known of the real one, with faults
 //! on demand.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
+use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::directory::Directory;
@@ -41,6 +42,8 @@ pub enum Fault {
     EndlessBody,
     /// The right answer, later.
     Slow(Duration),
+    /// The right answer, once a permit is added.
+    Held(Arc<Semaphore>),
 }
 
 /// What the simulator is made of. A test changes it between requests.
@@ -55,6 +58,15 @@ pub struct State {
     pub counted: bool,
     /// Whether records come under `data`.
     pub wrapped: bool,
+    /// Whether all records can be listed by this key, and what fields of theirs
+    /// are not shown there.
+    pub listed: Option<Vec<String>>,
+    /// Further fields of single people that are not shown there; `*` hides them whole.
+    pub veiled: BTreeMap<Uuid, Vec<String>>,
+    /// Whether pages start at their beginning whatever offset is asked for.
+    pub ignores_offset: bool,
+    /// Whether every page tells of one more than the last one did.
+    pub drifts: bool,
     /// Faults of paths that contain a text, and how often each shows.
     faults: Vec<(String, usize, Fault)>,
     /// Calls in any second and minute before 429; none: no limit.
@@ -104,6 +116,8 @@ impl State {
 #[derive(Clone)]
 pub struct Novi {
     state: Arc<Mutex<State>>,
+    /// Changes with every call.
+    arrivals: watch::Sender<()>,
     server: Server,
 }
 
@@ -111,6 +125,7 @@ pub struct Novi {
 #[derive(Clone)]
 struct Source {
     state: Arc<Mutex<State>>,
+    arrivals: watch::Sender<()>,
     private: Private,
 }
 
@@ -130,20 +145,35 @@ impl Novi {
             page_limit: 40,
             counted: true,
             wrapped: false,
+            listed: None,
+            veiled: BTreeMap::new(),
+            ignores_offset: false,
+            drifts: false,
             faults: Vec::new(),
             limits: None,
             calls: Vec::new(),
             recent: VecDeque::new(),
         }));
-        let source = Source { state: Arc::clone(&state), private };
+        let arrivals = watch::Sender::new(());
+        let source = Source { state: Arc::clone(&state), arrivals: arrivals.clone(), private };
         let server = Server::start(move |request| source.clone().answer(request)).await?;
-        Ok(Self { state, server })
+        Ok(Self { state, arrivals, server })
     }
 
     /// The root of the API.
     #[must_use]
     pub fn root(&self) -> String {
         format!("{}/api", self.server.url())
+    }
+
+    /// Waits until there were `count` calls of paths that contain `path`.
+    pub async fn wait_for(&self, path: &str, count: usize) {
+        let mut arrivals = self.arrivals.subscribe();
+        while self.state().count(path) < count {
+            if arrivals.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Closes every connection that is open.
@@ -167,6 +197,7 @@ impl Source {
             state.calls.push((path.clone(), now));
             (state.fault(&path), state.is_over_limit(now))
         };
+        self.arrivals.send_replace(());
         let mut half = false;
         match fault {
             None if over => return Ok(rate_limited(None)),
@@ -187,6 +218,7 @@ impl Source {
             Some(Fault::HalfBody) => half = true,
             Some(Fault::EndlessBody) => return Ok(endless()),
             Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
+            Some(Fault::Held(until)) => until.acquire().await.map_err(std::io::Error::other)?.forget(),
         }
         let (status, body) = self.look_up(&request, &path);
         let body = body.to_string();
@@ -219,32 +251,56 @@ impl Source {
                 None => not_found,
             },
             ["api", "groups", id, "members"] => {
-                match Uuid::parse_str(id).ok().and_then(|id| state.directory.groups.get(&id)) {
-                    Some(members) => (200, self.page(&state, members, request.uri().query().unwrap_or_default())),
-                    None => not_found,
-                }
+                let Some(members) = Uuid::parse_str(id).ok().and_then(|id| state.directory.groups.get(&id)) else {
+                    return not_found;
+                };
+                let row = |id: &Uuid| {
+                    let id_text = id.hyphenated().to_string();
+                    self.private.add(&id_text);
+                    let name = state.directory.people.get(id).and_then(|record| record.get("Name").cloned());
+                    json!({"UniqueID": id_text, "Name": name, "DuesPayerUniqueID": null})
+                };
+                (200, state.page(members.iter(), row, state.counted, request.uri().query().unwrap_or_default()))
+            }
+            ["api", "members"] => {
+                let Some(hidden) = &state.listed else { return not_found };
+                let veil = |id: &Uuid| state.veiled.get(id).map(Vec::as_slice).unwrap_or_default();
+                let is_veiled = |id: &Uuid, field: &str| veil(id).iter().any(|veiled| veiled == field);
+                let row = |(id, record): (&Uuid, &Value)| {
+                    self.private.add_record(record);
+                    let mut record = record.clone();
+                    if let Some(map) = record.as_object_mut() {
+                        map.retain(|field, _| !hidden.contains(field) && !is_veiled(id, field));
+                    }
+                    record
+                };
+                let shown: Vec<_> = state.directory.people.iter().filter(|(id, _)| !is_veiled(id, "*")).collect();
+                (200, state.page(shown.into_iter(), row, true, request.uri().query().unwrap_or_default()))
             }
             _ => not_found,
         }
     }
+}
 
-    fn page(&self, state: &State, members: &[Uuid], query: &str) -> Value {
+impl State {
+    fn page<T>(
+        &self,
+        all: impl ExactSizeIterator<Item = T>,
+        row: impl FnMut(T) -> Value,
+        counted: bool,
+        query: &str,
+    ) -> Value {
         let number = |name: &str| {
             url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).and_then(|(_, n)| n.parse().ok())
         };
-        let size = number("pageSize").unwrap_or(100_usize).min(state.page_limit);
-        let rows: Vec<Value> = members
-            .iter()
-            .skip(number("offset").unwrap_or(0))
-            .take(size)
-            .map(|id| {
-                let id_text = id.hyphenated().to_string();
-                self.private.add(&id_text);
-                let name = state.directory.people.get(id).and_then(|record| record.get("Name").cloned());
-                json!({"UniqueID": id_text, "Name": name, "DuesPayerUniqueID": null})
-            })
-            .collect();
-        if state.counted { json!({"TotalCount": members.len(), "Results": rows}) } else { Value::Array(rows) }
+        let mut total = all.len();
+        let offset = number("offset").unwrap_or(0);
+        if self.drifts {
+            total += offset;
+        }
+        let size = number("pageSize").unwrap_or(100_usize).min(self.page_limit);
+        let rows: Vec<Value> = all.skip(if self.ignores_offset { 0 } else { offset }).take(size).map(row).collect();
+        if counted { json!({"TotalCount": total, "Results": rows}) } else { Value::Array(rows) }
     }
 }
 

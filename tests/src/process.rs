@@ -35,6 +35,20 @@ pub fn free_port() -> io::Result<u16> {
     Err(io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
+/// The processes that `parent` has started and that are still there.
+///
+/// # Errors
+/// Where `/proc` cannot be read.
+pub fn children(parent: i32) -> io::Result<Vec<i32>> {
+    let is_child = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        // The name before it may hold anything.
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok()) == Some(parent)
+    };
+    let processes = std::fs::read_dir("/proc")?.flatten();
+    Ok(processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect())
+}
+
 impl Server {
     /// Starts `program` with `arguments` in an environment of `variables` and
     /// `PATH` alone. It dies with the calling thread, even where that is killed:
@@ -95,9 +109,13 @@ impl Server {
         let _ = kill(Pid::from_raw(self.pid()), signal);
     }
 
-    /// Ends it at once, as a crash would.
+    /// Ends it and what it has started at once, as a crash would.
     pub fn kill(&mut self) {
+        let children = children(self.pid()).unwrap_or_default();
         let _ = self.child.kill();
+        for child in children {
+            let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
+        }
         let _ = self.child.wait();
     }
 

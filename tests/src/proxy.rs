@@ -1,12 +1,15 @@
 //! A proxy before a real server that misbehaves on demand: what a network, a
 //! restart or a locked database do to a client.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use tokio::sync::{Semaphore, watch};
 
 use crate::serve::Server;
 
@@ -17,6 +20,10 @@ pub enum Mishap {
     Lost,
     /// It arrives and is done, and the connection is closed before the answer.
     DoneAndLost,
+    /// It never arrives, and the caller waits for as long as it likes.
+    Silence,
+    /// It arrives once a permit is added.
+    Held(Arc<Semaphore>),
     /// It never arrives; this status and body are the answer.
     Answer(u16, &'static str),
 }
@@ -33,7 +40,26 @@ struct Way {
     target: String,
     http: reqwest::Client,
     mishaps: Arc<Mutex<Vec<(String, usize, Mishap)>>>,
-    seen: Arc<Mutex<Vec<String>>>,
+    seen: Arc<Mutex<Vec<Seen>>>,
+    /// Changes with every request.
+    arrivals: watch::Sender<()>,
+    at_once: Arc<Mutex<AtOnce>>,
+}
+
+/// How many requests of a kind are, and were at most, under way.
+#[derive(Default)]
+struct AtOnce {
+    now: BTreeMap<String, usize>,
+    most: BTreeMap<String, usize>,
+}
+
+/// A request that came by.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// Its method and path.
+    pub line: String,
+    /// Its body.
+    pub body: String,
 }
 
 impl Proxy {
@@ -42,7 +68,14 @@ impl Proxy {
     /// # Errors
     /// Where no port is free.
     pub async fn start(target: String) -> anyhow::Result<Self> {
-        let way = Way { target, http: crate::http(), mishaps: Arc::default(), seen: Arc::default() };
+        let way = Way {
+            target,
+            http: crate::http(),
+            mishaps: Arc::default(),
+            seen: Arc::default(),
+            arrivals: watch::Sender::new(()),
+            at_once: Arc::default(),
+        };
         let server_way = way.clone();
         let server = Server::start(move |request| server_way.clone().pass(request)).await?;
         Ok(Self { server, way })
@@ -54,15 +87,60 @@ impl Proxy {
         self.server.url()
     }
 
-    /// From now on, `times` requests whose method and path contain `part` meet this mishap.
+    /// From now on, `times` requests whose method, path or body contain `part` meet this mishap.
     pub fn fail(&self, part: &str, times: usize, mishap: Mishap) {
-        self.way.mishaps.lock().unwrap_or_else(PoisonError::into_inner).push((part.to_owned(), times, mishap));
+        lock(&self.way.mishaps).push((part.to_owned(), times, mishap));
     }
 
-    /// The requests seen so far, each as its method and path.
+    /// No mishap any more.
+    pub fn mend(&self) {
+        lock(&self.way.mishaps).clear();
+    }
+
+    /// The requests seen so far, or since they were last forgotten.
     #[must_use]
-    pub fn seen(&self) -> Vec<String> {
-        self.way.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn seen(&self) -> Vec<Seen> {
+        lock(&self.way.seen).clone()
+    }
+
+    /// Waits until `count` requests were seen whose method, path or body contain `part`.
+    pub async fn wait_for(&self, part: &str, count: usize) {
+        let mut arrivals = self.way.arrivals.subscribe();
+        while lock(&self.way.seen).iter().filter(|seen| seen.contains(part)).count() < count {
+            if arrivals.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The most requests of this method and path that were under way at once.
+    #[must_use]
+    pub fn most_at_once(&self, line: &str) -> usize {
+        lock(&self.way.at_once).most.get(line).copied().unwrap_or(0)
+    }
+
+    /// Forgets the requests seen so far.
+    pub fn forget(&self) {
+        lock(&self.way.seen).clear();
+    }
+}
+
+impl Seen {
+    fn contains(&self, part: &str) -> bool {
+        self.line.contains(part) || self.body.contains(part)
+    }
+}
+
+impl AtOnce {
+    fn begin(&mut self, line: &str) {
+        let now = self.now.entry(line.to_owned()).or_default();
+        *now += 1;
+        let most = self.most.entry(line.to_owned()).or_default();
+        *most = (*most).max(*now);
+    }
+
+    fn end(&mut self, line: &str) {
+        self.now.entry(line.to_owned()).and_modify(|now| *now -= 1);
     }
 }
 
@@ -70,29 +148,48 @@ impl Way {
     /// An error closes the connection.
     async fn pass(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        let line = format!("{} {path}", request.method());
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(line.clone());
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+        let line = format!("{} {path}", parts.method);
+        let seen = Seen { line, body: String::from_utf8_lossy(&body).into_owned() };
         let mishap = {
-            let mut mishaps = self.mishaps.lock().unwrap_or_else(PoisonError::into_inner);
-            mishaps.iter_mut().find(|(part, times, _)| *times > 0 && line.contains(part.as_str())).map(|found| {
+            let mut mishaps = lock(&self.mishaps);
+            mishaps.iter_mut().find(|(part, times, _)| *times > 0 && seen.contains(part)).map(|found| {
                 found.1 -= 1;
                 found.2.clone()
             })
         };
+        let line = seen.line.clone();
+        lock(&self.seen).push(seen);
+        self.arrivals.send_replace(());
+        lock(&self.at_once).begin(&line);
+        let answer = self.meet(mishap, self.forward(parts, body, &path)).await;
+        lock(&self.at_once).end(&line);
+        answer
+    }
+
+    async fn meet(
+        &self,
+        mishap: Option<Mishap>,
+        forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>>,
+    ) -> Result<Response<Full<Bytes>>, std::io::Error> {
         match mishap {
             Some(Mishap::Lost) => Err(std::io::Error::other("as asked")),
+            Some(Mishap::Silence) => std::future::pending().await,
+            Some(Mishap::Held(until)) => {
+                until.acquire().await.map_err(std::io::Error::other)?.forget();
+                forward.await
+            }
             Some(Mishap::Answer(status, body)) => Ok(respond(status, Bytes::from(body))),
             Some(Mishap::DoneAndLost) => {
-                self.forward(request, &path).await?;
+                forward.await?;
                 Err(std::io::Error::other("as asked"))
             }
-            None => self.forward(request, &path).await,
+            None => forward.await,
         }
     }
 
-    async fn forward(&self, request: Request<Incoming>, path: &str) -> Result<Response<Full<Bytes>>, std::io::Error> {
-        let (parts, body) = request.into_parts();
-        let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
+    async fn forward(&self, parts: Parts, body: Bytes, path: &str) -> Result<Response<Full<Bytes>>, std::io::Error> {
         let mut onward = self.http.request(parts.method, format!("{}{path}", self.target)).body(body);
         for (name, value) in &parts.headers {
             if ![header::HOST, header::CONTENT_LENGTH, header::CONNECTION].contains(name) {
@@ -103,6 +200,10 @@ impl Way {
         let status = answer.status().as_u16();
         Ok(respond(status, answer.bytes().await.map_err(std::io::Error::other)?))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn respond(status: u16, body: Bytes) -> Response<Full<Bytes>> {

@@ -11,6 +11,7 @@ use crate::function::Function;
 use crate::mailman::{self, Mailman};
 use crate::novi::Novi;
 use crate::privacy::Private;
+use crate::proxy::Proxy;
 
 /// Verification and a Novi of some people.
 pub struct Verification {
@@ -132,6 +133,16 @@ impl Verification {
     }
 }
 
+/// The part of a list in a report.
+///
+/// # Panics
+/// Where the report has none.
+#[must_use]
+pub fn list<'r>(report: &'r Value, id: &str) -> &'r Value {
+    let lists = report["lists"].as_array().map(Vec::as_slice).unwrap_or_default();
+    lists.iter().find(|list| list["list_id"] == id).unwrap_or_else(|| panic!("no {id} in {report}"))
+}
+
 /// A mirror, its Novi, and a real Mailman.
 pub struct Mirror {
     /// The function.
@@ -153,8 +164,21 @@ impl Mirror {
     /// # Errors
     /// Where something that `make` sets up is missing.
     pub async fn start(directory: Directory, mappings: Value, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
+        Self::start_on(Mailman::start().await?, directory, mappings, variables).await
+    }
+
+    /// The same before a Mailman that is there.
+    ///
+    /// # Errors
+    /// Where something that `make` sets up is missing.
+    pub async fn start_on(
+        mailman: Mailman,
+        directory: Directory,
+        mappings: Value,
+        variables: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
         let private = Private::default();
-        let (novi, mailman) = (Novi::start(directory, private.clone()).await?, Mailman::start().await?);
+        let novi = Novi::start(directory, private.clone()).await?;
         private.add(mailman.password());
         let config = json!({
             "novi_api_root_url": novi.root(),
@@ -164,14 +188,37 @@ impl Mirror {
             "mailman_password": mailman.password(),
             "novi_mailman_sync": mappings,
         });
+        let function = Self::function(&config, variables, &private)?;
+        Ok(Self { function, novi, mailman, config, private })
+    }
+
+    fn function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
         let usual = [
             ("MIRROR_APPLY", "true"),
             ("NOVI_MAX_PER_SECOND", "10000"),
             ("NOVI_MAX_PER_MINUTE", "100000"),
             ("NOVI_TIMEOUT_MS", "2000"),
         ];
-        let function = Function::start("mirror", &config, &[&usual, variables].concat(), &private)?;
-        Ok(Self { function, novi, mailman, config, private })
+        Function::start("mirror", config, &[&usual, variables].concat(), private)
+    }
+
+    /// The same world with another instance of the function, which knows nothing of the first.
+    ///
+    /// # Errors
+    /// Where it does not start.
+    pub fn another_instance(&self, variables: &[(&str, &str)]) -> anyhow::Result<Function> {
+        Self::function(&self.config, variables, &self.private)
+    }
+
+    /// Puts a proxy before Mailman. It is to be called before the first run.
+    ///
+    /// # Errors
+    /// Where no port is free.
+    pub async fn put_proxy(&mut self) -> anyhow::Result<Proxy> {
+        let proxy = Proxy::start(self.mailman.base_url()).await?;
+        self.config["mailman_base_url"] = json!(proxy.url());
+        self.function.set_config(&self.config)?;
+        Ok(proxy)
     }
 
     /// Runs once. Gives the report, whether it came as a result or in an error.

@@ -1,28 +1,43 @@
 //! Applying a plan to Mailman: additions first, then removals in bulk.
 //!
-//! A passing failure is tried again for at most a minute. After a write whose
-//! outcome is unknown the roster is read again before anything is written
-//! again: overlapping subscriptions of one address make it a member twice.
+//! Additions go side by side, each address in one request at a time. When one
+//! comes to nothing no further one is started; those under way are waited for,
+//! and where the outcome of a write is unknown the roster is read before
+//! anything is written again: overlapping subscriptions of one address make it
+//! a member twice. A passing failure is tried again for at most a minute.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::mailman::{Mailman, Refusal, Subscription, Trouble};
+use crate::mailman::{Fate, Mailman, Refusal, Subscription, Trouble};
 use crate::mapping::ListId;
 use crate::plan::{Plan, Subscriber};
 use crate::report::Rejected;
+use crate::roster::Roster;
 
+/// Subscriptions under way at once. On PostgreSQL four are twice as fast as
+/// one, and eight no faster; SQLite takes as many a second either way.
+const SIDE_BY_SIDE: usize = 4;
 /// The most addresses in one removal: while a long one runs, other writers
 /// meet a locked database.
 const BULK: usize = 500;
-/// After so many addresses in a row that Mailman failed at, it is Mailman that is ill.
-const TOLERATED: usize = 2;
+/// A subscription is not started with less time than this left.
+const SUBSCRIPTION_TIME: Duration = Duration::from_secs(5);
+/// A bulk removal is not started with less time than this left.
+const REMOVAL_TIME: Duration = Duration::from_secs(10);
 /// For how long a failure that may pass is waited out, from the first one on.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After so many failures at one address, while others succeed, it is the address.
+const FAILURES: usize = 5;
+/// After so many answers in a row that make no sense it is not Mailman that
+/// answers; and so few addresses alone do not prove that Mailman is ill.
+const TOLERATED: usize = 2;
 
 /// What was done of a plan.
 #[derive(Default)]
@@ -30,6 +45,8 @@ pub(crate) struct Applied {
     pub(crate) subscribed: usize,
     pub(crate) unsubscribed: usize,
     pub(crate) rejected: Rejected,
+    /// Subscriptions without an answer, which Mailman may still be at work on.
+    pub(crate) left: usize,
     /// What ended it early.
     pub(crate) stopped: Option<Trouble>,
 }
@@ -42,21 +59,7 @@ pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan) -> Applied {
 }
 
 async fn apply_into(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), Trouble> {
-    let mut failed_in_a_row = 0;
-    for who in &plan.subscribe {
-        match subscribe(mailman, plan, who).await {
-            Ok(None) => applied.subscribed += 1,
-            Ok(Some(refusal)) => applied.rejected.count(refusal),
-            // Mailman answers, and cannot digest this address: that must not keep the others waiting for ever.
-            Err(Trouble::Failing(_) | Trouble::Unexpected(_)) if failed_in_a_row < TOLERATED => {
-                applied.rejected.count(Refusal::Other);
-                failed_in_a_row += 1;
-                continue;
-            }
-            Err(trouble) => return Err(trouble),
-        }
-        failed_in_a_row = 0;
-    }
+    subscribe_all(mailman, plan, applied).await?;
     for addresses in plan.unsubscribe.chunks(BULK) {
         unsubscribe(mailman, plan, addresses.iter().collect()).await?;
         applied.unsubscribed += addresses.len();
@@ -64,32 +67,120 @@ async fn apply_into(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -
     Ok(())
 }
 
-/// Subscribes one address, or says why Mailman refuses it.
-async fn subscribe(mailman: &Mailman<'_>, plan: &Plan, who: &Subscriber) -> Result<Option<Refusal>, Trouble> {
+/// Somebody who is to be subscribed.
+struct Waiting<'p> {
+    who: &'p Subscriber,
+    /// How often it came to nothing, and how much had been done when it first did.
+    failures: usize,
+    done_before: usize,
+}
+
+/// What came of a few subscriptions side by side.
+#[derive(Default)]
+struct Round<'p> {
+    subscribed: usize,
+    refused: Vec<Refusal>,
+    failed: Vec<(Waiting<'p>, Trouble)>,
+}
+
+async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), Trouble> {
+    let mut waiting: VecDeque<Waiting<'_>> =
+        plan.subscribe.iter().map(|who| Waiting { who, failures: 0, done_before: 0 }).collect();
     let mut patience = Patience::new();
-    let mut discarded = false;
+    let (mut done, mut senseless) = (0, 0);
     loop {
-        if !mailman.has_time() {
-            return Err(Trouble::OutOfTime);
+        let round = subscribe_some(mailman, &plan.list, &mut waiting).await;
+        applied.subscribed += round.subscribed;
+        round.refused.iter().for_each(|refusal| applied.rejected.count(*refusal));
+        if round.subscribed + round.refused.len() > 0 {
+            done += round.subscribed + round.refused.len();
+            (patience, senseless) = (Patience::new(), 0);
         }
-        let trouble = match mailman.subscribe(&plan.list, who).await {
-            Ok(Subscription::Done) => return Ok(None),
-            Ok(Subscription::Refused(refusal)) => return Ok(Some(refusal)),
-            Ok(Subscription::Pending) if discarded => return Ok(Some(Refusal::Other)),
-            Ok(Subscription::Pending) => match mailman.discard_requests(&plan.list, &who.address).await {
-                Ok(()) => {
-                    discarded = true;
-                    continue;
+        if round.failed.is_empty() {
+            return if waiting.is_empty() { Ok(()) } else { Err(Trouble::OutOfTime) };
+        }
+        let mut last = None;
+        let mut again = Vec::new();
+        for (mut one, trouble) in round.failed {
+            match (trouble, trouble.passing()) {
+                (_, Some(fate)) => {
+                    if one.failures == 0 {
+                        one.done_before = done;
+                    }
+                    one.failures += 1;
+                    again.push((one, fate));
+                    last = Some(trouble);
                 }
-                Err(trouble) => trouble,
-            },
-            Err(trouble) => trouble,
-        };
-        if patience.wait(mailman, trouble).await? == MaybeDone::Yes
-            && patience.roster(mailman, &plan.list).await?.contains(&who.address)
-        {
-            return Ok(None);
+                (Trouble::Unexpected(_), None) if senseless < TOLERATED => {
+                    senseless += 1;
+                    applied.rejected.count(Refusal::Other);
+                }
+                (trouble, None) => return Err(trouble),
+            }
         }
+        let Some(trouble) = last else { continue };
+        if let Err(trouble) = patience.wait(mailman, trouble).await {
+            let few = waiting.len() + again.len() <= TOLERATED;
+            if few && matches!(trouble, Trouble::Failing { .. }) {
+                // Mailman answers, and cannot digest these: nobody else need wait for them.
+                for _ in 0..waiting.len() + again.len() {
+                    applied.rejected.count(Refusal::Other);
+                }
+                return Ok(());
+            }
+            return Err(trouble);
+        }
+        let mut roster = Roster::default();
+        if again.iter().any(|(_, fate)| *fate != Fate::NotDone) {
+            roster = patience.roster(mailman, &plan.list).await?;
+        }
+        for (one, fate) in again {
+            if roster.contains(&one.who.address) {
+                applied.subscribed += 1;
+                done += 1;
+            } else if fate == Fate::UnderWay {
+                applied.left += 1;
+            } else if one.failures >= FAILURES && done > one.done_before {
+                applied.rejected.count(Refusal::Other);
+            } else {
+                // Behind the others, whom it must not hold up.
+                waiting.push_back(one);
+            }
+        }
+    }
+}
+
+/// Subscribes those who wait, until one comes to nothing, time runs out, or all are done.
+async fn subscribe_some<'p>(mailman: &Mailman<'_>, list: &ListId, waiting: &mut VecDeque<Waiting<'p>>) -> Round<'p> {
+    let mut round = Round::default();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        while round.failed.is_empty() && under_way.len() < SIDE_BY_SIDE && mailman.has_time(SUBSCRIPTION_TIME) {
+            let Some(one) = waiting.pop_front() else { break };
+            under_way.push(async move { (subscribe(mailman, list, one.who).await, one) });
+        }
+        match under_way.next().await {
+            None => return round,
+            Some((Ok(None), _)) => round.subscribed += 1,
+            Some((Ok(Some(refusal)), _)) => round.refused.push(refusal),
+            Some((Err(trouble), one)) => round.failed.push((one, trouble)),
+        }
+    }
+}
+
+/// Subscribes one address, or says why Mailman refuses it.
+async fn subscribe(mailman: &Mailman<'_>, list: &ListId, who: &Subscriber) -> Result<Option<Refusal>, Trouble> {
+    let refusal = |subscription| match subscription {
+        Subscription::Done => None,
+        Subscription::Refused(refusal) => Some(refusal),
+        Subscription::Pending => Some(Refusal::Other),
+    };
+    match mailman.subscribe(list, who).await? {
+        Subscription::Pending => {
+            mailman.discard_requests(list, &who.address).await?;
+            mailman.subscribe(list, who).await.map(refusal)
+        }
+        subscription => Ok(refusal(subscription)),
     }
 }
 
@@ -97,27 +188,21 @@ async fn subscribe(mailman: &Mailman<'_>, plan: &Plan, who: &Subscriber) -> Resu
 async fn unsubscribe(mailman: &Mailman<'_>, plan: &Plan, mut addresses: Vec<&Address>) -> Result<(), Trouble> {
     let mut patience = Patience::new();
     loop {
-        if !mailman.has_time() {
+        if !mailman.has_time(REMOVAL_TIME) {
             return Err(Trouble::OutOfTime);
         }
         let Err(trouble) = mailman.unsubscribe(&plan.list, &addresses).await else {
             return Ok(());
         };
-        if patience.wait(mailman, trouble).await? == MaybeDone::Yes {
+        let fate = patience.wait(mailman, trouble).await?;
+        if fate != Fate::NotDone {
             let roster = patience.roster(mailman, &plan.list).await?;
-            addresses.retain(|address| roster.contains(*address));
+            addresses.retain(|address| roster.contains(address));
             if addresses.is_empty() {
                 return Ok(());
             }
         }
     }
-}
-
-/// Whether a failed write may have been done all the same.
-#[derive(PartialEq, Eq)]
-enum MaybeDone {
-    Yes,
-    No,
 }
 
 /// Waiting out passing failures, for a minute in all.
@@ -139,22 +224,19 @@ impl Patience {
         }
     }
 
-    /// Waits where the trouble may pass, or gives it back.
-    async fn wait(&mut self, mailman: &Mailman<'_>, trouble: Trouble) -> Result<MaybeDone, Trouble> {
-        let maybe_done = match trouble {
-            Trouble::NoAnswer { maybe_done, .. } => maybe_done,
-            Trouble::Failing(_) => true,
-            _ => return Err(trouble),
-        };
+    /// Waits where the trouble may pass, or gives it back. Says what may have
+    /// become of the write.
+    async fn wait(&mut self, mailman: &Mailman<'_>, trouble: Trouble) -> Result<Fate, Trouble> {
+        let fate = trouble.passing().ok_or(trouble)?;
         let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
         let delay = self.delays.next().filter(|delay| Instant::now() + *delay < until).ok_or(trouble)?;
         tracing::info!(%trouble, "Mailman is asked again");
         mailman.wait(delay).await?;
-        Ok(if maybe_done { MaybeDone::Yes } else { MaybeDone::No })
+        Ok(fate)
     }
 
     /// Reads the roster, waiting out failures of that too.
-    pub(crate) async fn roster(&mut self, mailman: &Mailman<'_>, list: &ListId) -> Result<BTreeSet<Address>, Trouble> {
+    pub(crate) async fn roster(&mut self, mailman: &Mailman<'_>, list: &ListId) -> Result<Roster, Trouble> {
         loop {
             match mailman.roster(list).await {
                 Ok(roster) => return Ok(roster),

@@ -7,7 +7,6 @@
 //! database errors come as 400 with a description; answers may quote an
 //! address, so no body is ever logged.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -26,6 +25,7 @@ use crate::apply::Patience;
 use crate::mapping::ListId;
 use crate::parameters::{InUse, Parameters};
 use crate::plan::Subscriber;
+use crate::roster::Roster;
 
 /// Where Mailman is and what opens it.
 pub(crate) struct Access {
@@ -58,15 +58,36 @@ pub(crate) enum Trouble {
     NoSuchList,
     #[error("Mailman does not accept mailman_username and mailman_password")]
     CredentialsRejected,
-    /// It gave no answer, which may pass. Where it was a write, `maybe_done`
-    /// says whether it may have been done all the same.
+    /// It gave no answer, which may pass.
     #[error("Mailman gave no answer ({what})")]
-    NoAnswer { what: &'static str, maybe_done: bool },
-    /// It answered that it failed, which may pass. A write may have been done all the same.
-    #[error("Mailman failed ({0})")]
-    Failing(&'static str),
+    NoAnswer { what: &'static str, write: Fate },
+    /// It answered that it failed, which may pass.
+    #[error("Mailman failed ({what})")]
+    Failing { what: &'static str, write: Fate },
     #[error("Mailman answered {0}, which this version does not understand")]
     Unexpected(StatusCode),
+}
+
+/// What may have become of a write that came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It was not done: it never arrived, or was none.
+    NotDone,
+    /// It may have been done.
+    Unknown,
+    /// It may have been done, or still be under way: Mailman lets a request
+    /// take six minutes, and works on though nobody waits for the answer.
+    UnderWay,
+}
+
+impl Trouble {
+    /// What may have become of the write, where the trouble may pass.
+    pub(crate) fn passing(self) -> Option<Fate> {
+        match self {
+            Self::NoAnswer { write, .. } | Self::Failing { write, .. } => Some(write),
+            _ => None,
+        }
+    }
 }
 
 /// What came of one subscription.
@@ -101,6 +122,8 @@ pub(crate) struct Mailman<'r> {
 struct Answer {
     status: StatusCode,
     body: bytes::Bytes,
+    /// Whether the request was to change something.
+    is_write: bool,
 }
 
 impl Answer {
@@ -129,14 +152,14 @@ impl Answer {
 }
 
 impl<'r> Mailman<'r> {
-    /// Rows of a roster page: 10,000 members with `fields=email` take ten.
-    const PAGE: usize = 1_000;
-    /// A page of the largest addresses is well below this.
+    /// Rows of a roster page. Mailman takes 0.25 ms a row whatever the page, so
+    /// that a larger one gains little and comes nearer to the time-out.
+    const PAGE: usize = 5_000;
+    /// A page of the longest addresses is well below this.
     const BODY_LIMIT: usize = 8 << 20;
-    /// The most that one request takes; a bulk removal of 500 takes seconds.
-    const TIME_OUT: Duration = Duration::from_secs(20);
-    /// A write is not started with less time than this left.
-    const WRITE_TIME: Duration = Duration::from_secs(5);
+    /// The most that one request takes. A bulk removal takes seconds, and a
+    /// locked database holds a request up for five at a time.
+    const TIME_OUT: Duration = Duration::from_secs(30);
     /// How often a roster that changes under the reading is read again.
     const ROSTER_READINGS: usize = 3;
 
@@ -155,22 +178,22 @@ impl<'r> Mailman<'r> {
     }
 
     /// The members of a list: not its owners, moderators and non-members.
-    pub(crate) async fn roster(&self, list: &ListId) -> Result<BTreeSet<Address>, Trouble> {
+    pub(crate) async fn roster(&self, list: &ListId) -> Result<Roster, Trouble> {
         for _ in 0..Self::ROSTER_READINGS {
             if let Some(roster) = self.roster_once(list).await? {
                 return Ok(roster);
             }
         }
-        Err(Trouble::Failing("its roster changed each time while it was read"))
+        Err(failing("its roster changed each time while it was read"))
     }
 
     /// The members of a list, with failures that pass waited out.
-    pub(crate) async fn patient_roster(&self, list: &ListId) -> Result<BTreeSet<Address>, Trouble> {
+    pub(crate) async fn patient_roster(&self, list: &ListId) -> Result<Roster, Trouble> {
         Patience::new().roster(self, list).await
     }
 
     /// `None` where the roster changed while it was read.
-    async fn roster_once(&self, list: &ListId) -> Result<Option<BTreeSet<Address>>, Trouble> {
+    async fn roster_once(&self, list: &ListId) -> Result<Option<Roster>, Trouble> {
         #[derive(Deserialize)]
         struct Page {
             total_size: usize,
@@ -181,7 +204,7 @@ impl<'r> Mailman<'r> {
         struct Entry {
             email: String,
         }
-        let mut roster = BTreeSet::new();
+        let mut roster = Roster::default();
         let (mut rows, mut total) = (0, None);
         for number in 1_usize.. {
             let mut url = self.url(&["lists", list.as_str(), "roster", "member"]);
@@ -191,8 +214,9 @@ impl<'r> Mailman<'r> {
                 .append_pair("page", &number.to_string());
             let answer = self.send(&Method::GET, url, None).await?;
             let page: Page = match answer.status {
-                StatusCode::OK => serde_json::from_slice(&answer.body)
-                    .map_err(|_| Trouble::Failing("its roster is not the JSON expected"))?,
+                StatusCode::OK => {
+                    serde_json::from_slice(&answer.body).map_err(|_| failing("its roster is not the JSON expected"))?
+                }
                 _ => return Err(trouble(&answer)),
             };
             if *total.get_or_insert(page.total_size) != page.total_size {
@@ -255,8 +279,8 @@ impl<'r> Mailman<'r> {
         if answer.status != StatusCode::OK {
             return Err(trouble(&answer));
         }
-        let requests: Requests = serde_json::from_slice(&answer.body)
-            .map_err(|_| Trouble::Failing("its requests are not the JSON expected"))?;
+        let requests: Requests =
+            serde_json::from_slice(&answer.body).map_err(|_| failing("its requests are not the JSON expected"))?;
         let discard = json!({ "action": "discard" });
         for request in requests.entries.iter().filter(|request| Address::new(&request.email) == *address) {
             let url = self.url(&["lists", list.as_str(), "requests", &request.token]);
@@ -278,9 +302,9 @@ impl<'r> Mailman<'r> {
         if answer.status.is_success() { Ok(()) } else { Err(trouble(&answer)) }
     }
 
-    /// Whether there is time to start a write.
-    pub(crate) fn has_time(&self) -> bool {
-        self.cutoff.saturating_duration_since(Instant::now()) >= Self::WRITE_TIME
+    /// Whether there is time to start something that takes so long.
+    pub(crate) fn has_time(&self, needed: Duration) -> bool {
+        self.cutoff.saturating_duration_since(Instant::now()) >= needed
     }
 
     /// Waits, where the time allows it.
@@ -337,28 +361,41 @@ impl<'r> Mailman<'r> {
             // Only with a body: Mailman refuses the content type without one.
             request = request.json(body);
         }
-        let maybe_done = *method != Method::GET;
-        let response = request.send().await.map_err(|error| {
-            let no_answer = outbound::no_answer(&error);
-            Trouble::NoAnswer {
-                what: outbound::cause(&error),
-                maybe_done: maybe_done && no_answer != NoAnswer::NotConnected,
-            }
+        let is_write = *method != Method::GET;
+        let fate = |of_write| if is_write { of_write } else { Fate::NotDone };
+        let response = request.send().await.map_err(|error| Trouble::NoAnswer {
+            what: outbound::cause(&error),
+            write: match outbound::no_answer(&error) {
+                NoAnswer::NotConnected => Fate::NotDone,
+                NoAnswer::Closed | NoAnswer::CutOff => fate(Fate::Unknown),
+                NoAnswer::TimedOut => fate(Fate::UnderWay),
+            },
         })?;
         let status = response.status();
         let body = outbound::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
             BodyError::TooLarge => Trouble::Unexpected(status),
-            BodyError::CutOff => Trouble::NoAnswer { what: "its answer was cut off", maybe_done },
+            BodyError::CutOff => Trouble::NoAnswer { what: "its answer was cut off", write: fate(Fate::Unknown) },
         })?;
-        Ok(Answer { status, body })
+        Ok(Answer { status, body, is_write })
     }
 }
 
 /// What an answer that is no success means, where the request has no meaning of its own for it.
 fn trouble(answer: &Answer) -> Trouble {
+    let write = match answer.status {
+        _ if !answer.is_write => Fate::NotDone,
+        // A proxy in front of Mailman has stopped waiting; Mailman may not have stopped working.
+        StatusCode::GATEWAY_TIMEOUT => Fate::UnderWay,
+        _ => Fate::Unknown,
+    };
     match answer.status {
-        _ if answer.is_passing() => Trouble::Failing("its database or process had a bad moment"),
+        _ if answer.is_passing() => Trouble::Failing { what: "its database or process had a bad moment", write },
         StatusCode::NOT_FOUND => Trouble::NoSuchList,
         other => Trouble::Unexpected(other),
     }
+}
+
+/// A reading that came to nothing sensible.
+fn failing(what: &'static str) -> Trouble {
+    Trouble::Failing { what, write: Fate::NotDone }
 }

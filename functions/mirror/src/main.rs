@@ -10,12 +10,14 @@ mod address;
 mod apply;
 mod event;
 mod explain;
+mod lock;
 mod mailman;
 mod mapping;
 mod parameters;
 mod plan;
 mod read;
 mod report;
+mod roster;
 mod run;
 mod settings;
 
@@ -27,6 +29,7 @@ use std::time::SystemTime;
 use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
+use shared::cache::MemberCache;
 use shared::foundation::Foundation;
 use shared::settings::Env;
 use shared::telemetry;
@@ -34,7 +37,7 @@ use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::parameters::Parameters;
-use crate::read::Pace;
+use crate::read::{Pace, Ways};
 use crate::report::Report;
 use crate::run::Mirror;
 use crate::settings::Settings;
@@ -47,9 +50,11 @@ async fn main() -> ExitCode {
 async fn start() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::install(&env)?;
-    let Settings { common, novi_max_per_second, novi_max_per_minute, apply } = Settings::from_env(&env)?;
+    let settings = Settings::from_env(&env)?;
 
-    let Foundation { http, novi, parameters, .. } = Foundation::<Parameters>::lay(common).await?;
+    let foundation = Foundation::<Parameters>::lay(settings.common).await?;
+    let cache = foundation.connector().await.map(|connector| MemberCache::for_a_mirror(settings.cache, connector));
+    let Foundation { http, novi, parameters, .. } = foundation;
     parameters.start().await?;
     env.require_lambda()?;
 
@@ -57,8 +62,13 @@ async fn start() -> anyhow::Result<()> {
         parameters,
         http,
         novi,
-        pace: Mutex::new(Pace::new(novi_max_per_second, novi_max_per_minute)),
-        may_write: apply,
+        pace: Mutex::new(Pace::new(settings.novi_max_per_second, settings.novi_max_per_minute)),
+        ways: Ways {
+            sweep: settings.sweep,
+            gather: (settings.warms_cache && cache.is_some()).then_some(settings.require_active),
+        },
+        may_write: settings.apply,
+        cache,
     };
     lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
 }

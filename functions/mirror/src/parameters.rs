@@ -67,7 +67,8 @@ impl<'r> InUse<'r> {
         used: &Arc<Parameters>,
         is_same_place: impl Fn(&Parameters, &Parameters) -> bool,
     ) -> Option<Arc<Parameters>> {
-        let other = self.store.after_refusal(used).await.filter(|other| is_same_place(other, used))?;
+        // Boxed: what it waits on is deep, and everybody's future would hold it.
+        let other = Box::pin(self.store.after_refusal(used)).await.filter(|other| is_same_place(other, used))?;
         *lock(&self.current) = Arc::clone(&other);
         Some(other)
     }

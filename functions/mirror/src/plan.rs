@@ -6,7 +6,7 @@
 //! removals are withheld. *A plan that looks wrong is not applied*: one that
 //! would change a list beyond its limits is blocked, and leaves it untouched.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::address::Address;
 use crate::mapping::{ListId, Target};
+use crate::roster::Roster;
 
 /// What is known of one person.
 pub(crate) enum Standing {
@@ -53,6 +54,29 @@ impl Standing {
             (_, Some(true)) => Self::OptedOut(address),
             (Some(true), Some(false)) => Self::Member { address, name: record.display_name() },
         }
+    }
+}
+
+/// What a standing means for its address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ruling<'s> {
+    /// It belongs on the list, by this display name.
+    Wanted(Option<&'s str>),
+    /// It is neither added nor removed: looks alone, or a field that is hidden, remove nobody.
+    Untouched,
+    /// It is not wanted for this record's sake.
+    NotWanted,
+}
+
+impl Standing {
+    /// The address, where there is one, and what becomes of it.
+    pub(crate) fn ruling(&self) -> Option<(&Address, Ruling<'_>)> {
+        Some(match self {
+            Self::Member { address, name } if address.is_valid() => (address, Ruling::Wanted(name.as_deref())),
+            Self::Member { address, .. } | Self::Hidden(address) => (address, Ruling::Untouched),
+            Self::Inactive(address) | Self::OptedOut(address) => (address, Ruling::NotWanted),
+            Self::NoEmail | Self::NotFound | Self::Unknown => return None,
+        })
     }
 }
 
@@ -175,7 +199,7 @@ pub(crate) struct Plan {
     /// How many would leave, had everything been read.
     pub(crate) withheld: usize,
     pub(crate) skipped: Skipped,
-    /// What keeps this plan from being the whole truth, in words.
+    /// What keeps this plan from making the list all that it should be, in words.
     pub(crate) doubts: Vec<String>,
     pub(crate) verdict: Verdict,
 }
@@ -191,7 +215,7 @@ impl Plan {
         target: &Target,
         groups: &HashMap<Uuid, Group>,
         directory: &Directory,
-        roster: &BTreeSet<Address>,
+        roster: &Roster,
         force: bool,
     ) -> Self {
         let mut gathered = Gathered::default();
@@ -200,7 +224,7 @@ impl Plan {
         for member in &members {
             gathered.add(directory.get(member).unwrap_or(&Standing::Unknown));
         }
-        let Gathered { wanted, protected, mut skipped, hidden, unknown } = gathered;
+        let Gathered { wanted, untouched, mut skipped, hidden, unknown } = gathered;
         let nameless: usize = groups.iter().map(|group| group.nameless).sum();
         let unread: Vec<&str> = groups
             .iter()
@@ -211,12 +235,14 @@ impl Plan {
             .collect();
         skipped.unknown = hidden + unknown + nameless;
 
-        let leaving = roster.iter().filter(|address| !wanted.contains_key(*address) && !protected.contains(*address));
+        let leaving = roster.iter().filter(|address| !wanted.contains_key(*address) && !untouched.contains(*address));
         let (kept, leaving): (Vec<&Address>, Vec<&Address>) =
             leaving.partition(|address| target.keep.contains(*address));
         let everything_is_known = unread.is_empty() && unknown + nameless == 0 && !target.is_in_doubt;
-        let (unsubscribe, withheld) =
+        let (unsubscribe, withheld): (Vec<Address>, usize) =
             if everything_is_known { (leaving.into_iter().cloned().collect(), 0) } else { (Vec::new(), leaving.len()) };
+        let leaves = |address: &Address| unsubscribe.binary_search(address).is_ok();
+        let repeated = roster.repeated().filter(|address| !leaves(address)).count();
 
         let mut plan = Self {
             list: target.list.clone(),
@@ -224,14 +250,14 @@ impl Plan {
             roster: roster.len(),
             subscribe: wanted
                 .into_iter()
-                .filter(|(address, _)| !roster.contains(address) && !protected.contains(address))
+                .filter(|(address, _)| !roster.contains(address) && !untouched.contains(address))
                 .map(|(address, name)| Subscriber { address, name })
                 .collect(),
             unsubscribe,
             kept: kept.len(),
             withheld,
             skipped,
-            doubts: doubts(&unread, unknown + nameless, hidden, target.is_in_doubt),
+            doubts: doubts(&unread, unknown + nameless, hidden, target.is_in_doubt, repeated),
             verdict: Verdict::Sound,
         };
         let is_missing =
@@ -291,9 +317,8 @@ impl fmt::Display for Plan {
 struct Gathered {
     /// Wanted addresses, with the first display name of each.
     wanted: BTreeMap<Address, Option<String>>,
-    /// Addresses that are neither added nor removed: those that some record
-    /// hides the flags of, and odd ones. Looks alone remove nobody.
-    protected: HashSet<Address>,
+    /// Addresses that are neither added nor removed.
+    untouched: HashSet<Address>,
     skipped: Skipped,
     hidden: usize,
     unknown: usize,
@@ -301,36 +326,39 @@ struct Gathered {
 
 impl Gathered {
     fn add(&mut self, standing: &Standing) {
-        match standing {
-            Standing::Member { address, .. } if !address.is_valid() => {
-                self.skipped.invalid_email += 1;
-                self.protected.insert(address.clone());
+        let ruling = standing.ruling();
+        match ruling {
+            Some((address, Ruling::Wanted(name))) => self.want(address, name),
+            Some((address, Ruling::Untouched)) => drop(self.untouched.insert(address.clone())),
+            Some((_, Ruling::NotWanted)) | None => {}
+        }
+        let skipped = &mut self.skipped;
+        *match (standing, ruling) {
+            (Standing::Member { .. }, Some((_, Ruling::Wanted(_)))) => return,
+            (Standing::Member { .. }, _) => &mut skipped.invalid_email,
+            (Standing::Hidden(_), _) => &mut self.hidden,
+            (Standing::Inactive(_), _) => &mut skipped.inactive,
+            (Standing::OptedOut(_), _) => &mut skipped.opted_out,
+            (Standing::NoEmail, _) => &mut skipped.no_email,
+            (Standing::NotFound, _) => &mut skipped.not_found,
+            (Standing::Unknown, _) => &mut self.unknown,
+        } += 1;
+    }
+
+    fn want(&mut self, address: &Address, name: Option<&str>) {
+        let name = name.map(str::to_owned);
+        match self.wanted.get_mut(address) {
+            None => drop(self.wanted.insert(address.clone(), name)),
+            Some(other) => {
+                self.skipped.duplicate += 1;
+                // Whose name a shared address gets must not hang on the order of a hash map.
+                *other = other.take().into_iter().chain(name).min();
             }
-            Standing::Member { address, name } => {
-                let other = self.wanted.get_mut(address);
-                self.skipped.duplicate += usize::from(other.is_some());
-                match other {
-                    // Whose name a shared address gets must not hang on the order of a hash map.
-                    Some(other) => *other = other.take().into_iter().chain(name.clone()).min(),
-                    None => {
-                        self.wanted.insert(address.clone(), name.clone());
-                    }
-                }
-            }
-            Standing::Hidden(address) => {
-                self.hidden += 1;
-                self.protected.insert(address.clone());
-            }
-            Standing::Inactive(_) => self.skipped.inactive += 1,
-            Standing::OptedOut(_) => self.skipped.opted_out += 1,
-            Standing::NoEmail => self.skipped.no_email += 1,
-            Standing::NotFound => self.skipped.not_found += 1,
-            Standing::Unknown => self.unknown += 1,
         }
     }
 }
 
-fn doubts(unread: &[&str], unknown: usize, hidden: usize, is_in_doubt: bool) -> Vec<String> {
+fn doubts(unread: &[&str], unknown: usize, hidden: usize, is_in_doubt: bool, repeated: usize) -> Vec<String> {
     let mut doubts: Vec<String> = unread
         .iter()
         .map(|why| format!("a group of it could not be read to its end ({why}): nobody is removed"))
@@ -346,6 +374,11 @@ fn doubts(unread: &[&str], unknown: usize, hidden: usize, is_in_doubt: bool) -> 
     if hidden > 0 {
         doubts.push(format!(
             "{hidden} of its records hide Active or UnsubscribeFromEmails and are neither added nor removed: is the key allowed these fields?"
+        ));
+    }
+    if repeated > 0 {
+        doubts.push(format!(
+            "{repeated} of its addresses are subscribed more than once, which Mailman's own tools fail at: delete all but one of their memberships by hand"
         ));
     }
     doubts

@@ -1,4 +1,5 @@
-//! Reading Novi: the groups page by page, then each person once.
+//! Reading Novi: the groups page by page, then each person once, out of a sweep
+//! over the whole membership where that takes fewer calls.
 //!
 //! Calls run side by side within two sliding windows, wait together when Novi
 //! says 429, and are tried again when Novi stumbles. What stays unreadable is
@@ -7,11 +8,12 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
-use shared::member::MemberId;
+use shared::cache::Fact;
+use shared::member::{MemberId, Record};
 use shared::novi::{self, Access, Failure, Page};
 use shared::pace::SlidingWindow;
 use shared::parameters::ParameterStore;
@@ -26,6 +28,8 @@ use crate::plan::{Directory, Group, GroupEnd, Standing};
 const SIDE_BY_SIDE: usize = 16;
 /// Tries of one call.
 const TRIES: usize = 5;
+/// Tries of one call that we can do without.
+const TRIES_OF_A_SWEEP: usize = 2;
 /// The most that one call takes, all tries together, waits for the pace aside.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// How long to wait after a 429 that does not say.
@@ -47,12 +51,31 @@ pub(crate) struct Reader<'r> {
     client: &'r novi::Client,
     parameters: InUse<'r>,
     pace: &'r Mutex<Pace>,
+    ways: Ways,
     /// No call starts after this.
     cutoff: Instant,
     calls: AtomicU64,
     failed_in_a_row: AtomicUsize,
     /// Why Novi turned us away, where it did and has answered nothing at all.
     shut_out: Mutex<ShutOut>,
+}
+
+/// How Novi is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Ways {
+    /// Whether the whole membership may be swept (`NOVI_BULK`).
+    pub(crate) sweep: bool,
+    /// Whether what Novi says is gathered for the cache, and what
+    /// `REQUIRE_ACTIVE` says then.
+    pub(crate) gather: Option<bool>,
+}
+
+/// What was read of people.
+#[derive(Default)]
+pub(crate) struct Reading {
+    pub(crate) directory: Directory,
+    /// The same for the cache, where that is wanted.
+    pub(crate) facts: Vec<Fact>,
 }
 
 /// Whether Novi lets us in.
@@ -115,12 +138,14 @@ impl<'r> Reader<'r> {
         parameters: &'r ParameterStore<Parameters>,
         current: Arc<Parameters>,
         pace: &'r Mutex<Pace>,
+        ways: Ways,
         cutoff: Instant,
     ) -> Self {
         Self {
             client,
             parameters: InUse::new(parameters, current),
             pace,
+            ways,
             cutoff,
             calls: AtomicU64::new(0),
             failed_in_a_row: AtomicUsize::new(0),
@@ -149,16 +174,75 @@ impl<'r> Reader<'r> {
     }
 
     /// Reads people, each once.
-    pub(crate) async fn people(&self, members: HashSet<MemberId>) -> Result<Directory, OutOfTime> {
-        let readings = members.into_iter().map(|id| async move {
-            let standing = match self.call(async |access, by| self.client.customer(access, id, by).await).await {
-                Ok(record) => Standing::of(record.as_ref()),
-                Err(NoResult::Failed(_)) => Standing::Unknown,
-                Err(NoResult::OutOfTime) => return Err(OutOfTime),
-            };
-            Ok((id, standing))
+    pub(crate) async fn people(&self, mut members: HashSet<MemberId>) -> Result<Reading, OutOfTime> {
+        let mut reading = Reading::default();
+        if self.ways.sweep {
+            self.sweep(&mut members, &mut reading).await?;
+        }
+        let singly = members.into_iter().map(|id| async move {
+            let at = SystemTime::now();
+            (id, self.call(TRIES, async |access, by| self.client.customer(access, id, by).await).await, at)
         });
-        stream::iter(readings).buffer_unordered(SIDE_BY_SIDE).collect::<Vec<_>>().await.into_iter().collect()
+        let mut singly = stream::iter(singly).buffer_unordered(SIDE_BY_SIDE);
+        while let Some((id, answer, at)) = singly.next().await {
+            match answer {
+                Ok(record) => self.learn(&mut reading, id, record.as_ref(), at),
+                Err(NoResult::OutOfTime) => return Err(OutOfTime),
+                Err(NoResult::Failed(why)) => {
+                    tracing::warn!(why, "a record could not be read");
+                    reading.directory.insert(id, Standing::Unknown);
+                }
+            }
+        }
+        Ok(reading)
+    }
+
+    /// Reads records of the whole membership, page by page, as long as that
+    /// takes fewer calls than one for each who is still missing. Whom it does not
+    /// find, or does not show whole, stays missing.
+    async fn sweep(&self, missing: &mut HashSet<MemberId>, reading: &mut Reading) -> Result<(), OutOfTime> {
+        let mut seen = HashSet::new();
+        let mut offset = 0;
+        // For one person the first page would be as dear.
+        let mut calls_left = 1;
+        while calls_left < missing.len() {
+            let at = SystemTime::now();
+            let page = self.call(TRIES_OF_A_SWEEP, async |access, by| self.client.records(access, offset, by).await);
+            let page = match page.await {
+                Ok(Some(page)) => page,
+                Err(NoResult::OutOfTime) => return Err(OutOfTime),
+                Ok(None) | Err(NoResult::Failed(_)) => {
+                    tracing::info!("Novi does not list all records: each person is asked for singly");
+                    return Ok(());
+                }
+            };
+            let rows = page.rows.len();
+            let before = seen.len();
+            for row in page.rows {
+                let Some(id) = row.id else { continue };
+                seen.insert(id);
+                if row.record.is_complete() && missing.remove(&id) {
+                    self.learn(reading, id, Some(&row.record), at);
+                }
+            }
+            offset += rows;
+            let left = usize::try_from(page.total).unwrap_or(usize::MAX).saturating_sub(offset);
+            if seen.len() == before || left == 0 {
+                break;
+            }
+            calls_left = left.div_ceil(rows);
+        }
+        Ok(())
+    }
+
+    /// Keeps what a record says. `None` is Novi's 404, or an answer without a record.
+    fn learn(&self, reading: &mut Reading, id: MemberId, record: Option<&Record>, at: SystemTime) {
+        if let Some(require_active) = self.ways.gather {
+            // A record whose name is a number or a list is none that anybody could be verified by.
+            let identity = record.map_or(Ok(None), |record| record.verified(require_active));
+            reading.facts.extend(identity.ok().map(|identity| Fact { id, identity, at }));
+        }
+        reading.directory.insert(id, Standing::of(record));
     }
 
     /// Reads one group to its end.
@@ -166,12 +250,15 @@ impl<'r> Reader<'r> {
         let mut reading = GroupReading::default();
         loop {
             let offset = reading.offset;
-            let page = self.call(async |access, by| self.client.group_page(access, id, offset, by).await).await;
+            let page = self.call(TRIES, async |access, by| self.client.group_page(access, id, offset, by).await).await;
             let end = match page {
                 Ok(Some(page)) => reading.add(page),
                 Ok(None) if offset == 0 => Some(GroupEnd::Missing),
                 Ok(None) => Some(GroupEnd::Unread("it vanished while it was read")),
-                Err(NoResult::Failed(why)) => Some(GroupEnd::Unread(why)),
+                Err(NoResult::Failed(why)) => {
+                    tracing::warn!(why, "a page of a group could not be read");
+                    Some(GroupEnd::Unread(why))
+                }
                 Err(NoResult::OutOfTime) => return Err(OutOfTime),
             };
             if let Some(end) = end {
@@ -182,11 +269,16 @@ impl<'r> Reader<'r> {
 
     /// Makes one call, with everything that Novi asks for: the pace, the waits
     /// after 429, tries after failures, other parameters after a refusal.
-    async fn call<T>(&self, ask: impl AsyncFn(&Access, Instant) -> Result<T, Failure>) -> Result<T, NoResult> {
+    async fn call<T>(
+        &self,
+        tries: usize,
+        ask: impl AsyncFn(&Access, Instant) -> Result<T, Failure>,
+    ) -> Result<T, NoResult> {
         let mut delays = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(500))
+            // Half a second where a call may take eight.
+            .with_min_delay(self.client.timeout() / 16)
             .with_jitter()
-            .with_max_times(TRIES - 1)
+            .with_max_times(tries - 1)
             .build();
         let (mut spent, mut waits, mut renewed) = (Duration::ZERO, 0, false);
         loop {
@@ -244,7 +336,7 @@ impl<'r> Reader<'r> {
                 (before, _) => before,
             };
             drop(shut_out);
-            tracing::warn!(?failure, "a call to Novi came to nothing");
+            tracing::debug!(?failure, "a call to Novi came to nothing");
             return Err(NoResult::Failed(describe(failure)));
         }
     }

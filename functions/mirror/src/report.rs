@@ -93,6 +93,12 @@ impl ListReport {
         Self::without_plan(broken.list.as_ref(), Status::Failed, reason)
     }
 
+    /// A list that another run is at work on.
+    pub(crate) fn locked(list: &ListId) -> Self {
+        let reason = format!("another run is at work on it and holds idaa:mirror:{list}; the next one goes on");
+        Self::without_plan(Some(list), Status::Failed, reason)
+    }
+
     /// A list that could not be read or written.
     pub(crate) fn troubled(list: &ListId, trouble: Trouble) -> Self {
         Self::without_plan(Some(list), status_of(trouble), trouble.to_string())
@@ -109,7 +115,14 @@ impl ListReport {
         report.rejected = applied.rejected;
         let refused = applied.rejected.total();
         if refused > 0 {
-            report.worsen(Status::Partial, &format!("Mailman refuses {refused} addresses"));
+            report.worsen(Status::Partial, &format!("Mailman refuses {}", addresses(refused)));
+        }
+        if applied.left > 0 {
+            let reason = format!(
+                "Mailman gave no answer in time for {}, and may still be at work on it; the next run sees",
+                addresses(applied.left)
+            );
+            report.worsen(Status::Partial, &reason);
         }
         if let Some(trouble) = applied.stopped {
             report.worsen(status_of(trouble), &trouble.to_string());
@@ -151,6 +164,10 @@ impl ListReport {
         let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
         self.reason = Some(before + reason);
     }
+}
+
+fn addresses(count: usize) -> String {
+    if count == 1 { "1 address".to_owned() } else { format!("{count} addresses") }
 }
 
 fn status_of(trouble: Trouble) -> Status {

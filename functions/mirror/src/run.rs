@@ -1,25 +1,29 @@
 //! One run: read everything, plan every list, judge every plan, and only then
 //! apply those that are sound.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::{FutureExt, StreamExt, stream};
+use shared::cache::{Fact, MemberCache};
 use shared::novi;
 use shared::parameters::{ParameterStore, Unavailable};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::address::Address;
 use crate::apply::apply;
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
+use crate::lock::Locks;
 use crate::mailman::{Mailman, Trouble};
-use crate::mapping::{ListId, Target};
+use crate::mapping::Target;
 use crate::parameters::Parameters;
 use crate::plan::{Directory, Group, Plan, Verdict};
-use crate::read::{OutOfTime, Pace, Reader};
-use crate::report::{ListReport, Report, Status};
+use crate::read::{OutOfTime, Pace, Reader, Reading, Ways};
+use crate::report::{Explanation, ListReport, Report, Status};
+use crate::roster::Roster;
 
 /// No work starts that would not end this long before the invocation's deadline.
 const RESERVE: Duration = Duration::from_secs(10);
@@ -39,14 +43,37 @@ pub(crate) struct Mirror {
     pub(crate) http: reqwest::Client,
     pub(crate) novi: novi::Client,
     pub(crate) pace: Mutex<Pace>,
+    pub(crate) ways: Ways,
     /// `MIRROR_APPLY=true`.
     pub(crate) may_write: bool,
+    /// Where there is a Redis.
+    pub(crate) cache: Option<MemberCache>,
 }
 
 /// What was read of the people behind the lists.
 pub(crate) struct People {
     pub(crate) groups: HashMap<Uuid, Group>,
     pub(crate) directory: Directory,
+}
+
+/// A list's roster and plan, or what kept the roster from being read.
+pub(crate) type Made = Result<(Roster, Plan), Trouble>;
+
+/// What came of a run.
+#[derive(Default)]
+struct Outcome {
+    lists: Vec<ListReport>,
+    explanations: Vec<Explanation>,
+    /// What the cache is to take over.
+    facts: Vec<Fact>,
+}
+
+/// One run.
+struct Run<'r> {
+    event: &'r Event,
+    dry_run: bool,
+    reader: Reader<'r>,
+    mailman: Mailman<'r>,
 }
 
 impl Mirror {
@@ -62,8 +89,13 @@ impl Mirror {
         }
 
         let cutoff = deadline.checked_sub(RESERVE).unwrap_or(started);
-        let reader = Reader::new(&self.novi, &self.parameters, Arc::clone(&parameters), &self.pace, cutoff);
-        let mailman = Mailman::new(&self.http, &self.parameters, Arc::clone(&parameters), cutoff);
+        let ways = Ways { gather: self.ways.gather.filter(|_| !dry_run), ..self.ways };
+        let run = Run {
+            event: &event,
+            dry_run,
+            reader: Reader::new(&self.novi, &self.parameters, Arc::clone(&parameters), &self.pace, ways, cutoff),
+            mailman: Mailman::new(&self.http, &self.parameters, Arc::clone(&parameters), cutoff),
+        };
         let mappings = &parameters.mappings;
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.concerns(&target.list)).collect();
         let broken = mappings.broken.iter().filter(|broken| match &broken.list {
@@ -72,71 +104,100 @@ impl Mirror {
         });
         let mut lists: Vec<ListReport> = broken.map(ListReport::broken).collect();
 
-        let people = match read_people(&reader, &targets).await {
-            Err(OutOfTime) => Err((Status::Unfinished, OutOfTime.to_string())),
-            Ok(people) => match reader.shut_out() {
-                Some(why) => Err((Status::Failed, format!("nothing could be read: {why}"))),
-                None => Ok(people),
-            },
-        };
-        let mut explanations = Vec::new();
-        match people {
-            Err((status, reason)) => {
-                let untouched = |target: &&Target| ListReport::without_plan(Some(&target.list), status, reason.clone());
-                lists.extend(targets.iter().map(untouched));
-            }
-            Ok(people) => {
-                let plans = make_plans(&mailman, &targets, &people, &event.force).await;
-                explanations = explain(&event, &targets, &people, &plans);
-                for (target, made) in targets.iter().zip(plans) {
-                    lists.push(match made {
-                        Err(trouble) => ListReport::troubled(&target.list, trouble),
-                        Ok((_, plan)) if dry_run || plan.is_empty() => ListReport::planned(&plan),
-                        Ok((_, plan)) => match plan.verdict {
-                            Verdict::Blocked(_) => ListReport::planned(&plan),
-                            Verdict::Sound | Verdict::Forced(_) => {
-                                ListReport::applied(&plan, &apply(&mailman, &plan).await)
-                            }
-                        },
-                    });
-                }
+        // Who writes nothing needs no lock, and holds up nobody.
+        let cache = self.cache.as_ref().filter(|_| !dry_run);
+        let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
+        let locks = Locks::lock(cache, &targets, seconds).await;
+        let (taken, free): (Vec<&Target>, Vec<&Target>) =
+            targets.into_iter().partition(|target| locks.is_taken(&target.list));
+        lists.extend(taken.iter().map(|target| ListReport::locked(&target.list)));
+        let outcome = AssertUnwindSafe(run.mirror(&free)).catch_unwind().await;
+        locks.release().await;
+        let mut outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
+        lists.append(&mut outcome.lists);
+
+        if let Some(cache) = cache.filter(|_| !outcome.facts.is_empty()) {
+            let count = outcome.facts.len();
+            let entries = cache.take_over(outcome.facts, cutoff.saturating_duration_since(Instant::now())).await;
+            if entries < count {
+                tracing::warn!(entries, of = count, "the cache did not take everybody over");
+            } else {
+                tracing::info!(entries, "the cache is warm");
             }
         }
         Ok(Report {
             status: lists.iter().map(|list| list.status).max().unwrap_or_default(),
             dry_run,
             lists,
-            novi_calls: reader.calls(),
-            mailman_calls: mailman.calls(),
+            novi_calls: run.reader.calls(),
+            mailman_calls: run.mailman.calls(),
             seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
-            explain: explanations,
+            explain: outcome.explanations,
         })
     }
 }
 
-/// Reads the groups of all lists, then everybody in them, each once.
-async fn read_people(reader: &Reader<'_>, targets: &[&Target]) -> Result<People, OutOfTime> {
-    let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
-    let groups: HashMap<Uuid, Group> = reader.groups(ids).await?.into_iter().collect();
-    let members: HashSet<_> = groups.values().flat_map(|group| group.members.iter().copied()).collect();
-    tracing::info!(groups = groups.len(), people = members.len(), "groups read");
-    let directory = reader.people(members).await?;
-    tracing::info!(people = directory.len(), calls = reader.calls(), "people read");
-    Ok(People { groups, directory })
-}
+impl Run<'_> {
+    /// Reads, plans and judges all lists, and then applies what is sound.
+    async fn mirror(&self, targets: &[&Target]) -> Outcome {
+        let mut outcome = Outcome::default();
+        let untouched = |status, reason: &str| {
+            let untouched = |target: &&Target| ListReport::without_plan(Some(&target.list), status, reason.to_owned());
+            targets.iter().map(untouched).collect()
+        };
+        let people = match self.read(targets).await {
+            Err(OutOfTime) => {
+                outcome.lists = untouched(Status::Unfinished, &OutOfTime.to_string());
+                return outcome;
+            }
+            Ok((people, facts)) => {
+                outcome.facts = facts;
+                people
+            }
+        };
+        if let Some(why) = self.reader.shut_out() {
+            outcome.lists = untouched(Status::Failed, &format!("nothing could be read: {why}"));
+            return outcome;
+        }
+        let plans = self.plan(targets, &people).await;
+        outcome.explanations = explain(self.event, targets, &people, &plans);
+        for (target, made) in targets.iter().zip(plans) {
+            outcome.lists.push(match made {
+                Err(trouble) => ListReport::troubled(&target.list, trouble),
+                Ok((_, plan)) if self.dry_run || plan.is_empty() => ListReport::planned(&plan),
+                Ok((_, plan)) => match plan.verdict {
+                    Verdict::Blocked(_) => ListReport::planned(&plan),
+                    Verdict::Sound | Verdict::Forced(_) => {
+                        ListReport::applied(&plan, &apply(&self.mailman, &plan).await)
+                    }
+                },
+            });
+        }
+        outcome
+    }
 
-/// A list's roster and plan, or what kept the roster from being read.
-pub(crate) type Made = Result<(BTreeSet<Address>, Plan), Trouble>;
+    /// Reads the groups of all lists, then everybody in them, each once.
+    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<Fact>), OutOfTime> {
+        let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
+        let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
+        let members: HashSet<_> = groups.values().flat_map(|group| group.members.iter().copied()).collect();
+        tracing::info!(groups = groups.len(), people = members.len(), "groups read");
+        let Reading { directory, facts } = self.reader.people(members).await?;
+        tracing::info!(people = directory.len(), calls = self.reader.calls(), "people read");
+        Ok((People { groups, directory }, facts))
+    }
 
-async fn make_plans(mailman: &Mailman<'_>, targets: &[&Target], people: &People, force: &[ListId]) -> Vec<Made> {
-    let mut plans = Vec::with_capacity(targets.len());
-    for target in targets {
-        plans.push(mailman.patient_roster(&target.list).await.map(|roster| {
-            let forced = force.contains(&target.list);
+    /// Reads the rosters and makes the plans, in the order of the targets.
+    async fn plan(&self, targets: &[&Target], people: &People) -> Vec<Made> {
+        /// Mailman's REST API has two workers unless it is told otherwise.
+        const SIDE_BY_SIDE: usize = 2;
+        let made = targets.iter().map(|target| async move {
+            let roster = self.mailman.patient_roster(&target.list).await?;
+            let forced = self.event.force.contains(&target.list);
             let plan = Plan::make(target, &people.groups, &people.directory, &roster, forced);
             tracing::info!(%plan, "planned");
-            (roster, plan)
-        }));
+            Ok((roster, plan))
+        });
+        stream::iter(made).buffered(SIDE_BY_SIDE).collect().await
     }
-    plans
 }

@@ -1,10 +1,18 @@
 //! The settings of the mirror.
 
-use shared::settings::{Common, Env, SettingError};
+use shared::settings::{CacheTimes, Common, Env, SettingError};
 
 /// What the environment says.
 pub(crate) struct Settings {
     pub(crate) common: Common,
+    /// How long what is put into the cache stays there.
+    pub(crate) cache: CacheTimes,
+    /// `REQUIRE_ACTIVE`, as verification has it: what is put into the cache is what verification would.
+    pub(crate) require_active: bool,
+    /// `MIRROR_WARMS_CACHE`.
+    pub(crate) warms_cache: bool,
+    /// `NOVI_BULK`: whether all records may be read in a sweep.
+    pub(crate) sweep: bool,
     /// `NOVI_MAX_PER_SECOND`.
     pub(crate) novi_max_per_second: usize,
     /// `NOVI_MAX_PER_MINUTE`.
@@ -20,6 +28,14 @@ impl Settings {
         };
         Ok(Self {
             common: Common::from_env(env)?,
+            cache: CacheTimes::from_env(env)?,
+            require_active: env.flag("REQUIRE_ACTIVE", false)?,
+            warms_cache: env.flag("MIRROR_WARMS_CACHE", true)?,
+            sweep: env.parsed("NOVI_BULK", true, "it must be auto or off (default auto)", |value| match value {
+                "auto" => Some(true),
+                "off" => Some(false),
+                _ => None,
+            })?,
             novi_max_per_second: limit("NOVI_MAX_PER_SECOND", 10)?,
             novi_max_per_minute: limit("NOVI_MAX_PER_MINUTE", 400)?,
             apply: env.text("MIRROR_APPLY").as_deref() == Some("true"),
@@ -30,6 +46,16 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sweep_is_made_unless_it_is_turned_off() {
+        let settings = |value| Settings::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("NOVI_BULK", value)]));
+        assert_eq!(settings("").map(|settings| settings.sweep).ok(), Some(true));
+        assert_eq!(settings("auto").map(|settings| settings.sweep).ok(), Some(true));
+        assert_eq!(settings("off").map(|settings| settings.sweep).ok(), Some(false));
+        let error = settings("on").err().map(|error| error.to_string());
+        assert_eq!(error.as_deref(), Some(r#"NOVI_BULK="on" cannot be used: it must be auto or off (default auto)"#));
+    }
 
     #[test]
     fn only_true_lets_the_mirror_write() {

@@ -87,8 +87,7 @@ impl Verifier {
         cache.may_ask_novi().await.map_err(|wait| Problem::rate_limited(whole_seconds(wait)))?;
         match self.fetch(cache, parameters, id).await {
             Ok(None) => Ok(None),
-            Ok(Some(record)) if self.require_active && record.active.flag() == Some(false) => Ok(None),
-            Ok(Some(record)) => record.identity().map_err(|_| Code::NoviInvalidResponse.into()),
+            Ok(Some(record)) => record.verified(self.require_active).map_err(|_| Code::NoviInvalidResponse.into()),
             Err(failure) => {
                 tracing::warn!(?failure, "Novi did not answer the question");
                 Err(match failure {

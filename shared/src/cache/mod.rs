@@ -1,5 +1,6 @@
-//! The cache of verified members, and what instances must agree on about Novi:
-//! the cooldown after a 429 and the calls of the last minute.
+//! The cache of verified members, and what instances must agree on: the
+//! cooldown after Novi's 429, the calls of the last minute, and which list a
+//! mirror is at work on.
 //!
 //! With a Redis they are shared by all instances; without one each instance
 //! keeps them for itself, with the same times. Only verified records are ever
@@ -12,6 +13,7 @@ mod remote;
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -35,6 +37,27 @@ pub enum Lookup {
     Stale(Identity),
     /// Nothing that counts.
     Miss,
+}
+
+/// What Novi has said of one member.
+pub struct Fact {
+    /// Who.
+    pub id: MemberId,
+    /// Who that is, `None` where Novi knows no such member.
+    pub identity: Option<Identity>,
+    /// When Novi said so.
+    pub at: SystemTime,
+}
+
+/// Whether something could be claimed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours until it is released or expires.
+    Ours,
+    /// Somebody else has it.
+    Taken,
+    /// There is no Redis that could say.
+    Unknown,
 }
 
 /// A verified member, and when Novi was asked: the value of a cache entry.
@@ -89,6 +112,13 @@ impl MemberCache {
         Self { times, local, remote: connector.map(|connector| Remote::new(connector, novi_max_per_minute)), timeout }
     }
 
+    /// A cache for a mirror: it has no requests that wait, and does not ask
+    /// for its own allowance of calls.
+    #[must_use]
+    pub fn for_a_mirror(times: CacheTimes, connector: Connector) -> Self {
+        Self::new(times, 0, Some(connector), Duration::from_secs(5))
+    }
+
     /// Connects to the Redis, where there is one, for at most `limit`. What
     /// does not come about in that time goes on behind the first requests.
     pub async fn warm(&self, limit: Duration) {
@@ -101,6 +131,22 @@ impl MemberCache {
     #[must_use]
     pub fn session(&self) -> Session<'_> {
         Session { cache: self, left: self.timeout, grace: GRACE, bypassed: false }
+    }
+
+    /// Takes over what Novi has said, for the other instances to know: a Redis
+    /// alone is given it. An entry that is newer is left as it is; those of
+    /// people whom Novi does not know are deleted. Takes at most `limit`, and
+    /// ends where the Redis stops answering. Says how many entries it has seen to.
+    pub async fn take_over(&self, facts: Vec<Fact>, limit: Duration) -> usize {
+        /// Commands under way at once: enough to keep the wire busy.
+        const SIDE_BY_SIDE: usize = 64;
+        let Some(remote) = &self.remote else { return 0 };
+        let done = stream::iter(facts)
+            .map(|fact| remote.take_over(GRACE, fact, self.times))
+            .buffer_unordered(SIDE_BY_SIDE)
+            .take_while(|done| std::future::ready(done.is_some()))
+            .take_until(tokio::time::sleep(limit));
+        done.count().await
     }
 
     /// How well it is.
@@ -171,6 +217,25 @@ impl Session<'_> {
         }
     }
 
+    /// Claims `name` for `owner`, for at most `seconds`. Claiming it again renews the claim.
+    pub async fn claim(&mut self, name: &str, owner: &str, seconds: u64) -> Claim {
+        let Some(remote) = &self.cache.remote else {
+            return Claim::Unknown;
+        };
+        match self.within(remote, remote.claim(self.grace, name, owner, seconds)).await {
+            None => Claim::Unknown,
+            Some(true) => Claim::Ours,
+            Some(false) => Claim::Taken,
+        }
+    }
+
+    /// Gives up a claim, where it is still `owner`'s.
+    pub async fn release(&mut self, name: &str, owner: &str) {
+        if let Some(remote) = &self.cache.remote {
+            self.within(remote, remote.release(self.grace, name, owner)).await;
+        }
+    }
+
     /// Starts a cooldown: for `seconds`, at most 300, nobody asks Novi.
     pub async fn cool_down(&mut self, seconds: u64) {
         let seconds = seconds.min(COOLDOWN_LIMIT);
@@ -219,7 +284,11 @@ impl Session<'_> {
 }
 
 fn unix_now() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    unix(SystemTime::now())
+}
+
+fn unix(time: SystemTime) -> u64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

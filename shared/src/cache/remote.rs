@@ -14,9 +14,10 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerError
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Entry;
 use super::endpoint::{Connector, cause};
+use super::{Entry, Fact, unix, unix_now};
 use crate::member::MemberId;
+use crate::settings::CacheTimes;
 use crate::sync;
 
 /// The longest value that can be an entry. A foreign value may be half a gigabyte.
@@ -49,6 +50,36 @@ if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
   redis.call('SET', KEYS[1], 1, 'EX', ARGV[1])
 end
 return 0";
+
+/// Claims a key, unless it is somebody else's. A claim whose answer was lost can
+/// be made again.
+const CLAIM: &str = r"
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+return 1";
+
+/// Gives up a claim, where it is still the owner's.
+const RELEASE: &str = r"
+if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
+return 0";
+
+/// Puts an entry in its place, or deletes it where there is none to put, unless
+/// a newer one is there. One from the future, or no entry at all, is not newer.
+const TAKE_OVER: &str = r"
+local at, now = tonumber(ARGV[1]), tonumber(ARGV[2])
+local there = redis.pcall('GET', KEYS[1])
+if type(there) == 'string' then
+  local is_json, entry = pcall(cjson.decode, there)
+  local cached_at = is_json and type(entry) == 'table' and tonumber(entry.cached_at)
+  if cached_at and cached_at > at and cached_at <= now then return 0 end
+end
+if ARGV[4] then
+  redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[3])
+else
+  redis.call('DEL', KEYS[1])
+end
+return 1";
 
 /// A connection of either kind. Clones share it.
 #[derive(Clone)]
@@ -138,6 +169,30 @@ impl Remote {
         self.ask(grace, redis::cmd("DEL").arg(key(id))).await
     }
 
+    /// Takes over what Novi has said of a member.
+    pub(super) async fn take_over(&self, grace: Duration, fact: Fact, times: CacheTimes) -> Option<()> {
+        let (at, now) = (unix(fact.at), unix_now());
+        let expiry = (at + times.ttl + times.stale).saturating_sub(now);
+        let mut command = redis::cmd("EVAL");
+        command.arg(TAKE_OVER).arg(1).arg(key(fact.id)).arg(at).arg(now).arg(expiry);
+        if let Some(identity) = fact.identity {
+            if expiry == 0 {
+                return Some(());
+            }
+            command.arg(serde_json::to_vec(&Entry { verified: true, identity, cached_at: at }).ok()?);
+        }
+        self.patiently(grace, &command).await
+    }
+
+    /// Whether a key could be claimed.
+    pub(super) async fn claim(&self, grace: Duration, key: &str, owner: &str, seconds: u64) -> Option<bool> {
+        self.ask(grace, redis::cmd("EVAL").arg(CLAIM).arg(1).arg(key).arg(owner).arg(seconds)).await
+    }
+
+    pub(super) async fn release(&self, grace: Duration, key: &str, owner: &str) -> Option<()> {
+        self.ask(grace, redis::cmd("EVAL").arg(RELEASE).arg(1).arg(key).arg(owner)).await
+    }
+
     pub(super) async fn cool_down(&self, grace: Duration, seconds: u64) -> Option<()> {
         self.ask(grace, redis::cmd("EVAL").arg(COOL_DOWN).arg(1).arg(COOLDOWN).arg(seconds)).await
     }
@@ -153,6 +208,16 @@ impl Remote {
             wait = self.ask(grace, &count).await?;
         }
         Some(if wait == 0 { Ok(()) } else { Err(Duration::from_millis(wait)) })
+    }
+
+    /// Asks, with more patience than a request has that somebody waits for.
+    async fn patiently<T: FromRedisValue>(&self, grace: Duration, command: &Cmd) -> Option<T> {
+        const LIMIT: Duration = Duration::from_secs(5);
+        let number = self.number();
+        tokio::time::timeout(LIMIT, self.ask(grace, command)).await.unwrap_or_else(|_| {
+            self.gave_no_answer(number);
+            None
+        })
     }
 
     /// Asks. `None` where there is no answer, or one that is a refusal.

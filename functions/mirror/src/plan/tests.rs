@@ -1,5 +1,7 @@
 //! The plan, rule by rule, and as a whole over arbitrary worlds.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -11,6 +13,8 @@ struct World {
     groups: HashMap<Uuid, Group>,
     directory: Directory,
     roster: BTreeSet<Address>,
+    /// Rows that are there once more.
+    again: Vec<Address>,
     force: bool,
 }
 
@@ -31,6 +35,7 @@ impl World {
             groups: HashMap::from([(GROUP, group)]),
             directory: HashMap::new(),
             roster: BTreeSet::new(),
+            again: Vec::new(),
             force: false,
         }
     }
@@ -66,7 +71,9 @@ impl World {
     }
 
     fn plan(&self) -> Plan {
-        Plan::make(&self.target, &self.groups, &self.directory, &self.roster, self.force)
+        let mut roster = Roster::default();
+        roster.extend(self.roster.iter().chain(&self.again).cloned());
+        Plan::make(&self.target, &self.groups, &self.directory, &roster, self.force)
     }
 }
 
@@ -228,6 +235,16 @@ fn a_hidden_flag_neither_adds_nor_removes_and_holds_up_nobody_else() {
     assert!(plan.subscribe.is_empty());
     assert_eq!((plan.withheld, plan.skipped.unknown), (0, 2));
     assert!(plan.doubts[0].contains("hide Active or UnsubscribeFromEmails"));
+}
+
+#[test]
+fn who_is_subscribed_twice_leaves_once_and_is_reported_while_staying() {
+    let mut world = World::new().members(8).subscribed(m(0..9));
+    world.again = m(7..9).map(|address| Address::new(&address)).collect();
+    let plan = world.plan();
+    assert_eq!((leaving(&plan), plan.roster), (vec!["m8@example.org"], 9));
+    assert_eq!(plan.doubts.len(), 1);
+    assert!(plan.doubts[0].starts_with("1 of its addresses are subscribed more than once"), "{:?}", plan.doubts);
 }
 
 #[test]

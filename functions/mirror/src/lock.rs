@@ -1,0 +1,65 @@
+//! One run at a time: a lock for each list, in the Redis that all share.
+//!
+//! Reserved concurrency keeps runs apart too, where the account has it. A lock
+//! that cannot be asked for therefore ends nothing.
+
+use std::collections::BTreeSet;
+
+use shared::cache::{Claim, MemberCache};
+use uuid::Uuid;
+
+use crate::mapping::{ListId, Target};
+
+/// The locks of one run. They are given back by [`Locks::release`], and expire
+/// where the run does not come to that.
+pub(crate) struct Locks<'c> {
+    cache: Option<&'c MemberCache>,
+    /// Tells this run from every other.
+    owner: String,
+    asked_for: Vec<ListId>,
+    taken: BTreeSet<ListId>,
+}
+
+impl<'c> Locks<'c> {
+    /// Locks lists for at most `seconds`.
+    pub(crate) async fn lock(cache: Option<&'c MemberCache>, targets: &[&Target], seconds: u64) -> Self {
+        let owner = Uuid::from_u128(fastrand::u128(..)).simple().to_string();
+        let mut locks = Self { cache, owner, asked_for: Vec::new(), taken: BTreeSet::new() };
+        let Some(cache) = cache else { return locks };
+        let mut session = cache.session();
+        let mut unknown = 0;
+        for list in targets.iter().map(|target| &target.list) {
+            match session.claim(&key(list), &locks.owner, seconds).await {
+                Claim::Ours => locks.asked_for.push(list.clone()),
+                Claim::Taken => drop(locks.taken.insert(list.clone())),
+                Claim::Unknown => {
+                    // The answer may have been lost, not the question.
+                    locks.asked_for.push(list.clone());
+                    unknown += 1;
+                }
+            }
+        }
+        if unknown > 0 {
+            tracing::warn!(lists = unknown, "lists could not be locked, and are mirrored without");
+        }
+        locks
+    }
+
+    /// Whether another run has this list.
+    pub(crate) fn is_taken(&self, list: &ListId) -> bool {
+        self.taken.contains(list)
+    }
+
+    /// Gives them back.
+    pub(crate) async fn release(self) {
+        let Some(cache) = self.cache else { return };
+        let mut session = cache.session();
+        for list in &self.asked_for {
+            session.release(&key(list), &self.owner).await;
+        }
+    }
+}
+
+fn key(list: &ListId) -> String {
+    format!("idaa:mirror:{list}")
+}
