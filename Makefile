@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint build
+.PHONY: help setup run test soak lint build
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -21,6 +21,11 @@ test: ## run every test, against a real Mailman, real Redis and AWS's emulator; 
 	@tests/setup test
 	@cargo build --workspace --all-targets
 	@cargo $(TEST) --workspace --all-targets $(ARGS)
+
+soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --seed N'
+	@tests/setup test
+	@cargo build --workspace --bins
+	@target/debug/soak $(ARGS)
 
 lint: ## check the format and the lints
 	@cargo fmt --all --check

@@ -10,6 +10,7 @@ pub mod directory;
 pub mod function;
 pub mod gateway;
 pub mod mailman;
+pub mod model;
 pub mod novi;
 pub mod postgres;
 pub mod privacy;

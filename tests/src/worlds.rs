@@ -1,6 +1,7 @@
 //! The two set-ups that tests and the sandbox need: verification with its
 //! Novi, and a mirror with its Novi and Mailman.
 
+use anyhow::Context;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -143,6 +144,18 @@ pub fn list<'r>(report: &'r Value, id: &str) -> &'r Value {
     lists.iter().find(|list| list["list_id"] == id).unwrap_or_else(|| panic!("no {id} in {report}"))
 }
 
+/// The report in what an invocation returned, whether that is it or an error that holds it.
+///
+/// # Errors
+/// Where there is no report.
+pub fn report(returned: Value) -> anyhow::Result<Value> {
+    let Some(message) = returned["errorMessage"].as_str() else {
+        return Ok(returned);
+    };
+    let json = message.find('{').and_then(|start| Some(&message[start..=message.rfind('}')?]));
+    Ok(serde_json::from_str(json.with_context(|| format!("no report: {message}"))?)?)
+}
+
 /// A mirror, its Novi, and a real Mailman.
 pub struct Mirror {
     /// The function.
@@ -226,11 +239,6 @@ impl Mirror {
     /// # Errors
     /// Where there is no report.
     pub async fn run(&self, event: Value) -> anyhow::Result<Value> {
-        let returned = self.function.invoke(&event).await?;
-        let Some(message) = returned["errorMessage"].as_str() else {
-            return Ok(returned);
-        };
-        let json = message.find('{').and_then(|start| Some(&message[start..=message.rfind('}')?]));
-        Ok(serde_json::from_str(json.ok_or_else(|| anyhow::anyhow!("no report: {message}"))?)?)
+        report(self.function.invoke(&event).await?)
     }
 }

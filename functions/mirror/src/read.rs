@@ -400,9 +400,9 @@ impl GroupReading {
         }
         let rows = page.rows.len();
         let before = self.members.len();
-        let last = self.members.last().copied();
         // Without a count a departure between two pages would shift a row past the reading: so pages overlap by a row.
-        let has_shifted = self.overlaps && page.rows.first().copied().flatten() != last;
+        let overlap = self.members.last().copied().filter(|_| self.overlaps);
+        let has_shifted = overlap.is_some() && page.rows.first().copied().flatten() != overlap;
         for row in page.rows {
             match row {
                 Some(id) if self.seen.insert(id) => self.members.push(id),
@@ -418,8 +418,11 @@ impl GroupReading {
             Some(total) if read == total => Some(GroupEnd::Read),
             Some(total) if read > total => Some(GroupEnd::Unread("it has more rows than its TotalCount")),
             Some(_) if brought_nothing => Some(GroupEnd::Unread("it ended before its TotalCount")),
-            None if brought_nothing => Some(GroupEnd::Read),
+            None if has_shifted && brought_nothing && rows > 0 => Some(GroupEnd::Unread("its pages repeat")),
             None if has_shifted => Some(GroupEnd::Unread("it changed while it was read")),
+            // The end: an empty page, or the row by which pages overlap and no other.
+            None if rows == usize::from(overlap.is_some()) => Some(GroupEnd::Read),
+            None if brought_nothing => Some(GroupEnd::Unread("its pages repeat")),
             _ if self.members.len() > ROWS_LIMIT => Some(GroupEnd::Unread("it does not end")),
             _ => None,
         }
@@ -480,15 +483,27 @@ mod tests {
         assert_eq!(read(vec![page(None, [])]), (0, GroupEnd::Read));
         assert_eq!(read(vec![page(None, [1, 2]), page(None, [2, 3]), page(None, [3])]), (3, GroupEnd::Read));
         assert_eq!(read(vec![page(None, [1]), page(None, [2]), page(None, [])]), (2, GroupEnd::Read));
-        // A server that ignores the offset.
-        assert_eq!(read(vec![page(None, [1, 2]), page(None, [1, 2])]), (2, GroupEnd::Read));
+        assert_eq!(read(vec![page(None, [1]), page(None, [])]), (1, GroupEnd::Read));
     }
 
     #[test]
     fn a_bare_group_that_shifts_while_it_is_read_is_unread() {
         // 1 left between the pages: 3 moved to where 2 was, and would have been missed without the overlap.
-        let (_, end) = read(vec![page(None, [1, 2]), page(None, [3, 4])]);
-        assert_eq!(end, GroupEnd::Unread("it changed while it was read"));
+        for pages in [vec![page(None, [1, 2]), page(None, [3, 4])], vec![page(None, [1, 2]), page(None, [])]] {
+            assert_eq!(read(pages).1, GroupEnd::Unread("it changed while it was read"));
+        }
+    }
+
+    #[test]
+    fn a_bare_group_whose_pages_repeat_is_unread() {
+        // A server that ignores the offset: who is on its further pages cannot be known.
+        for pages in [
+            vec![page(None, [1, 2]), page(None, [1, 2])],
+            vec![page(None, [1]), page(None, [1])],
+            vec![page(None, [1, 2]), page(None, [2, 1])],
+        ] {
+            assert_eq!(read(pages).1, GroupEnd::Unread("its pages repeat"));
+        }
     }
 
     #[test]
