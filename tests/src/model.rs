@@ -186,7 +186,7 @@ impl Sequence {
         let mut mappings = Vec::new();
         // One group, two groups, and one that another list has too; each with limits of its own.
         for (n, (mapped, max_removal_percent)) in
-            [(&groups[..1], 30), (&groups[1..3], 100), (&groups[2..4], 10)].into_iter().enumerate()
+            [(&groups[..1], 100), (&groups[1..3], 100), (&groups[2..4], 20)].into_iter().enumerate()
         {
             let name = format!("s{seed:x}n{n}");
             let keep = format!("keep{n}@mail.example.org");
@@ -208,7 +208,7 @@ impl Sequence {
         let mut world = Mirror::start_on(mailman, directory, json!(mappings), &variables).await?;
         {
             let mut state = world.novi.state();
-            (state.counted, state.wrapped, state.page_limit) = (rng.bool(), rng.bool(), rng.usize(2..40));
+            (state.counted, state.wrapped, state.page_limit) = (rng.bool(), rng.bool(), rng.usize(2..15));
             state.listed = rng.bool().then(Vec::new);
         }
         let proxy = world.put_proxy().await?;
@@ -223,7 +223,7 @@ impl Sequence {
         for _ in 0..self.rng.usize(0..3) {
             self.meddle().await?;
         }
-        for _ in 0..self.rng.usize(0..5) {
+        for _ in 0..self.rng.usize(1..5) {
             self.inject();
         }
         let restart_at = (self.rng.u8(..) < 60).then(|| self.rng.usize(1..40));
@@ -463,7 +463,12 @@ impl Sequence {
     fn inject(&mut self) {
         let (Some(who), Some(group)) = (self.anybody(), self.any_group()) else { return };
         let rng = &mut self.rng;
-        let times = if rng.bool() { usize::MAX } else { rng.usize(1..5) };
+        // Ten waits of a second each would make a long night of it.
+        let times_of = |fault: &Fault, rng: &mut Rng| match fault {
+            Fault::RateLimited(_) => 2,
+            _ if rng.bool() => usize::MAX,
+            _ => rng.usize(1..5),
+        };
         let mut state = self.world.novi.state();
         let name = match rng.u8(..16) {
             0..=6 => {
@@ -471,17 +476,17 @@ impl Sequence {
                 // Everybody at once would be an outage, which is a kind of its own.
                 let place = if rng.u8(..10) == 0 { "/customers/".to_owned() } else { person };
                 let (name, fault) = any_fault(rng);
-                state.fail(&place, times, fault);
+                state.fail(&place, times_of(&fault, rng), fault);
                 name
             }
             7..=9 => {
                 let (name, fault) = any_fault(rng);
-                state.fail(&format!("/groups/{}", group.hyphenated()), times, fault);
+                state.fail(&format!("/groups/{}", group.hyphenated()), times_of(&fault, rng), fault);
                 name
             }
             10 => {
                 let (name, fault) = any_fault(rng);
-                state.fail("/api/members", times, fault);
+                state.fail("/api/members", times_of(&fault, rng), fault);
                 name
             }
             11 => {
