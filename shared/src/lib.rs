@@ -13,8 +13,8 @@
 pub mod aws;
 pub mod cache;
 pub mod foundation;
-
 pub mod member;
+pub mod metrics;
 pub mod novi;
 pub mod outbound;
 pub mod pace;

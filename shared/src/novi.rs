@@ -92,6 +92,17 @@ impl Failure {
     pub fn is_momentary(self) -> bool {
         matches!(self, Self::Unreachable(NoAnswer::Closed) | Self::Status(502..=504))
     }
+
+    /// The metric that counts it, where an alarm hangs on that: Novi's limit is
+    /// reached, or Novi or its CDN does not let us in.
+    #[must_use]
+    pub fn metric(self) -> Option<&'static str> {
+        match self {
+            Self::RateLimited(_) => Some("NoviRateLimited"),
+            Self::CredentialsRejected | Self::Blocked => Some("NoviRefused"),
+            Self::Unreachable(_) | Self::Status(_) | Self::InvalidResponse => None,
+        }
+    }
 }
 
 /// A page of a group's rows.

@@ -10,6 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, registry};
 
+use crate::metrics;
 use crate::settings::{Env, SettingError};
 
 /// The only crates whose events reach the log.
@@ -39,6 +40,7 @@ pub fn install(env: &Env) -> Result<(), SettingError> {
             other => other.parse().ok(),
         },
     )?;
+    metrics::install(env);
     let ours = Targets::new().with_targets(TARGETS.map(|target| (target, level)));
     let lines = tracing_subscriber::fmt::layer();
     if json {

@@ -18,16 +18,17 @@ pub(crate) struct Locks<'c> {
     owner: String,
     asked_for: Vec<ListId>,
     taken: BTreeSet<ListId>,
+    /// How many could not be asked for.
+    unknown: usize,
 }
 
 impl<'c> Locks<'c> {
     /// Locks lists for at most `seconds`.
     pub(crate) async fn lock(cache: Option<&'c MemberCache>, targets: &[&Target], seconds: u64) -> Self {
         let owner = Uuid::from_u128(fastrand::u128(..)).simple().to_string();
-        let mut locks = Self { cache, owner, asked_for: Vec::new(), taken: BTreeSet::new() };
+        let mut locks = Self { cache, owner, asked_for: Vec::new(), taken: BTreeSet::new(), unknown: 0 };
         let Some(cache) = cache else { return locks };
         let mut session = cache.session();
-        let mut unknown = 0;
         for list in targets.iter().map(|target| &target.list) {
             match session.claim(&key(list), &locks.owner, seconds).await {
                 Claim::Ours => locks.asked_for.push(list.clone()),
@@ -35,12 +36,12 @@ impl<'c> Locks<'c> {
                 Claim::Unknown => {
                     // The answer may have been lost, not the question.
                     locks.asked_for.push(list.clone());
-                    unknown += 1;
+                    locks.unknown += 1;
                 }
             }
         }
-        if unknown > 0 {
-            tracing::warn!(lists = unknown, "lists could not be locked, and are mirrored without");
+        if locks.are_missing() {
+            tracing::warn!(lists = locks.unknown, "lists could not be locked, and are mirrored without");
         }
         locks
     }
@@ -48,6 +49,11 @@ impl<'c> Locks<'c> {
     /// Whether another run has this list.
     pub(crate) fn is_taken(&self, list: &ListId) -> bool {
         self.taken.contains(list)
+    }
+
+    /// Whether some list is without one, because the Redis does not answer.
+    pub(crate) fn are_missing(&self) -> bool {
+        self.unknown > 0
     }
 
     /// Gives them back.

@@ -55,6 +55,8 @@ pub(crate) struct Reader<'r> {
     /// No call starts after this.
     cutoff: Instant,
     calls: AtomicU64,
+    /// Calls that were answered 429.
+    rate_limited: AtomicU64,
     failed_in_a_row: AtomicUsize,
     /// Why Novi turned us away, where it did and has answered nothing at all.
     shut_out: Mutex<ShutOut>,
@@ -148,6 +150,7 @@ impl<'r> Reader<'r> {
             ways,
             cutoff,
             calls: AtomicU64::new(0),
+            rate_limited: AtomicU64::new(0),
             failed_in_a_row: AtomicUsize::new(0),
             shut_out: Mutex::new(ShutOut::Unknown),
         }
@@ -165,6 +168,11 @@ impl<'r> Reader<'r> {
     /// The calls made so far.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)
+    }
+
+    /// How many of them were answered 429.
+    pub(crate) fn rate_limited(&self) -> u64 {
+        self.rate_limited.load(Ordering::Relaxed)
     }
 
     /// Reads groups, each once.
@@ -305,6 +313,7 @@ impl<'r> Reader<'r> {
             match failure {
                 Failure::RateLimited(seconds) if waits < RATE_LIMITED_WAITS => {
                     waits += 1;
+                    self.rate_limited.fetch_add(1, Ordering::Relaxed);
                     self.pause(seconds.map_or(RATE_LIMITED, Duration::from_secs));
                     continue;
                 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream};
 use shared::cache::{Fact, MemberCache};
+use shared::metrics::{self, Metric};
 use shared::novi;
 use shared::parameters::{ParameterStore, Unavailable};
 use tokio::time::Instant;
@@ -108,6 +109,7 @@ impl Mirror {
         let cache = self.cache.as_ref().filter(|_| !dry_run);
         let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
         let locks = Locks::lock(cache, &targets, seconds).await;
+        let cache_is_down = locks.are_missing();
         let (taken, free): (Vec<&Target>, Vec<&Target>) =
             targets.into_iter().partition(|target| locks.is_taken(&target.list));
         lists.extend(taken.iter().map(|target| ListReport::locked(&target.list)));
@@ -125,6 +127,18 @@ impl Mirror {
                 tracing::info!(entries, "the cache is warm");
             }
         }
+        let count = |status| lists.iter().filter(|list| list.status == status).count() as u64;
+        metrics::emit(&[
+            Metric::Count("ListsOk", count(Status::Ok)),
+            Metric::Count("ListsPartial", count(Status::Partial)),
+            Metric::Count("ListsBlocked", count(Status::Blocked)),
+            Metric::Count("ListsFailed", count(Status::Failed) + count(Status::Unfinished)),
+            Metric::Count("NoviCalls", run.reader.calls()),
+            Metric::Count("NoviRateLimited", run.reader.rate_limited()),
+            Metric::Count("NoviRefused", u64::from(run.reader.shut_out().is_some())),
+            Metric::Count("MailmanCalls", run.mailman.calls()),
+            Metric::Count("CacheDown", u64::from(cache_is_down)),
+        ]);
         Ok(Report {
             status: lists.iter().map(|list| list.status).max().unwrap_or_default(),
             dry_run,

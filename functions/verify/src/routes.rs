@@ -16,6 +16,7 @@ use lambda_http::request::RequestContext;
 use serde::Serialize;
 use shared::cache::CacheHealth;
 use shared::member::{Identity, MemberId};
+use shared::metrics::{self, Metric};
 use shared::parameters::Health;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -37,6 +38,8 @@ pub(crate) const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const MEMBER: &str = "/v3/action/idaa/novi_member/";
 const HEALTH: &str = "/health";
 const OPENAPI: &str = "/openapi.json";
+/// The member route's name in the log.
+const MEMBER_ROUTE: &str = "member";
 
 /// Everything behind the Lambda event.
 #[derive(Clone)]
@@ -88,16 +91,39 @@ impl App {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let _in_span = span.enter();
+        let milliseconds = started.elapsed().as_secs_f64() * 1e3;
         tracing::info!(
             route,
             status = response.status().as_u16(),
             code = response.extensions().get::<Code>().map(|code| code.as_str()),
             cache = response.headers().get(X_CACHE).and_then(|value| value.to_str().ok()),
-            milliseconds = started.elapsed().as_secs_f64() * 1e3,
+            milliseconds,
             "answered"
         );
+        if route == MEMBER_ROUTE && !is_preflight {
+            metrics::emit(&measured(&response, milliseconds));
+        }
         Ok(response)
     }
+}
+
+/// What the dashboard shows of an answer about a member.
+fn measured<B>(response: &http::Response<B>, milliseconds: f64) -> Vec<Metric> {
+    let outcome = match response.status() {
+        StatusCode::OK => "Verified",
+        StatusCode::NOT_FOUND => "NotMember",
+        StatusCode::TOO_MANY_REQUESTS => "RateLimited",
+        status if status.is_server_error() => "Unavailable",
+        _ => "Refused",
+    };
+    let cache = response.headers().get(X_CACHE).and_then(|value| value.to_str().ok()).map(|origin| match origin {
+        "hit" => "CacheHit",
+        "stale" => "CacheStale",
+        "bypass" => "CacheDown",
+        _ => "CacheMiss",
+    });
+    let counts = [Some(outcome), cache].into_iter().flatten().map(|name| Metric::Count(name, 1));
+    counts.chain([Metric::Milliseconds("Latency", milliseconds)]).collect()
 }
 
 /// The path as the routes have it, and the route's name for the log.
@@ -125,7 +151,7 @@ fn route_name(path: &str) -> Option<&'static str> {
     match path {
         HEALTH => Some("health"),
         OPENAPI => Some("openapi"),
-        _ if path.starts_with(MEMBER) => Some("member"),
+        _ if path.starts_with(MEMBER) => Some(MEMBER_ROUTE),
         _ => None,
     }
 }

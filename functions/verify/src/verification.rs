@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use shared::cache::{Lookup, MemberCache, Session};
 use shared::member::{Identity, MemberId, Record};
+use shared::metrics::{self, Metric};
 use shared::novi::{self, Failure};
 use shared::parameters::ParameterStore;
 use tokio::time::Instant;
@@ -118,7 +119,14 @@ impl Verifier {
         let by = self.novi.deadline();
         let (mut retried, mut renewed) = (false, false);
         loop {
-            let failure = match self.novi.customer(&parameters.novi, id, by).await {
+            let started = Instant::now();
+            let answer = self.novi.customer(&parameters.novi, id, by).await;
+            let milliseconds = started.elapsed().as_secs_f64() * 1e3;
+            let mut measured = vec![Metric::Count("NoviCalls", 1), Metric::Milliseconds("NoviLatency", milliseconds)];
+            measured
+                .extend(answer.as_ref().err().and_then(|failure| failure.metric()).map(|name| Metric::Count(name, 1)));
+            metrics::emit(&measured);
+            let failure = match answer {
                 Ok(record) => return Ok(record),
                 Err(failure) => failure,
             };
