@@ -155,13 +155,13 @@ impl Record {
         }
     }
 
-    /// Whether nothing of it is hidden that anybody asks for: names and address
-    /// are there, if only as `null`, and the flags are flags. A list of records
-    /// may show less of each than the record itself does.
+    /// Whether nothing that anybody asks for may be hidden: the flags are flags,
+    /// and first name, last name and address are there. A list of records may
+    /// show less of each than the record itself does, and as `null`.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        let texts = [&self.name, &self.first_name, &self.last_name, &self.email];
-        texts.into_iter().all(|field| matches!(field, Field::Null | Field::Text(_)))
+        let texts = [&self.first_name, &self.last_name, &self.email];
+        texts.into_iter().all(|field| field.text().is_some())
             && self.active.flag().is_some()
             && self.unsubscribed.flag().is_some()
     }

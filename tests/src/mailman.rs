@@ -25,6 +25,14 @@ pub enum Database {
     Postgres,
 }
 
+impl Database {
+    /// The one on which the sequence of a seed is played: seen again, it is seen on the same.
+    #[must_use]
+    pub fn of(seed: u64) -> Self {
+        if seed.is_multiple_of(2) { Self::Sqlite } else { Self::Postgres }
+    }
+}
+
 /// A running core.
 pub struct Mailman {
     server: Server,

@@ -9,11 +9,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use http::Method;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::directory::Directory;
@@ -559,7 +562,10 @@ fn judge(
         tally.wrongly_removed += wrongly.len();
         wrong.push(format!("lost {wrongly:?}"));
     }
-    let strangers: Vec<&String> = is.difference(&was).filter(|address| !truth.wanted.contains(*address)).collect();
+    let strangers: Vec<&String> = is
+        .difference(&was)
+        .filter(|address| !truth.wanted.contains(*address) || truth.untouched.contains(*address))
+        .collect();
     if !strangers.is_empty() {
         tally.wrongly_added += strangers.len();
         wrong.push(format!("was given {strangers:?}"));
@@ -601,7 +607,12 @@ fn any_fault(rng: &mut Rng) -> (&'static str, Fault) {
 fn any_mishap(rng: &mut Rng) -> (&'static str, Mishap) {
     const LOCKED: &str =
         r#"{"title": "400 Bad Request", "description": "(sqlite3.OperationalError) database is locked"}"#;
-    match rng.u8(..6) {
+    match rng.u8(..8) {
+        5 | 6 => {
+            let after = Duration::from_millis(rng.u64(..3_000));
+            ("a request to Mailman is lost, and done later", Mishap::LostAndDone(after))
+        }
+        7 => ("a proxy gives up waiting for Mailman", Mishap::GivenUp(Arc::new(Semaphore::new(1)))),
         0 => ("a request to Mailman is lost", Mishap::Lost),
         1 => ("an answer of Mailman's is lost", Mishap::DoneAndLost),
         2 => ("Mailman's database is locked, as 400", Mishap::Answer(400, LOCKED)),

@@ -63,6 +63,8 @@ pub struct State {
     pub listed: Option<Vec<String>>,
     /// Further fields of single people that are not shown there; `*` hides them whole.
     pub veiled: BTreeMap<Uuid, Vec<String>>,
+    /// Whether what is not shown there comes as `null`.
+    pub nulls: bool,
     /// Whether pages start at their beginning whatever offset is asked for.
     pub ignores_offset: bool,
     /// Whether every page tells of one more than the last one did.
@@ -147,6 +149,7 @@ impl Novi {
             wrapped: false,
             listed: None,
             veiled: BTreeMap::new(),
+            nulls: false,
             ignores_offset: false,
             drifts: false,
             faults: Vec::new(),
@@ -270,7 +273,9 @@ impl Source {
                     self.private.add_record(record);
                     let mut record = record.clone();
                     if let Some(map) = record.as_object_mut() {
-                        map.retain(|field, _| !hidden.contains(field) && !is_veiled(id, field));
+                        let hides = |field: &String| hidden.contains(field) || is_veiled(id, field);
+                        map.retain(|field, _| state.nulls || !hides(field));
+                        map.iter_mut().filter(|(field, _)| hides(field)).for_each(|(_, value)| *value = Value::Null);
                     }
                     record
                 };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -20,8 +21,10 @@ pub enum Mishap {
     Lost,
     /// It arrives and is done, and the connection is closed before the answer.
     DoneAndLost,
-    /// It never arrives, and the caller waits for as long as it likes.
-    Silence,
+    /// It is answered 504, and arrives once a permit is added.
+    GivenUp(Arc<Semaphore>),
+    /// The connection is closed, and it arrives after a moment.
+    LostAndDone(Duration),
     /// It arrives once a permit is added.
     Held(Arc<Semaphore>),
     /// It never arrives; this status and body are the answer.
@@ -60,6 +63,8 @@ pub struct Seen {
     pub line: String,
     /// Its body.
     pub body: String,
+    /// The status that it was answered, once it was.
+    pub status: Option<u16>,
 }
 
 impl Proxy {
@@ -151,7 +156,7 @@ impl Way {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
         let line = format!("{} {path}", parts.method);
-        let seen = Seen { line, body: String::from_utf8_lossy(&body).into_owned() };
+        let seen = Seen { line, body: String::from_utf8_lossy(&body).into_owned(), status: None };
         let mishap = {
             let mut mishaps = lock(&self.mishaps);
             mishaps.iter_mut().find(|(part, times, _)| *times > 0 && seen.contains(part)).map(|found| {
@@ -160,22 +165,44 @@ impl Way {
             })
         };
         let line = seen.line.clone();
-        lock(&self.seen).push(seen);
+        let number = {
+            let mut all = lock(&self.seen);
+            all.push(seen);
+            all.len() - 1
+        };
         self.arrivals.send_replace(());
         lock(&self.at_once).begin(&line);
-        let answer = self.meet(mishap, self.forward(parts, body, &path)).await;
+        let way = self.clone();
+        let answer = Self::meet(mishap, async move { way.forward(parts, body, &path).await }).await;
         lock(&self.at_once).end(&line);
+        if let Some(seen) = lock(&self.seen).get_mut(number).filter(|seen| seen.line == line) {
+            seen.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        }
         answer
     }
 
     async fn meet(
-        &self,
         mishap: Option<Mishap>,
-        forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>>,
+        forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>> + Send + 'static,
     ) -> Result<Response<Full<Bytes>>, std::io::Error> {
         match mishap {
             Some(Mishap::Lost) => Err(std::io::Error::other("as asked")),
-            Some(Mishap::Silence) => std::future::pending().await,
+            Some(Mishap::GivenUp(until)) => {
+                tokio::spawn(async move {
+                    if let Ok(permit) = until.acquire().await {
+                        permit.forget();
+                        let _ = forward.await;
+                    }
+                });
+                Ok(respond(504, Bytes::from_static(b"<html></html>")))
+            }
+            Some(Mishap::LostAndDone(after)) => {
+                tokio::spawn(async move {
+                    tokio::time::sleep(after).await;
+                    forward.await
+                });
+                Err(std::io::Error::other("as asked"))
+            }
             Some(Mishap::Held(until)) => {
                 until.acquire().await.map_err(std::io::Error::other)?.forget();
                 forward.await

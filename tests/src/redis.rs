@@ -222,7 +222,10 @@ impl Redis {
         if !output.status.success() {
             bail!("redis-cli fails: {}", String::from_utf8_lossy(&output.stderr));
         }
-        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+        let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // redis-cli thinks nothing of an error.
+        ensure!(!answer.starts_with("ERR "), "{answer}");
+        Ok(answer)
     }
 
     /// Changes the password, here and on the server.

@@ -488,6 +488,12 @@ async fn an_explanation_says_why_and_writes_nothing() -> Result<()> {
         }
     }
     assert_eq!(report["explain"].as_array().map(Vec::len), Some(7));
+
+    // The answer to a question is no error, whatever the list's state: an error may name nobody.
+    world.novi.state().directory.groups.insert(group, Vec::new());
+    let returned = world.function.invoke(&json!({"explain": [addresses[0]]})).await?;
+    assert!(returned.get("errorMessage").is_none(), "{returned}");
+    assert_eq!((&returned["status"], &returned["explain"][0]["address"]), (&json!("blocked"), &json!(addresses[0])));
     assert_eq!(world.mailman.roster(&id, "member").await?.len(), 1);
     Ok(())
 }

@@ -64,11 +64,11 @@ async fn novi_s_envelopes_and_bad_moments_make_no_difference() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn all_records_are_swept_where_that_takes_fewer_calls() -> Result<()> {
-    // 300 in pages of 40 are 8 calls instead of 200; a page more for the group would be 5.
+    // 300 in pages of 40 are 8 calls instead of 200. The group's pages overlap by a row each: six for its 200.
     let (world, group) = world(200, 100, &[]).await?;
     world.novi.state().listed = Some(Vec::new());
     let report = world.run(json!({})).await?;
-    assert_eq!((&report["status"], &report["novi_calls"]), (&json!("ok"), &json!(5 + 8)), "{report}");
+    assert_eq!((&report["status"], &report["novi_calls"]), (&json!("ok"), &json!(6 + 8)), "{report}");
     assert_eq!(asked(&world), (8, 0));
     assert_members(&world, group).await
 }
@@ -105,6 +105,8 @@ async fn whom_the_sweep_lacks_or_does_not_show_whole_is_asked_for_singly() -> Re
         for (id, field) in hidden.iter().zip(["LastName", "Active", "UnsubscribeFromEmails", "Email"]) {
             state.veiled.insert(*id, vec![field.to_owned()]);
         }
+        // What a key may not see may also come as null.
+        state.nulls = fastrand::bool();
         state.veiled.insert(hidden[4], vec!["*".to_owned()]);
     }
     let report = world.run(json!({})).await?;
@@ -143,8 +145,9 @@ async fn a_list_of_records_that_is_refused_or_odd_is_gone_without_and_said_so_on
         assert_eq!((&report["status"], &report["lists"][0]["reason"]), (&json!("ok"), &json!(null)), "{report}");
         world.novi.state().mend();
         let said = world.function.log().matches("does not list all records").count() - before;
-        // An empty page is a list that lacks everybody.
-        assert!(said <= 1, "said {said} times");
+        // An empty page is a list, which lacks everybody.
+        let is_list = matches!(&fault, Fault::Answer(_, _, body) if body.contains(r#""Results":[]"#));
+        assert_eq!(said, usize::from(!is_list));
     }
     assert_members(&world, group).await?;
     assert!(!world.function.log().contains(r#""level":"WARN""#), "falling back is nothing to warn of");

@@ -5,6 +5,7 @@ use anyhow::Result;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use tests::directory::Directory;
+use tests::redis::{Kind, Redis};
 use tests::worlds::{Mirror, list};
 use uuid::Uuid;
 
@@ -22,8 +23,12 @@ async fn fifty_thousand_members_in_forty_lists_fit_into_128_mebibytes() -> Resul
     let list_id = |n: usize| format!("list{n}.lists.example.org");
     let mappings: Vec<Value> =
         groups.iter().enumerate().map(|(n, group)| json!({"group_guid": group, "list_id": list_id(n)})).collect();
+    let redis = Redis::start(Kind::Plain)?;
+    let cache = redis.variables();
     // What is logged of each person at TRACE would take longer than the rest.
-    let world = Mirror::start(directory, json!(mappings), &[("AWS_LAMBDA_LOG_LEVEL", "INFO")]).await?;
+    let mut variables = vec![("AWS_LAMBDA_LOG_LEVEL", "INFO")];
+    variables.extend(cache.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let world = Mirror::start(directory, json!(mappings), &variables).await?;
     {
         let mut state = world.novi.state();
         (state.page_limit, state.listed) = (1_000, Some(Vec::new()));
@@ -45,6 +50,7 @@ async fn fifty_thousand_members_in_forty_lists_fit_into_128_mebibytes() -> Resul
         assert_eq!((&one["subscribed"], &one["unsubscribed"]), (&json!(1), &json!(1)), "{one}");
         assert_eq!(one["roster"], PEOPLE);
     }
+    assert_eq!(redis.command(&["DBSIZE"])?, (LISTS * PEOPLE).to_string(), "everybody is verified ahead");
     // Two pages of each group, and fifty of all records.
     assert_eq!(report["novi_calls"], 2 * LISTS + LISTS * PEOPLE / 1_000);
     let peak = world.function.peak_memory()?;

@@ -4,7 +4,8 @@
 //! comes to nothing no further one is started; those under way are waited for,
 //! and where the outcome of a write is unknown the roster is read before
 //! anything is written again: overlapping subscriptions of one address make it
-//! a member twice. A passing failure is tried again for at most a minute.
+//! a member twice. That address itself comes last, after a while and another
+//! reading. A passing failure is tried again for at most a minute.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -33,6 +34,9 @@ const SUBSCRIPTION_TIME: Duration = Duration::from_secs(5);
 const REMOVAL_TIME: Duration = Duration::from_secs(10);
 /// For how long a failure that may pass is waited out, from the first one on.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long after an answer was lost a subscription is asked for again, at the
+/// earliest: for so long a locked database may hold up the first one.
+const SETTLING: Duration = Duration::from_secs(6);
 /// After so many failures at one address, while others succeed, it is the address.
 const FAILURES: usize = 5;
 /// After so many answers in a row that make no sense it is not Mailman that
@@ -51,6 +55,16 @@ pub(crate) struct Applied {
     pub(crate) stopped: Option<Trouble>,
 }
 
+impl Applied {
+    /// An address is not asked for again in this run.
+    fn give_up(&mut self, fate: Fate) {
+        match fate {
+            Fate::UnderWay => self.left += 1,
+            Fate::NotDone | Fate::Unknown | Fate::Unsettled => self.rejected.count(Refusal::Other),
+        }
+    }
+}
+
 /// Applies a plan.
 pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan) -> Applied {
     let mut applied = Applied::default();
@@ -59,19 +73,24 @@ pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan) -> Applied {
 }
 
 async fn apply_into(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), Trouble> {
-    subscribe_all(mailman, plan, applied).await?;
+    let doubt = subscribe_all(mailman, plan, applied).await?;
     for addresses in plan.unsubscribe.chunks(BULK) {
         unsubscribe(mailman, plan, addresses.iter().collect()).await?;
         applied.unsubscribed += addresses.len();
     }
-    Ok(())
+    match doubt {
+        // Nothing at all could be written: it is not the addresses, it is Mailman that is ill.
+        Some(trouble) if applied.subscribed + applied.unsubscribed == 0 => Err(trouble),
+        _ => Ok(()),
+    }
 }
 
 /// Somebody who is to be subscribed.
 struct Waiting<'p> {
     who: &'p Subscriber,
-    /// How often it came to nothing, and how much had been done when it first did.
+    /// How often it came to nothing.
     failures: usize,
+    /// How much had been done when it first did.
     done_before: usize,
 }
 
@@ -83,12 +102,25 @@ struct Round<'p> {
     failed: Vec<(Waiting<'p>, Trouble)>,
 }
 
-async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), Trouble> {
+/// Subscribes everybody who is to join. Gives the trouble of the last few, where
+/// these may be to blame for it or not.
+async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<Option<Trouble>, Trouble> {
     let mut waiting: VecDeque<Waiting<'_>> =
         plan.subscribe.iter().map(|who| Waiting { who, failures: 0, done_before: 0 }).collect();
+    // Whose subscription may have been done although its answer was lost, and since when nothing was heard.
+    let mut unsettled: Vec<Waiting<'_>> = Vec::new();
+    let mut unsettled_since = Instant::now();
     let mut patience = Patience::new();
     let (mut done, mut senseless) = (0, 0);
     loop {
+        if waiting.is_empty() && !unsettled.is_empty() {
+            mailman.wait(SETTLING.saturating_sub(unsettled_since.elapsed())).await?;
+            let roster = patience.roster(mailman, &plan.list).await?;
+            let before = unsettled.len();
+            unsettled.retain(|one| !roster.contains(&one.who.address));
+            applied.subscribed += before - unsettled.len();
+            waiting.extend(unsettled.drain(..));
+        }
         let round = subscribe_some(mailman, &plan.list, &mut waiting).await;
         applied.subscribed += round.subscribed;
         round.refused.iter().for_each(|refusal| applied.rejected.count(*refusal));
@@ -97,7 +129,13 @@ async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied
             (patience, senseless) = (Patience::new(), 0);
         }
         if round.failed.is_empty() {
-            return if waiting.is_empty() { Ok(()) } else { Err(Trouble::OutOfTime) };
+            if !waiting.is_empty() {
+                return Err(Trouble::OutOfTime);
+            }
+            if unsettled.is_empty() {
+                return Ok(None);
+            }
+            continue;
         }
         let mut last = None;
         let mut again = Vec::new();
@@ -120,13 +158,14 @@ async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied
         }
         let Some(trouble) = last else { continue };
         if let Err(trouble) = patience.wait(mailman, trouble).await {
-            let few = waiting.len() + again.len() <= TOLERATED;
+            let few = waiting.len() + unsettled.len() + again.len() <= TOLERATED;
             if few && matches!(trouble, Trouble::Failing { .. }) {
                 // Mailman answers, and cannot digest these: nobody else need wait for them.
-                for _ in 0..waiting.len() + again.len() {
-                    applied.rejected.count(Refusal::Other);
+                for (_, fate) in again {
+                    applied.give_up(fate);
                 }
-                return Ok(());
+                waiting.iter().chain(&unsettled).for_each(|_| applied.rejected.count(Refusal::Other));
+                return Ok(Some(trouble));
             }
             return Err(trouble);
         }
@@ -138,10 +177,11 @@ async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied
             if roster.contains(&one.who.address) {
                 applied.subscribed += 1;
                 done += 1;
-            } else if fate == Fate::UnderWay {
-                applied.left += 1;
-            } else if one.failures >= FAILURES && done > one.done_before {
-                applied.rejected.count(Refusal::Other);
+            } else if fate == Fate::UnderWay || (one.failures >= FAILURES && done > one.done_before) {
+                applied.give_up(fate);
+            } else if fate == Fate::Unsettled {
+                unsettled.push(one);
+                unsettled_since = Instant::now();
             } else {
                 // Behind the others, whom it must not hold up.
                 waiting.push_back(one);

@@ -4,6 +4,7 @@
 //! that cannot be asked for therefore ends nothing.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use shared::cache::{Claim, MemberCache};
 use uuid::Uuid;
@@ -28,9 +29,8 @@ impl<'c> Locks<'c> {
         let owner = Uuid::from_u128(fastrand::u128(..)).simple().to_string();
         let mut locks = Self { cache, owner, asked_for: Vec::new(), taken: BTreeSet::new(), unknown: 0 };
         let Some(cache) = cache else { return locks };
-        let mut session = cache.session();
         for list in targets.iter().map(|target| &target.list) {
-            match session.claim(&key(list), &locks.owner, seconds).await {
+            match locks.claim(cache, list, seconds).await {
                 Claim::Ours => locks.asked_for.push(list.clone()),
                 Claim::Taken => drop(locks.taken.insert(list.clone())),
                 Claim::Unknown => {
@@ -46,6 +46,21 @@ impl<'c> Locks<'c> {
         locks
     }
 
+    /// Claims one list; again where the connection may have died while the
+    /// instance was frozen, until the Redis is known to be gone.
+    async fn claim(&self, cache: &MemberCache, list: &ListId, seconds: u64) -> Claim {
+        const TRIES: usize = 3;
+        let mut claim = Claim::Unknown;
+        for _ in 0..if self.unknown == 0 { TRIES } else { 1 } {
+            claim = cache.session().claim(&key(list), &self.owner, seconds).await;
+            if claim != Claim::Unknown {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        claim
+    }
+
     /// Whether another run has this list.
     pub(crate) fn is_taken(&self, list: &ListId) -> bool {
         self.taken.contains(list)
@@ -59,9 +74,8 @@ impl<'c> Locks<'c> {
     /// Gives them back.
     pub(crate) async fn release(self) {
         let Some(cache) = self.cache else { return };
-        let mut session = cache.session();
         for list in &self.asked_for {
-            session.release(&key(list), &self.owner).await;
+            cache.session().release(&key(list), &self.owner).await;
         }
     }
 }

@@ -73,10 +73,13 @@ pub(crate) enum Trouble {
 pub(crate) enum Fate {
     /// It was not done: it never arrived, or was none.
     NotDone,
-    /// It may have been done.
+    /// It may have been done, and Mailman is through with it.
     Unknown,
-    /// It may have been done, or still be under way: Mailman lets a request
-    /// take six minutes, and works on though nobody waits for the answer.
+    /// It may have been done, or still be for a moment: the connection ended
+    /// before the answer came, or what stands before Mailman lost it.
+    Unsettled,
+    /// It may have been done, or still be under way for long: Mailman lets a
+    /// request take six minutes, and works on though nobody waits for the answer.
     UnderWay,
 }
 
@@ -139,7 +142,16 @@ impl Answer {
     /// Whether this is trouble of Mailman's database or process that passes. It
     /// comes as 5xx, and as 400 where Mailman took an exception for a bad request.
     fn is_passing(&self) -> bool {
-        const DATABASE: [&str; 4] = ["database is locked", "OperationalError", "IntegrityError", "UniqueViolation"];
+        // SQLAlchemy says which driver failed, and by what error of that driver's.
+        const DATABASE: [&str; 7] = [
+            "database is locked",
+            "OperationalError",
+            "IntegrityError",
+            "UniqueViolation",
+            "(psycopg2.",
+            "(sqlite3.",
+            "invalid transaction",
+        ];
         match self.status {
             status if status.is_server_error() => true,
             StatusCode::BAD_REQUEST => {
@@ -367,7 +379,7 @@ impl<'r> Mailman<'r> {
             what: outbound::cause(&error),
             write: match outbound::no_answer(&error) {
                 NoAnswer::NotConnected => Fate::NotDone,
-                NoAnswer::Closed | NoAnswer::CutOff => fate(Fate::Unknown),
+                NoAnswer::Closed | NoAnswer::CutOff => fate(Fate::Unsettled),
                 NoAnswer::TimedOut => fate(Fate::UnderWay),
             },
         })?;
@@ -386,6 +398,7 @@ fn trouble(answer: &Answer) -> Trouble {
         _ if !answer.is_write => Fate::NotDone,
         // A proxy in front of Mailman has stopped waiting; Mailman may not have stopped working.
         StatusCode::GATEWAY_TIMEOUT => Fate::UnderWay,
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => Fate::Unsettled,
         _ => Fate::Unknown,
     };
     match answer.status {

@@ -91,7 +91,8 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Di
         Ok(Err(not_started)) => error("NotStarted", not_started.to_string()),
         Ok(Ok(report)) => {
             tracing::info!(report = report.for_the_log(), "reported");
-            if !report.status.is_error() {
+            // An explanation names addresses, and no error may: it is the answer to a question, and nothing failed.
+            if !report.status.is_error() || !report.explain.is_empty() {
                 return Ok(report);
             }
             let status = report.status.as_str();

@@ -5,7 +5,7 @@
 //! says 429, and are tried again when Novi stumbles. What stays unreadable is
 //! said to be unknown, which removes nobody.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -30,6 +30,8 @@ const SIDE_BY_SIDE: usize = 16;
 const TRIES: usize = 5;
 /// Tries of one call that we can do without.
 const TRIES_OF_A_SWEEP: usize = 2;
+/// The first pause before another try; each next one is twice as long.
+const BACKOFF: Duration = Duration::from_millis(500);
 /// The most that one call takes, all tries together, waits for the pace aside.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
 /// How long to wait after a 429 that does not say.
@@ -188,19 +190,26 @@ impl<'r> Reader<'r> {
             self.sweep(&mut members, &mut reading).await?;
         }
         let singly = members.into_iter().map(|id| async move {
-            let at = SystemTime::now();
-            (id, self.call(TRIES, async |access, by| self.client.customer(access, id, by).await).await, at)
+            let ask = async |access: &Access, by| {
+                let at = SystemTime::now();
+                self.client.customer(access, id, by).await.map(|record| (record, at))
+            };
+            (id, self.call(TRIES, ask).await)
         });
         let mut singly = stream::iter(singly).buffer_unordered(SIDE_BY_SIDE);
-        while let Some((id, answer, at)) = singly.next().await {
+        let mut failed: BTreeMap<&str, usize> = BTreeMap::new();
+        while let Some((id, answer)) = singly.next().await {
             match answer {
-                Ok(record) => self.learn(&mut reading, id, record.as_ref(), at),
+                Ok((record, at)) => self.learn(&mut reading, id, record.as_ref(), at),
                 Err(NoResult::OutOfTime) => return Err(OutOfTime),
                 Err(NoResult::Failed(why)) => {
-                    tracing::warn!(why, "a record could not be read");
+                    *failed.entry(why).or_default() += 1;
                     reading.directory.insert(id, Standing::Unknown);
                 }
             }
+        }
+        for (why, records) in failed {
+            tracing::warn!(why, records, "records could not be read");
         }
         Ok(reading)
     }
@@ -214,12 +223,14 @@ impl<'r> Reader<'r> {
         // For one person the first page would be as dear.
         let mut calls_left = 1;
         while calls_left < missing.len() {
-            let at = SystemTime::now();
-            let page = self.call(TRIES_OF_A_SWEEP, async |access, by| self.client.records(access, offset, by).await);
-            let page = match page.await {
-                Ok(Some(page)) => page,
+            let ask = async |access: &Access, by| {
+                let at = SystemTime::now();
+                self.client.records(access, offset, by).await.map(|page| (page, at))
+            };
+            let (page, at) = match self.call(TRIES_OF_A_SWEEP, ask).await {
+                Ok((Some(page), at)) => (page, at),
                 Err(NoResult::OutOfTime) => return Err(OutOfTime),
-                Ok(None) | Err(NoResult::Failed(_)) => {
+                Ok((None, _)) | Err(NoResult::Failed(_)) => {
                     tracing::info!("Novi does not list all records: each person is asked for singly");
                     return Ok(());
                 }
@@ -283,8 +294,8 @@ impl<'r> Reader<'r> {
         ask: impl AsyncFn(&Access, Instant) -> Result<T, Failure>,
     ) -> Result<T, NoResult> {
         let mut delays = ExponentialBuilder::default()
-            // Half a second where a call may take eight.
-            .with_min_delay(self.client.timeout() / 16)
+            // Half a second, or less where a call may not take eight.
+            .with_min_delay((self.client.timeout() / 16).min(BACKOFF))
             .with_jitter()
             .with_max_times(tries - 1)
             .build();
@@ -326,6 +337,9 @@ impl<'r> Reader<'r> {
                 }
                 Failure::Unreachable(_) | Failure::Status(500..) if spent < CALL_LIMIT => {
                     if let Some(delay) = delays.next() {
+                        if Instant::now() + delay >= self.cutoff {
+                            return Err(NoResult::OutOfTime);
+                        }
                         spent += delay;
                         tokio::time::sleep(delay).await;
                         continue;
@@ -388,6 +402,10 @@ fn describe(failure: Failure) -> &'static str {
 }
 
 /// A group while it is read.
+///
+/// Pages overlap by a row: somebody who leaves between two pages would
+/// otherwise shift a row past the reading, and with somebody else who joins
+/// even the count would stay the same.
 #[derive(Default)]
 struct GroupReading {
     members: Vec<MemberId>,
@@ -395,8 +413,8 @@ struct GroupReading {
     nameless: usize,
     /// The index of the next row to ask for.
     offset: usize,
-    /// Whether the next page starts with the last row of this one.
-    overlaps: bool,
+    /// The last row of the last page, where the next one is to start with it.
+    overlap: Option<Option<MemberId>>,
     /// How many rows there are, as the first page says; `None` before it.
     total: Option<Option<u64>>,
 }
@@ -408,31 +426,31 @@ impl GroupReading {
             return Some(GroupEnd::Unread("its TotalCount changed while it was read"));
         }
         let rows = page.rows.len();
-        let before = self.members.len();
-        // Without a count a departure between two pages would shift a row past the reading: so pages overlap by a row.
-        let overlap = self.members.last().copied().filter(|_| self.overlaps);
-        let has_shifted = overlap.is_some() && page.rows.first().copied().flatten() != overlap;
-        for row in page.rows {
+        let before = self.members.len() + self.nameless;
+        let overlaps = self.overlap.is_some();
+        let has_shifted = overlaps && self.overlap != page.rows.first().copied();
+        self.overlap = page.rows.last().copied().filter(|_| rows > 1);
+        self.offset += rows - usize::from(self.overlap.is_some());
+        for row in page.rows.into_iter().skip(usize::from(overlaps && !has_shifted)) {
             match row {
                 Some(id) if self.seen.insert(id) => self.members.push(id),
                 Some(_) => {}
                 None => self.nameless += 1,
             }
         }
-        self.overlaps = page.total.is_none() && rows > 1;
-        self.offset += rows - usize::from(self.overlaps);
-        let brought_nothing = self.members.len() == before;
-        let read = (self.members.len() + self.nameless) as u64;
+        let read = self.members.len() + self.nameless;
+        let brought_nothing = read == before;
+        let unread = |why| Some(GroupEnd::Unread(why));
         match page.total {
-            Some(total) if read == total => Some(GroupEnd::Read),
-            Some(total) if read > total => Some(GroupEnd::Unread("it has more rows than its TotalCount")),
-            Some(_) if brought_nothing => Some(GroupEnd::Unread("it ended before its TotalCount")),
-            None if has_shifted && brought_nothing && rows > 0 => Some(GroupEnd::Unread("its pages repeat")),
-            None if has_shifted => Some(GroupEnd::Unread("it changed while it was read")),
+            _ if has_shifted && brought_nothing && rows > 0 => unread("its pages repeat"),
+            _ if has_shifted => unread("it changed while it was read"),
+            Some(total) if read as u64 == total => Some(GroupEnd::Read),
+            Some(total) if read as u64 > total => unread("it has more rows than its TotalCount"),
+            Some(_) if brought_nothing => unread("it ended before its TotalCount"),
             // The end: an empty page, or the row by which pages overlap and no other.
-            None if rows == usize::from(overlap.is_some()) => Some(GroupEnd::Read),
-            None if brought_nothing => Some(GroupEnd::Unread("its pages repeat")),
-            _ if self.members.len() > ROWS_LIMIT => Some(GroupEnd::Unread("it does not end")),
+            None if rows == usize::from(overlaps) => Some(GroupEnd::Read),
+            None if brought_nothing => unread("its pages repeat"),
+            _ if self.members.len() > ROWS_LIMIT => unread("it does not end"),
             _ => None,
         }
     }
@@ -466,18 +484,20 @@ mod tests {
     #[test]
     fn a_counted_group_ends_with_its_count() {
         assert_eq!(read(vec![page(Some(0), [])]), (0, GroupEnd::Read));
-        assert_eq!(read(vec![page(Some(3), [1, 2]), page(Some(3), [3])]), (3, GroupEnd::Read));
-        // Rows that shift between pages come twice; the distinct ones count.
         assert_eq!(read(vec![page(Some(3), [1, 2]), page(Some(3), [2, 3])]), (3, GroupEnd::Read));
+        assert_eq!(read(vec![page(Some(2), [1]), page(Some(2), [2])]), (2, GroupEnd::Read));
     }
 
     #[test]
     fn a_counted_group_that_does_not_add_up_is_unread() {
         for (pages, why) in [
-            (vec![page(Some(3), [1, 2]), page(Some(3), [])], "ended before"),
-            (vec![page(Some(9), [1, 2]), page(Some(9), [1, 2])], "ended before"),
-            (vec![page(Some(3), [1, 2]), page(Some(4), [3])], "changed"),
-            (vec![page(Some(3), [1, 2]), page(None, [3])], "changed"),
+            (vec![page(Some(9), [1, 2]), page(Some(9), [2])], "ended before"),
+            (vec![page(Some(9), [1, 2]), page(Some(9), [1, 2])], "pages repeat"),
+            // 1 left and 5 joined between the pages: the count is the same, and 3 would have been missed.
+            (vec![page(Some(4), [1, 2]), page(Some(4), [3, 4, 5])], "changed"),
+            (vec![page(Some(3), [1, 2]), page(Some(4), [2, 3])], "changed"),
+            (vec![page(Some(3), [1, 2]), page(None, [2, 3])], "changed"),
+            (vec![page(Some(3), [1, 2]), page(Some(3), [])], "changed"),
             (vec![page(Some(1), [1, 2])], "more rows"),
         ] {
             match read(pages).1 {

@@ -95,7 +95,9 @@ impl ListReport {
 
     /// A list that another run is at work on.
     pub(crate) fn locked(list: &ListId) -> Self {
-        let reason = format!("another run is at work on it and holds idaa:mirror:{list}; the next one goes on");
+        let reason = format!(
+            "another run is at work on it and holds idaa:mirror:{list}, until it ends or its invocation would have; the next schedule goes on"
+        );
         Self::without_plan(Some(list), Status::Failed, reason)
     }
 
@@ -119,7 +121,7 @@ impl ListReport {
         }
         if applied.left > 0 {
             let reason = format!(
-                "Mailman gave no answer in time for {}, and may still be at work on it; the next run sees",
+                "Mailman gave no answer in time for {}, and may still be at work on it for six minutes: the next run sees",
                 addresses(applied.left)
             );
             report.worsen(Status::Partial, &reason);
@@ -189,7 +191,7 @@ pub(crate) struct ListExplanation {
     pub(crate) wanted: bool,
     /// `null` where the roster could not be read.
     pub(crate) subscribed: Option<bool>,
-    /// `null` where it is wanted.
+    /// Why it is not wanted, or why that and what is subscribed go on to differ; else `null`.
     pub(crate) why: Option<String>,
 }
 

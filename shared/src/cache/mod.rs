@@ -112,11 +112,11 @@ impl MemberCache {
         Self { times, local, remote: connector.map(|connector| Remote::new(connector, novi_max_per_minute)), timeout }
     }
 
-    /// A cache for a mirror: it has no requests that wait, and does not ask
-    /// for its own allowance of calls.
+    /// A cache for a mirror: nobody waits for it, and it does not ask for the
+    /// allowance of calls.
     #[must_use]
     pub fn for_a_mirror(times: CacheTimes, connector: Connector) -> Self {
-        Self::new(times, 0, Some(connector), Duration::from_secs(5))
+        Self::new(times, 0, Some(connector), Duration::from_secs(1))
     }
 
     /// Connects to the Redis, where there is one, for at most `limit`. What
@@ -141,10 +141,13 @@ impl MemberCache {
         /// Commands under way at once: enough to keep the wire busy.
         const SIDE_BY_SIDE: usize = 64;
         let Some(remote) = &self.remote else { return 0 };
-        let done = stream::iter(facts)
+        let (gone, known): (Vec<Fact>, Vec<Fact>) = facts.into_iter().partition(|fact| fact.identity.is_none());
+        // Who is gone comes first: nobody should be verified who is no member, and a Redis that is full can still delete.
+        let done = stream::iter(gone.into_iter().chain(known))
             .map(|fact| remote.take_over(GRACE, fact, self.times))
             .buffer_unordered(SIDE_BY_SIDE)
             .take_while(|done| std::future::ready(done.is_some()))
+            .filter(|done| std::future::ready(*done == Some(true)))
             .take_until(tokio::time::sleep(limit));
         done.count().await
     }

@@ -169,19 +169,31 @@ impl Remote {
         self.ask(grace, redis::cmd("DEL").arg(key(id))).await
     }
 
-    /// Takes over what Novi has said of a member.
-    pub(super) async fn take_over(&self, grace: Duration, fact: Fact, times: CacheTimes) -> Option<()> {
+    /// Takes over what Novi has said of a member. `Some(false)`: the Redis
+    /// refuses; `None`: it cannot be asked.
+    pub(super) async fn take_over(&self, grace: Duration, fact: Fact, times: CacheTimes) -> Option<bool> {
         let (at, now) = (unix(fact.at), unix_now());
         let expiry = (at + times.ttl + times.stale).saturating_sub(now);
         let mut command = redis::cmd("EVAL");
         command.arg(TAKE_OVER).arg(1).arg(key(fact.id)).arg(at).arg(now).arg(expiry);
         if let Some(identity) = fact.identity {
             if expiry == 0 {
-                return Some(());
+                return Some(true);
             }
             command.arg(serde_json::to_vec(&Entry { verified: true, identity, cached_at: at }).ok()?);
         }
-        self.patiently(grace, &command).await
+        // With more patience than a request has that somebody waits for.
+        const LIMIT: Duration = Duration::from_secs(5);
+        let number = self.number();
+        match tokio::time::timeout(LIMIT, self.try_ask::<()>(grace, &command)).await {
+            Ok(Ok(())) => Some(true),
+            Ok(Err(Some(_))) => Some(false),
+            Ok(Err(None)) => None,
+            Err(_) => {
+                self.gave_no_answer(number);
+                None
+            }
+        }
     }
 
     /// Whether a key could be claimed.
@@ -208,16 +220,6 @@ impl Remote {
             wait = self.ask(grace, &count).await?;
         }
         Some(if wait == 0 { Ok(()) } else { Err(Duration::from_millis(wait)) })
-    }
-
-    /// Asks, with more patience than a request has that somebody waits for.
-    async fn patiently<T: FromRedisValue>(&self, grace: Duration, command: &Cmd) -> Option<T> {
-        const LIMIT: Duration = Duration::from_secs(5);
-        let number = self.number();
-        tokio::time::timeout(LIMIT, self.ask(grace, command)).await.unwrap_or_else(|_| {
-            self.gave_no_answer(number);
-            None
-        })
     }
 
     /// Asks. `None` where there is no answer, or one that is a refusal.
