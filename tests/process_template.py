@@ -1,0 +1,119 @@
+"""Prints what CloudFormation would make of template.yaml.
+
+usage: process_template.py TEMPLATE '{"Parameter": "value"}'
+
+SAM's own translator expands the serverless resources. Conditions and functions
+are then worked out as far as they can be without an account: a reference to a
+resource is its name, an attribute is "Name.Attribute".
+"""
+
+import json
+import os
+import re
+import sys
+
+from samcli.yamlhelper import yaml_parse
+from samtranslator.translator.transform import transform
+
+PSEUDO = {
+    "AWS::AccountId": "123456789012",
+    "AWS::Partition": "aws",
+    "AWS::Region": "us-east-1",
+    "AWS::StackName": "bridge",
+    "AWS::URLSuffix": "amazonaws.com",
+}
+NOTHING = object()
+
+
+class NoManagedPolicies:
+    """The template names none, so nothing has to be asked of AWS."""
+
+    def load(self):
+        return {}
+
+
+def main():
+    # The translator looks for a region, and asks nobody.
+    os.environ["AWS_DEFAULT_REGION"] = PSEUDO["AWS::Region"]
+    path, given = sys.argv[1], json.loads(sys.argv[2])
+    with open(path, encoding="utf-8") as file:
+        template = yaml_parse(file.read())
+    parameters = {}
+    for name, parameter in template["Parameters"].items():
+        value = given.pop(name, parameter.get("Default"))
+        if value is None:
+            sys.exit(f"{name} has no default and was not given")
+        if parameter["Type"] == "CommaDelimitedList":
+            value = value.split(",")
+        elif value not in parameter.get("AllowedValues", [value]):
+            sys.exit(f"{name} cannot be {value}")
+        parameters[name] = value
+    if given:
+        sys.exit(f"no such parameters: {', '.join(given)}")
+    conditions = template["Conditions"]
+    for resource in template["Resources"].values():
+        # Where `sam deploy` would have put what `sam build` built.
+        if "CodeUri" in resource.get("Properties", {}):
+            resource["Properties"]["CodeUri"] = "s3://bucket/code"
+    template = transform(template, {}, NoManagedPolicies())
+
+    def holds(name):
+        return evaluate(conditions[name])
+
+    def reference(name):
+        if name == "AWS::NoValue":
+            return NOTHING
+        if name in PSEUDO:
+            return PSEUDO[name]
+        return parameters.get(name, name)
+
+    def substitute(text):
+        variables = {}
+        if isinstance(text, list):
+            text, variables = text[0], {name: evaluate(value) for name, value in text[1].items()}
+
+        def replace(match):
+            name = match.group(1)
+            if name in variables:
+                return str(variables[name])
+            return name if "." in name else str(reference(name))
+
+        return re.sub(r"\$\{([^}!]+)\}", replace, text)
+
+    functions = {
+        "Ref": reference,
+        "Condition": holds,
+        "Fn::If": lambda value: evaluate(value[1] if holds(value[0]) else value[2]),
+        "Fn::Equals": lambda value: evaluate(value[0]) == evaluate(value[1]),
+        "Fn::Not": lambda value: not evaluate(value[0]),
+        "Fn::And": lambda value: all(map(evaluate, value)),
+        "Fn::Or": lambda value: any(map(evaluate, value)),
+        "Fn::Join": lambda value: value[0].join(map(str, evaluate(value[1]))),
+        "Fn::Split": lambda value: evaluate(value[1]).split(value[0]),
+        "Fn::Select": lambda value: evaluate(value[1])[int(value[0])],
+        "Fn::GetAZs": lambda _: ["us-east-1a", "us-east-1b"],
+        "Fn::GetAtt": lambda value: value if isinstance(value, str) else ".".join(value),
+        "Fn::Sub": substitute,
+    }
+
+    def evaluate(value):
+        if isinstance(value, dict):
+            # A policy statement has a Condition of its own, which is no name.
+            if len(value) == 1 and (name := next(iter(value))) in functions and not (
+                name == "Condition" and not isinstance(value[name], str)
+            ):
+                return functions[name](value[name])
+            items = ((key, evaluate(item)) for key, item in value.items())
+            return {key: item for key, item in items if item is not NOTHING}
+        if isinstance(value, list):
+            return [item for item in map(evaluate, value) if item is not NOTHING]
+        return value
+
+    resources = {}
+    for name, resource in template["Resources"].items():
+        if "Condition" not in resource or holds(resource["Condition"]):
+            resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {}))}
+    json.dump({"Resources": resources, "Outputs": list(template["Outputs"])}, sys.stdout)
+
+
+main()

@@ -1,0 +1,381 @@
+//! The deployment, as CloudFormation would make it: what it allows, encrypts
+//! and sets, for each choice of cache.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::function::venv;
+use tests::redis::{Kind, Redis};
+use tests::workspace;
+
+/// The resources that CloudFormation would make.
+fn resources(parameters: &Value) -> Result<BTreeMap<String, Value>> {
+    let output = Command::new(venv().join("bin/python"))
+        .arg(workspace().join("tests/process_template.py"))
+        .arg(workspace().join("template.yaml"))
+        .arg(parameters.to_string())
+        .output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let mut template: Value = serde_json::from_slice(&output.stdout)?;
+    Ok(serde_json::from_value(template["Resources"].take())?)
+}
+
+/// Every choice of cache, and everything optional besides.
+fn choices() -> Vec<(&'static str, Value)> {
+    let network = json!({"VpcId": "vpc-1", "SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"});
+    let with = |more: Value| {
+        let mut all = network.clone();
+        all.as_object_mut().into_iter().for_each(|all| all.extend(more.as_object().cloned().unwrap_or_default()));
+        all
+    };
+    vec![
+        ("serverless", json!({})),
+        ("serverless in a network that is there", with(json!({}))),
+        ("existing by id and IAM", with(json!({"Cache": "existing", "CacheId": "shared", "CacheIamUser": "bridge"}))),
+        ("existing by id and password", with(json!({"Cache": "existing", "CacheId": "shared"}))),
+        ("existing by URL", with(json!({"Cache": "existing", "CacheUrl": "rediss://cache.example.org:6379"}))),
+        ("none", json!({"Cache": "none"})),
+        (
+            "none, with everything optional",
+            json!({
+                "Cache": "none", "KmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1", "Tracing": "Active",
+                "DomainName": "members.example.org", "CertificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/1",
+                "CorsAllowOrigins": "https://app.example.org,https://www.example.org", "AlarmEmail": "a@example.org",
+                "MirrorApply": "true", "ReserveConcurrency": "false",
+            }),
+        ),
+    ]
+}
+
+fn list(value: &Value) -> Vec<String> {
+    match value {
+        Value::Array(items) => items.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        Value::String(one) => vec![one.clone()],
+        _ => Vec::new(),
+    }
+}
+
+/// What a role may do: its statements, its own and those attached to it.
+fn statements(resources: &BTreeMap<String, Value>, role: &str) -> Vec<Value> {
+    let own = resources[role]["Properties"]["Policies"].as_array().cloned().unwrap_or_default();
+    let attached = resources.values().filter(|resource| {
+        resource["Type"] == "AWS::IAM::Policy" && list(&resource["Properties"]["Roles"]).iter().any(|to| to == role)
+    });
+    let policies = own.into_iter().chain(attached.map(|resource| resource["Properties"].clone()));
+    policies.flat_map(|policy| policy["PolicyDocument"]["Statement"].as_array().cloned().unwrap_or_default()).collect()
+}
+
+/// What of this service the role may do, and on what.
+fn allowed(resources: &BTreeMap<String, Value>, role: &str, service: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut allowed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for statement in statements(resources, role).iter().filter(|statement| statement["Effect"] == "Allow") {
+        for action in list(&statement["Action"]).into_iter().filter(|action| action.starts_with(service)) {
+            allowed.entry(action).or_default().extend(list(&statement["Resource"]));
+        }
+    }
+    allowed
+}
+
+/// The parameters that a function's code reads.
+fn names_in_code(function: &str) -> Result<BTreeSet<String>> {
+    let code = std::fs::read_to_string(workspace().join(format!("functions/{function}/src/parameters.rs")))?;
+    let names = code.split_once("const NAMES").and_then(|(_, rest)| rest.split_once("];")).context("no NAMES")?.0;
+    Ok(names.split('"').skip(1).step_by(2).map(str::to_owned).collect())
+}
+
+/// The environment variables that a function's code reads.
+fn variables_in_code(function: &str) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for file in [format!("functions/{function}/src/settings.rs"), "shared/src/settings.rs".to_owned()] {
+        let code = std::fs::read_to_string(workspace().join(&file))?;
+        let code = code.split_once("#[cfg(test)]").map_or(code.as_str(), |(code, _)| code);
+        let is_name = |text: &&str| text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
+        names.extend(code.split('"').skip(1).step_by(2).filter(is_name).map(str::to_owned));
+    }
+    Ok(names)
+}
+
+#[test]
+fn no_role_may_do_more_than_its_function_does() -> Result<()> {
+    for (choice, parameters) in choices() {
+        let resources = resources(&parameters)?;
+        for role in ["VerifyRole", "MirrorRole", "SchedulerRole"] {
+            for statement in statements(&resources, role).iter().filter(|statement| statement["Effect"] == "Allow") {
+                let actions = list(&statement["Action"]);
+                assert!(actions.iter().all(|action| !action.contains('*')), "{choice}: {role}: {statement}");
+                // AWS knows no narrower resource for these.
+                let must = actions.iter().all(|action| action.starts_with("ec2:") || action.starts_with("xray:"));
+                let resources = list(&statement["Resource"]);
+                let is_wide = |resource: &String| resource.contains('*') || resource.is_empty();
+                assert!(must || !resources.iter().any(is_wide), "{choice}: {role}: {statement}");
+            }
+            assert!(resources[role]["Properties"].get("ManagedPolicyArns").is_none(), "{choice}: {role}");
+        }
+        for (function, role) in [("verify", "VerifyRole"), ("mirror", "MirrorRole")] {
+            let arn = |name: &String| format!("arn:aws:ssm:us-east-1:123456789012:parameter/idaa/{name}");
+            let mut expected =
+                BTreeMap::from([("ssm:GetParameters".to_owned(), names_in_code(function)?.iter().map(arn).collect())]);
+            if function == "mirror" {
+                let continued = BTreeSet::from([arn(&"novi_mailman_sync".to_owned())]);
+                expected.insert("ssm:GetParametersByPath".to_owned(), continued);
+            }
+            assert_eq!(allowed(&resources, role, "ssm:"), expected, "{choice}: by exact names");
+
+            let has_key = parameters.get("KmsKeyArn").is_some();
+            assert_eq!(allowed(&resources, role, "kms:").len(), usize::from(has_key), "{choice}");
+            let has_network = parameters["Cache"] != "none";
+            assert_eq!(allowed(&resources, role, "ec2:").is_empty(), !has_network, "{choice}");
+            let own: Vec<Value> = statements(&resources, role);
+            let denied =
+                own.iter().filter(|statement| statement["Effect"] == "Deny" && statement.get("Condition").is_some());
+            assert_eq!(denied.count(), usize::from(has_network), "{choice}: the code itself may not touch the network");
+            let cache: Vec<String> = allowed(&resources, role, "elasticache:").into_keys().collect();
+            let describe = ["elasticache:DescribeReplicationGroups", "elasticache:DescribeServerlessCaches"];
+            match choice {
+                "serverless" | "serverless in a network that is there" | "existing by id and IAM" => {
+                    assert_eq!(cache, [&["elasticache:Connect"], &describe[..]].concat(), "{choice}");
+                }
+                "existing by id and password" => assert_eq!(cache, describe, "{choice}"),
+                _ => assert!(cache.is_empty(), "{choice}: {cache:?}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_variable_that_the_code_reads_is_set_and_documented_and_no_other() -> Result<()> {
+    let readme = std::fs::read_to_string(workspace().join("README.md"))?;
+    for (choice, parameters) in choices() {
+        let resources = resources(&parameters)?;
+        for (function, name) in [("verify", "Verify"), ("mirror", "Mirror")] {
+            let variables = resources[name]["Properties"]["Environment"]["Variables"].clone();
+            let mut set: BTreeSet<String> =
+                variables.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
+            // Instead of the path in SSM, for local runs; and what Lambda sets.
+            set.extend(["CONFIG_FILE", "AWS_LAMBDA_RUNTIME_API"].map(str::to_owned));
+            assert_eq!(set, variables_in_code(function)?, "{choice}: {function}");
+            for name in set.iter().filter(|name| !name.starts_with("AWS_")) {
+                assert!(readme.contains(&format!("`{name}`")), "the README says nothing of {name}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_template_s_own_values_are_ones_that_the_functions_take() -> Result<()> {
+    use shared::settings::{CacheTimes, Common, Env};
+    for (choice, parameters) in choices() {
+        let resources = resources(&parameters)?;
+        for name in ["Verify", "Mirror"] {
+            let variables = &resources[name]["Properties"]["Environment"]["Variables"];
+            let texts: Vec<(String, String)> = variables
+                .as_object()
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+                .collect();
+            let env: Vec<(&str, &str)> = texts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let env = Env::of(&env);
+            Common::from_env(&env).map(drop).with_context(|| format!("{choice}: {name}"))?;
+            CacheTimes::from_env(&env).map(drop).with_context(|| format!("{choice}: {name}"))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_kept_is_encrypted_and_ends_and_logs_name_nobody() -> Result<()> {
+    for (choice, parameters) in choices() {
+        let resources = resources(&parameters)?;
+        for (name, resource) in &resources {
+            let properties = &resource["Properties"];
+            match resource["Type"].as_str().unwrap_or_default() {
+                "AWS::SQS::Queue" => {
+                    assert_eq!(properties["SqsManagedSseEnabled"], true, "{choice}: {name}");
+                    assert!(properties["MessageRetentionPeriod"].is_number(), "{choice}: {name}");
+                }
+                "AWS::Logs::LogGroup" => assert_eq!(properties["RetentionInDays"], 30, "{choice}: {name}"),
+                "AWS::Lambda::Function" => {
+                    assert_eq!(properties["LoggingConfig"]["LogFormat"], "JSON", "{choice}: {name}");
+                    assert_eq!(properties["Runtime"], "provided.al2023");
+                    assert_eq!(properties["Architectures"], json!(["arm64"]));
+                }
+                "AWS::ElastiCache::User" => assert_eq!(properties["AuthenticationMode"]["Type"], "iam"),
+                "AWS::EC2::SecurityGroup" => {
+                    for rule in properties["SecurityGroupIngress"].as_array().into_iter().flatten() {
+                        assert!(rule.get("CidrIp").is_none(), "{choice}: {name} is open to addresses");
+                    }
+                }
+                _ => {}
+            }
+        }
+        let format = resources["ApiStage"]["Properties"]["AccessLogSettings"]["Format"].as_str().unwrap_or_default();
+        assert!(format.contains("$context.routeKey"));
+        for personal in ["path", "identity", "authorizer", "requestOverride", "querystring", "domainName"] {
+            assert!(!format.to_lowercase().contains(personal), "{format}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_mirror_is_safe_to_deploy() -> Result<()> {
+    for (choice, parameters) in choices() {
+        let resources = resources(&parameters)?;
+        let mirror = &resources["Mirror"]["Properties"];
+        let writes = parameters.get("MirrorApply").is_some();
+        assert_eq!(mirror["Environment"]["Variables"]["MIRROR_APPLY"], writes.to_string(), "{choice}");
+        assert_eq!(mirror["Timeout"], 900);
+        let reserves = parameters.get("ReserveConcurrency").is_none();
+        assert_eq!(mirror.get("ReservedConcurrentExecutions"), reserves.then_some(&json!(1)), "{choice}");
+        let asynchronous = &resources["MirrorEventInvokeConfig"]["Properties"];
+        assert_eq!(asynchronous["MaximumRetryAttempts"], 0, "the next schedule is the retry");
+        assert_eq!(asynchronous["DestinationConfig"]["OnFailure"]["Destination"], "MirrorFailures.Arn");
+        let target = &resources["MirrorTimer"]["Properties"]["Target"];
+        assert_eq!((&target["DeadLetterConfig"]["Arn"], &target["Input"]), (&json!("DeadLetters.Arn"), &json!("{}")));
+        let sends = allowed(&resources, "MirrorRole", "sqs:");
+        assert_eq!(sends["sqs:SendMessage"], BTreeSet::from(["MirrorFailures.Arn".to_owned()]));
+
+        // No network where there is no cache, and the bill that comes with it.
+        let has_network = resources
+            .values()
+            .any(|resource| resource["Type"].as_str().is_some_and(|kind| kind.starts_with("AWS::EC2")));
+        assert_eq!(has_network, parameters["Cache"] != "none", "{choice}");
+        assert_eq!(mirror.get("VpcConfig").is_some(), parameters["Cache"] != "none", "{choice}");
+        let nats = resources.values().filter(|resource| resource["Type"] == "AWS::EC2::NatGateway").count();
+        assert_eq!(nats, usize::from(choice == "serverless"), "{choice}");
+    }
+    Ok(())
+}
+
+#[test]
+fn pages_may_ask_where_the_same_parameter_lets_them() -> Result<()> {
+    for (choice, parameters) in choices() {
+        let resources = resources(&parameters)?;
+        let api = &resources["Api"]["Properties"]["CorsConfiguration"];
+        let function = &resources["Verify"]["Properties"]["Environment"]["Variables"]["CORS_ALLOW_ORIGINS"];
+        assert_eq!(list(&api["AllowOrigins"]).join(","), function.as_str().unwrap_or_default(), "{choice}");
+        if !api.is_null() {
+            // As the function's own answers have it.
+            assert_eq!(list(&api["AllowHeaders"]), ["authorization", "x-account-id", "x-api-key"]);
+            assert_eq!(list(&api["ExposeHeaders"]), ["retry-after", "x-cache"]);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_alarm_tells_somebody_and_has_a_page() -> Result<()> {
+    let pages = std::fs::read_to_string(workspace().join("docs/operations.md"))?;
+    let resources = resources(&json!({}))?;
+    let alarms: Vec<&Value> = resources
+        .values()
+        .filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm")
+        .map(|r| &r["Properties"])
+        .collect();
+    assert_eq!(alarms.len(), 10);
+    for alarm in alarms {
+        assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&json!(["Alarms"]), &json!(["Alarms"])));
+        let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
+        let (_, page) =
+            description.rsplit_once("docs/operations.md#").with_context(|| format!("no page: {description}"))?;
+        assert!(pages.contains(&format!("### {page}\n")), "docs/operations.md has no page on {page}");
+        assert_eq!(alarm["AlarmName"], format!("bridge {page}"));
+    }
+    let dashboard = resources["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap_or_default();
+    serde_json::from_str::<Value>(dashboard).context("the dashboard is no JSON")?;
+    Ok(())
+}
+
+/// The metrics that alarms and dashboard ask for are those that the functions say.
+#[test]
+fn every_metric_that_is_asked_for_is_one_that_is_said() -> Result<()> {
+    let resources = resources(&json!({}))?;
+    let mut code = String::new();
+    for file in ["verify/src/routes.rs", "verify/src/verification.rs", "mirror/src/run.rs", "../shared/src/novi.rs"] {
+        code += &std::fs::read_to_string(workspace().join("functions").join(file))?;
+    }
+    let dashboard = resources["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap_or_default();
+    let mut asked: BTreeSet<String> = BTreeSet::new();
+    for resource in resources.values() {
+        let text = resource["Properties"].to_string();
+        asked.extend(
+            text.split(r#""MetricName":""#).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned),
+        );
+    }
+    let ours = ["Verified", "NotMember", "RateLimited", "Unavailable", "Refused", "Latency", "NoviLatency", "CacheHit"];
+    let more = [
+        "CacheMiss",
+        "CacheStale",
+        "CacheDown",
+        "NoviCalls",
+        "NoviRateLimited",
+        "ListsOk",
+        "ListsPartial",
+        "ListsBlocked",
+        "ListsFailed",
+    ];
+    for name in ours.iter().chain(&more) {
+        assert!(dashboard.contains(&format!("\"{name}\"")), "the dashboard does not show {name}");
+        asked.insert((*name).to_owned());
+    }
+    // Lambda's and SQS's own.
+    for own in ["Errors", "Throttles", "Invocations", "ApproximateNumberOfMessagesVisible"] {
+        assert!(asked.remove(own), "{own}");
+    }
+    for name in asked {
+        assert!(code.contains(&format!("\"{name}\"")), "nobody says {name}");
+    }
+    Ok(())
+}
+
+/// The cache's user may do what the functions do, on their keys, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cache_s_user_may_do_what_the_functions_do() -> Result<()> {
+    use fastrand::Rng;
+    use tests::directory::Directory;
+    use tests::worlds::{Mirror, Verification};
+
+    let resources = resources(&json!({}))?;
+    let access = resources["CacheUser"]["Properties"]["AccessString"].as_str().unwrap_or_default().to_owned();
+    // A serverless cache is a cluster.
+    let redis = Redis::start(Kind::Cluster)?;
+    let password = "password-of-the-cache-user";
+    let rules: Vec<&str> = access.split_whitespace().collect();
+    let login = format!(">{password}");
+    redis.command_everywhere(&[&["ACL", "SETUSER", "bridge", &login], &rules[..]].concat())?;
+    let url = format!("redis://bridge@127.0.0.1:{}", redis.port());
+    let variables = [("CACHE_URL", url.as_str()), ("CACHE_CLUSTER", "true")];
+
+    let world = Verification::start_with(&variables, |config| config["cache_password"] = json!(password)).await?;
+    for expected in ["miss", "hit"] {
+        let answer = world.verify(world.member).await?;
+        assert_eq!(answer.header("x-cache"), expected, "{}", redis.command(&["ACL", "LOG"])?);
+    }
+    let health = world.send(&tests::api::Request::get("/health")).await?;
+    assert_eq!(health.json()["checks"]["cache"], "ok", "{}", health.body);
+    world.novi.state().fail("/", 1, tests::novi::Fault::RateLimited(Some("1".to_owned())));
+    let stranger = uuid::Uuid::from_u128(fastrand::u128(..));
+    assert_eq!(world.verify(stranger).await?.status, 429);
+    assert_eq!(world.verify(stranger).await?.status, 429, "the cooldown is on");
+
+    let mut directory = Directory::default();
+    let group = directory.add_plain_group(&mut Rng::new(), 3);
+    let mappings = json!([{"group_guid": group, "list_id": "members.lists.example.org"}]);
+    let mut world = Mirror::start(directory, mappings, &variables).await?;
+    world.config["cache_password"] = json!(password);
+    world.function.set_config(&world.config)?;
+    world.mailman.create_list("members").await?;
+    assert_eq!(world.run(json!({})).await?["status"], "ok");
+    let log = world.function.log();
+    assert!(log.contains("the cache is warm") && !log.contains("mirrored without"), "{log}");
+
+    // Nothing was refused, and somebody else's keys are not theirs.
+    let denied = redis.command(&["ACL", "LOG"])?;
+    assert!(denied.is_empty(), "{denied}");
+    Ok(())
+}
