@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test soak lint build
+.PHONY: help setup run test test-frontend soak lint build deploy parameters invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -22,6 +22,11 @@ test: ## run every test, against a real Mailman, real Redis and AWS's emulator; 
 	@cargo build --workspace --all-targets
 	@cargo $(TEST) --workspace --all-targets $(ARGS)
 
+test-frontend: ## test the front end's module, and its demo page in Chromium before the real verify function
+	@tests/setup frontend
+	@cargo build --workspace --bins
+	@cd frontend && npm ci --no-audit --no-fund --loglevel=error && npm test
+
 soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --seed N'
 	@tests/setup test
 	@cargo build --workspace --bins
@@ -33,3 +38,12 @@ lint: ## check the format and the lints
 
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
+
+deploy: setup ## build and deploy the stack; ARCH=x86_64 for that processor, ARGS go to sam deploy
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" ARCH="$(ARCH)" ARGS="$(ARGS)" ops/deploy
+
+parameters: setup ## ask for each parameter and write it to SSM; ARGS='--only NAME' changes one
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/parameters.py $(ARGS)
+
+invoke-mirror: setup ## run the mirror once and show its report; ARGS=--dry-run, '--force LIST', --explain
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/invoke_mirror.py $(ARGS)

@@ -62,6 +62,15 @@ impl Moto {
         Ok(server)
     }
 
+    /// The type of a parameter, where it is there.
+    ///
+    /// # Errors
+    /// Where moto does not answer.
+    pub async fn kind(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let answer = self.ask("GetParameters", &json!({"Names": [name]})).await?;
+        Ok(answer["Parameters"][0]["Type"].as_str().map(str::to_owned))
+    }
+
     /// Where it answers.
     #[must_use]
     pub fn url(&self) -> String {
@@ -92,18 +101,25 @@ impl Moto {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let body =
                 json!({"Name": format!("{prefix}/{name}"), "Value": value, "Type": "SecureString", "Overwrite": true});
-            let response = self
-                .http
-                .post(self.url())
-                .header("x-amz-target", "AmazonSSM.PutParameter")
-                .header("content-type", "application/x-amz-json-1.1")
-                .header("authorization", format!("AWS4-HMAC-SHA256 Credential=A/20261122/{REGION}/ssm/aws4_request"))
-                .body(body.to_string())
-                .send()
-                .await?;
-            ensure!(response.status() == StatusCode::OK, "moto refuses {name}: {}", response.text().await?);
+            self.ask("PutParameter", &body).await?;
         }
         Ok(())
+    }
+
+    async fn ask(&self, operation: &str, body: &Value) -> anyhow::Result<Value> {
+        let response = self
+            .http
+            .post(self.url())
+            .header("x-amz-target", format!("AmazonSSM.{operation}"))
+            .header("content-type", "application/x-amz-json-1.1")
+            .header("authorization", format!("AWS4-HMAC-SHA256 Credential=A/20261122/{REGION}/ssm/aws4_request"))
+            .body(body.to_string())
+            .send()
+            .await?;
+        let status = response.status();
+        let body = response.bytes().await?;
+        ensure!(status == StatusCode::OK, "moto refuses {operation}: {}", String::from_utf8_lossy(&body));
+        Ok(serde_json::from_slice(&body)?)
     }
 }
 

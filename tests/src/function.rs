@@ -137,6 +137,12 @@ impl Function {
         Ok(kill(Pid::from_raw(process), signal)?)
     }
 
+    /// The emulator, as the AWS CLI's `--endpoint-url` has it: the function's name there is `function`.
+    #[must_use]
+    pub fn endpoint(&self) -> String {
+        self.url.split("/2015-03-31").next().unwrap_or_default().to_owned()
+    }
+
     /// The most memory that the function's process has held, in bytes.
     ///
     /// # Errors

@@ -308,6 +308,8 @@ impl Sequence {
                 }
             }
         };
+        // The next run is further away than a request takes that Mailman was late with.
+        self.proxy.settle().await;
         let report = crate::worlds::report(returned)?;
         self.tally.runs += 1;
         let forced: BTreeSet<&str> =

@@ -47,6 +47,8 @@ struct Way {
     /// Changes with every request.
     arrivals: watch::Sender<()>,
     at_once: Arc<Mutex<AtOnce>>,
+    /// How many requests arrive after their caller has gone.
+    late: watch::Sender<usize>,
 }
 
 /// How many requests of a kind are, and were at most, under way.
@@ -80,6 +82,7 @@ impl Proxy {
             seen: Arc::default(),
             arrivals: watch::Sender::new(()),
             at_once: Arc::default(),
+            late: watch::Sender::new(0),
         };
         let server_way = way.clone();
         let server = Server::start(move |request| server_way.clone().pass(request)).await?;
@@ -116,6 +119,12 @@ impl Proxy {
                 return;
             }
         }
+    }
+
+    /// Waits until the requests that arrive late have arrived and are done.
+    pub async fn settle(&self) {
+        // The sender is this proxy's own.
+        let _ = self.way.late.subscribe().wait_for(|late| *late == 0).await;
     }
 
     /// The most requests of this method and path that were under way at once.
@@ -173,7 +182,7 @@ impl Way {
         self.arrivals.send_replace(());
         lock(&self.at_once).begin(&line);
         let way = self.clone();
-        let answer = Self::meet(mishap, async move { way.forward(parts, body, &path).await }).await;
+        let answer = self.meet(mishap, async move { way.forward(parts, body, &path).await }).await;
         lock(&self.at_once).end(&line);
         if let Some(seen) = lock(&self.seen).get_mut(number).filter(|seen| seen.line == line) {
             seen.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
@@ -181,14 +190,25 @@ impl Way {
         answer
     }
 
+    /// Does something for a caller who has gone.
+    fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let late = self.late.clone();
+        late.send_modify(|late| *late += 1);
+        tokio::spawn(async move {
+            work.await;
+            late.send_modify(|late| *late -= 1);
+        });
+    }
+
     async fn meet(
+        &self,
         mishap: Option<Mishap>,
         forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>> + Send + 'static,
     ) -> Result<Response<Full<Bytes>>, std::io::Error> {
         match mishap {
             Some(Mishap::Lost) => Err(std::io::Error::other("as asked")),
             Some(Mishap::GivenUp(until)) => {
-                tokio::spawn(async move {
+                self.later(async move {
                     if let Ok(permit) = until.acquire().await {
                         permit.forget();
                         let _ = forward.await;
@@ -197,9 +217,9 @@ impl Way {
                 Ok(respond(504, Bytes::from_static(b"<html></html>")))
             }
             Some(Mishap::LostAndDone(after)) => {
-                tokio::spawn(async move {
+                self.later(async move {
                     tokio::time::sleep(after).await;
-                    forward.await
+                    let _ = forward.await;
                 });
                 Err(std::io::Error::other("as asked"))
             }

@@ -1,0 +1,130 @@
+//! What stands behind both functions where they run in containers, for
+//! `tests/sam`: a simulated Novi with the member of the sample events, a real
+//! Mailman with their list, and moto with the parameters of both functions.
+//!
+//! `backdrop HOST` is told by what address of this machine containers reach
+//! it. All servers listen on loopback alone, so it forwards their ports from
+//! there. It prints one line of JSON, which says where they are and what opens
+//! them, and runs until its standard input closes or a signal ends it.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests/sam reads what this program prints")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tests::aws::Moto;
+use tests::directory::{Directory, record};
+use tests::mailman::{Mailman, USER};
+use tests::novi::Novi;
+use tests::privacy::Private;
+use tests::workspace;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use url::Url;
+use uuid::Uuid;
+
+/// Whom the events in `events/` ask for.
+const MEMBER: Uuid = uuid::uuid!("39120341-3c8e-47b0-9a40-45b5659b2044");
+/// The group that `config.example.json` maps.
+const GROUP: Uuid = uuid::uuid!("6c5ed1fc-2b0b-4f2f-8d0b-7d2b7d0a4a11");
+/// Below what the parameters are, as the template has it.
+const PREFIX: &str = "/idaa";
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let host = match std::env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [host] => host.parse().ok(),
+        _ => None,
+    };
+    let Some(host) = host else {
+        eprintln!("usage: backdrop HOST   (an address of this machine that containers reach, such as 172.17.0.1)");
+        return ExitCode::from(2);
+    };
+    // Whichever ends first, the servers are stopped as they are dropped.
+    let outcome = tokio::select! {
+        outcome = serve(host) => outcome,
+        () = ended() => Ok(()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("backdrop: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Waits for the end of the standard input, or for a signal.
+async fn ended() {
+    let (closed, close) = oneshot::channel();
+    // A thread of its own: the runtime would wait at its end for one that it reads in.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        let _ = closed.send(());
+    });
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = close => {}
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+async fn serve(host: IpAddr) -> anyhow::Result<()> {
+    let mut directory = Directory::default();
+    // Novi loses the plus.
+    directory.people.insert(MEMBER, record(MEMBER, "Marguerite", "Delacroix", "ada lists@example.org"));
+    directory.groups.insert(GROUP, vec![MEMBER]);
+    let novi = Novi::start(directory, Private::default()).await?;
+    let mailman = Mailman::start().await?;
+    let list = mailman.create_list("members").await?;
+    let moto = Moto::start()?;
+
+    let path = workspace().join("config.example.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+    config["novi_api_root_url"] = json!(forward(host, &novi.root()).await?);
+    config["novi_idaa_api_key"] = json!(novi.state().key);
+    config["mailman_base_url"] = json!(forward(host, &mailman.base_url()).await?);
+    config["mailman_username"] = json!(USER);
+    config["mailman_password"] = json!(mailman.password());
+    moto.put(PREFIX, &config).await?;
+    println!(
+        "{}",
+        json!({
+            "aws": forward(host, &moto.url()).await?,
+            "api_key": config["api_keys"][0]["key"],
+            "member": MEMBER,
+            "mailman": mailman.base_url(),
+            "mailman_username": USER,
+            "mailman_password": mailman.password(),
+            "list": list,
+            // What no log may hold.
+            "private": [
+                MEMBER, "Marguerite", "Delacroix", "ada+lists", "ada lists", novi.state().key, mailman.password(),
+                config["api_keys"][0]["key"], config["jwt_secret"],
+            ],
+        })
+    );
+    std::future::pending().await
+}
+
+/// Lets `host` serve what is at `url` on loopback, on the same port. Gives the
+/// URL that it has there.
+async fn forward(host: IpAddr, url: &str) -> anyhow::Result<String> {
+    let port = Url::parse(url)?.port().context("the URL of a server has a port")?;
+    let listener = TcpListener::bind((host, port))
+        .await
+        .with_context(|| format!("{host}:{port} cannot be listened on; is {host} an address of this machine?"))?;
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+                copy_bidirectional(&mut client, &mut server).await
+            });
+        }
+    });
+    Ok(url.replace("127.0.0.1", &host.to_string()))
+}
