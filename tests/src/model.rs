@@ -614,7 +614,7 @@ fn any_mishap(rng: &mut Rng) -> (&'static str, Mishap) {
             let after = Duration::from_millis(rng.u64(..3_000));
             ("a request to Mailman is lost, and done later", Mishap::LostAndDone(after))
         }
-        7 => ("a proxy gives up waiting for Mailman", Mishap::GivenUp(Arc::new(Semaphore::new(1)))),
+        7 => ("a proxy gives up waiting for Mailman", Mishap::GivenUp(Arc::new(Semaphore::new(16)))),
         0 => ("a request to Mailman is lost", Mishap::Lost),
         1 => ("an answer of Mailman's is lost", Mishap::DoneAndLost),
         2 => ("Mailman's database is locked, as 400", Mishap::Answer(400, LOCKED)),
