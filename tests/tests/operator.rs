@@ -133,6 +133,52 @@ async fn parameters_are_asked_for_written_and_never_shown() -> Result<()> {
     Ok(())
 }
 
+/// With a `sam` and an `aws` that write down what they are asked: there is no account to deploy to.
+#[test]
+fn a_deployment_builds_what_it_deploys_and_asks_the_first_time_alone() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    std::fs::create_dir(dir.path().join("ops"))?;
+    std::fs::copy(workspace().join("ops/deploy"), dir.path().join("ops/deploy"))?;
+    let log = dir.path().join("log");
+    for program in ["sam", "aws", "rustup"] {
+        let path = dir.path().join(program);
+        std::fs::write(&path, format!("#!/bin/sh\necho {program} \"$*\" >> {}\n", log.display()))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    }
+    let deploy = |config: &str, arch: &str, more: &str| -> Result<(String, String)> {
+        std::fs::write(dir.path().join("samconfig.toml"), config)?;
+        std::fs::write(&log, "")?;
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
+        let done = Command::new(dir.path().join("ops/deploy"))
+            .env("PATH", path)
+            .env("ARCH", arch)
+            .env("ARGS", more)
+            .output()?;
+        assert!(done.status.success(), "{}", text(&done));
+        let log = std::fs::read_to_string(&log)?;
+        Ok((text(&done), log.lines().filter(|line| line.starts_with("sam ")).collect::<Vec<_>>().join("; ")))
+    };
+    let first = std::fs::read_to_string(workspace().join("samconfig.toml"))?;
+    let (said, asked) = deploy(&first, "x86_64", "")?;
+    assert!(said.contains("Cache=none"), "the choices are priced: {said}");
+    assert_eq!(
+        asked,
+        "sam build --parameter-overrides Architecture=x86_64; sam deploy --guided --parameter-overrides Architecture=x86_64"
+    );
+    // As `sam deploy --guided` keeps the answers.
+    let kept = format!(
+        "{first}parameter_overrides = \"Cache=\\\"none\\\" Architecture=\\\"x86_64\\\" MirrorApply=\\\"false\\\"\"\n"
+    );
+    let (_, asked) = deploy(&kept, "", "--parameter-overrides MirrorApply=true")?;
+    assert_eq!(
+        asked,
+        "sam build --parameter-overrides Architecture=x86_64; sam deploy --parameter-overrides MirrorApply=true"
+    );
+    let (_, asked) = deploy(&first, "", "")?;
+    assert!(asked.starts_with("sam build --parameter-overrides Architecture=arm64;"), "{asked}");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_mirror_is_invoked_and_its_report_is_a_table() -> Result<()> {
     let mut directory = Directory::default();

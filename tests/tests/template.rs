@@ -98,6 +98,13 @@ fn variables_in_code(function: &str) -> Result<BTreeSet<String>> {
 }
 
 #[test]
+fn the_template_is_one_that_cloudformation_takes() -> Result<()> {
+    let lint = Command::new(venv().join("bin/cfn-lint")).arg(workspace().join("template.yaml")).output()?;
+    assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
+    Ok(())
+}
+
+#[test]
 fn no_role_may_do_more_than_its_function_does() -> Result<()> {
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
