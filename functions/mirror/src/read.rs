@@ -109,7 +109,8 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(per_second: usize, per_minute: usize) -> Self {
         Self {
-            spacing: Duration::from_secs(1).div_f64(per_second.max(1) as f64),
+            // Rounded up: a third of a second thrice must not be less than one.
+            spacing: Duration::from_nanos(1_000_000_000_u64.div_ceil(per_second.max(1) as u64)),
             next: Instant::now(),
             minute: SlidingWindow::new(per_minute, Duration::from_secs(60)),
             paused_until: Instant::now(),
@@ -458,7 +459,41 @@ impl GroupReading {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        /// However the callers come and Novi pauses them, no second and no minute holds more calls than it may.
+        #[test]
+        fn no_second_and_no_minute_holds_too_many_calls(
+            per_second in 1_usize..30,
+            per_minute in 1_usize..60,
+            gaps in proptest::collection::vec((0_u64..2_000, 0_u64..40), 1..150),
+        ) {
+            let start = Instant::now();
+            let mut pace = Pace::new(per_second, per_minute);
+            let (mut now, mut calls) = (start, Vec::new());
+            for (gap, pause) in gaps {
+                now += Duration::from_millis(gap);
+                if pause > 38 {
+                    pace.paused_until = now + Duration::from_secs(pause);
+                }
+                while let Err(wait) = pace.take(now) {
+                    now += wait;
+                }
+                prop_assert!(now >= pace.paused_until);
+                calls.push(now);
+            }
+            for (window, limit) in [(Duration::from_secs(1), per_second), (Duration::from_secs(60), per_minute)] {
+                for first in &calls {
+                    let within = calls.iter().filter(|call| *call >= first && call.duration_since(*first) < window);
+                    let within = within.count();
+                    prop_assert!(within <= limit, "{within} calls in {window:?}, where {limit} may be");
+                }
+            }
+        }
+    }
 
     fn id(n: u128) -> Option<MemberId> {
         MemberId::parse(&Uuid::from_u128(n).hyphenated().to_string())

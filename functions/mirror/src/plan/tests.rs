@@ -311,7 +311,8 @@ struct Seed {
     standings: Vec<(u8, u8)>,
     roster: BTreeSet<u8>,
     keep: BTreeSet<u8>,
-    end: GroupEnd,
+    /// How the reading of each mapped group ended.
+    ends: Vec<GroupEnd>,
     removal: u64,
     growth: u64,
     force: bool,
@@ -320,7 +321,7 @@ struct Seed {
 impl Seed {
     fn world(&self) -> World {
         let address = |n: &u8| Address::new(&format!("p{n}@example.org"));
-        let mut world = World::new().ended(self.end);
+        let mut world = World::new();
         for (kind, who) in &self.standings {
             world = world.member(match kind {
                 0 => Standing::Hidden(address(who)),
@@ -334,6 +335,15 @@ impl Seed {
                 _ => Standing::Member { address: address(who), name: None },
             });
         }
+        // Everybody is in one of the mapped groups, and some are in all.
+        let members = std::mem::take(&mut world.group().members);
+        world.groups.clear();
+        for (n, end) in self.ends.iter().enumerate() {
+            let is_in = |index: &usize| index % self.ends.len() == n || index % 5 == 0;
+            let members = members.iter().enumerate().filter(|(index, _)| is_in(index)).map(|(_, id)| *id).collect();
+            world.groups.insert(Uuid::from_u128(n as u128), Group { members, nameless: 0, end: *end });
+        }
+        world.target.groups = world.groups.keys().copied().collect();
         world.target.keep = self.keep.iter().map(address).collect();
         world.target.limits.max_removal_percent = self.removal;
         world.target.limits.max_growth_percent = self.growth;
@@ -342,20 +352,19 @@ impl Seed {
 }
 
 fn any_world() -> impl Strategy<Value = Seed> {
-    let end = prop_oneof![8 => Just(GroupEnd::Read), 1 => Just(GroupEnd::Missing), 1 => Just(GroupEnd::Unread("x"))];
+    let end = prop_oneof![12 => Just(GroupEnd::Read), 1 => Just(GroupEnd::Missing), 1 => Just(GroupEnd::Unread("x"))];
     let standings = proptest::collection::vec((0_u8..16, 0_u8..40), 0..40);
     let who = |most| proptest::collection::btree_set(0_u8..40, 0..most);
-    (standings, who(40), who(4), end, 0_u64..=100, 0_u64..=200, any::<bool>()).prop_map(
-        |(standings, roster, keep, end, removal, growth, force)| Seed {
+    (standings, who(40), who(4), proptest::collection::vec(end, 1..4), 0_u64..=100, 0_u64..=200, any::<bool>())
+        .prop_map(|(standings, roster, keep, ends, removal, growth, force)| Seed {
             standings,
             roster,
             keep,
-            end,
+            ends,
             removal,
             growth,
             force,
-        },
-    )
+        })
 }
 
 proptest! {
