@@ -339,7 +339,7 @@ impl Seed {
         let members = std::mem::take(&mut world.group().members);
         world.groups.clear();
         for (n, end) in self.ends.iter().enumerate() {
-            let is_in = |index: &usize| index % self.ends.len() == n || index % 5 == 0;
+            let is_in = |index: &usize| index % self.ends.len() == n || index.is_multiple_of(5);
             let members = members.iter().enumerate().filter(|(index, _)| is_in(index)).map(|(_, id)| *id).collect();
             world.groups.insert(Uuid::from_u128(n as u128), Group { members, nameless: 0, end: *end });
         }
