@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend soak lint build deploy parameters invoke-mirror
+.PHONY: help setup run test test-frontend test-sam soak lint build deploy parameters invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -26,6 +26,9 @@ test-frontend: ## test the front end's module, and its demo page in Chromium bef
 	@tests/setup frontend
 	@cargo build --workspace --bins
 	@cd frontend && npm ci --no-audit --no-fund --loglevel=error && npm test
+
+test-sam: setup ## build both functions for both processors, and run them in containers by sam local; needs Docker, or root
+	@.venv/bin/python tests/sam
 
 soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --seed N'
 	@tests/setup test

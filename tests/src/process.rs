@@ -5,12 +5,14 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// A server that is stopped when this is dropped.
 pub struct Server {
@@ -33,6 +35,41 @@ pub fn free_port() -> io::Result<u16> {
         }
     }
     Err(io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+/// Runs the work of a program that another one has started: until the work ends,
+/// the standard input is closed, or a signal comes. What the work has started is
+/// stopped as it is dropped. An error is told on standard error.
+pub async fn until_closed(program: &str, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = work => outcome,
+        () = closed() => Ok(()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            #[expect(clippy::print_stderr, reason = "whoever has started the program reads it")]
+            {
+                eprintln!("{program}: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn closed() {
+    let (closed, close) = oneshot::channel();
+    // A thread of its own: the runtime would wait at its end for one that it reads in.
+    std::thread::spawn(move || {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        let _ = closed.send(());
+    });
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = close => {}
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => {}
+    }
 }
 
 /// The processes that `parent` has started and that are still there.

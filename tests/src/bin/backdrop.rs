@@ -18,11 +18,10 @@ use tests::directory::{Directory, record};
 use tests::mailman::{Mailman, USER};
 use tests::novi::Novi;
 use tests::privacy::Private;
+use tests::process::until_closed;
 use tests::workspace;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
 use url::Url;
 use uuid::Uuid;
 
@@ -43,34 +42,7 @@ async fn main() -> ExitCode {
         eprintln!("usage: backdrop HOST   (an address of this machine that containers reach, such as 172.17.0.1)");
         return ExitCode::from(2);
     };
-    // Whichever ends first, the servers are stopped as they are dropped.
-    let outcome = tokio::select! {
-        outcome = serve(host) => outcome,
-        () = ended() => Ok(()),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("backdrop: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Waits for the end of the standard input, or for a signal.
-async fn ended() {
-    let (closed, close) = oneshot::channel();
-    // A thread of its own: the runtime would wait at its end for one that it reads in.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        let _ = closed.send(());
-    });
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        _ = close => {}
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
+    until_closed("backdrop", serve(host)).await
 }
 
 async fn serve(host: IpAddr) -> anyhow::Result<()> {

@@ -16,9 +16,9 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tests::gateway::Gateway;
 use tests::novi::Fault;
+use tests::process::until_closed;
 use tests::worlds::Verification;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 /// What Novi says in its `Retry-After`, where it is rate limited.
@@ -33,34 +33,7 @@ async fn main() -> ExitCode {
         eprintln!("usage: frontend_api ORIGIN   (such as http://localhost:5555)");
         return ExitCode::from(2);
     };
-    // Whichever ends first, the functions are stopped as they are dropped.
-    let outcome = tokio::select! {
-        outcome = serve(origin) => outcome,
-        () = ended() => Ok(()),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("frontend_api: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Waits for the end of the standard input, or for a signal.
-async fn ended() {
-    let (closed, close) = oneshot::channel();
-    // A thread of its own: the runtime would wait at its end for one that it reads in.
-    std::thread::spawn(move || {
-        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-        let _ = closed.send(());
-    });
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
-    tokio::select! {
-        _ = close => {}
-        _ = tokio::signal::ctrl_c() => {}
-        _ = terminate.recv() => {}
-    }
+    until_closed("frontend_api", serve(origin)).await
 }
 
 async fn serve(origin: &str) -> anyhow::Result<()> {
