@@ -42,8 +42,8 @@ lint: ## check the format and the lints
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
 
-deploy: setup ## build and deploy the stack; ARCH=x86_64 for that processor, ARGS go to sam deploy
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" ARCH="$(ARCH)" ARGS="$(ARGS)" ops/deploy
+deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes a parameter, ARCH the processor
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python ops/deploy.py $(ARGS)
 
 parameters: setup ## ask for each parameter and write it to SSM; ARGS='--only NAME' changes one
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/parameters.py $(ARGS)

@@ -10,19 +10,26 @@ import subprocess
 import sys
 import tempfile
 
+from stack import Stack
+
+# A run ends after 900 seconds at the latest.
+LONGEST = 930
 COLUMNS = ["wanted", "roster", "subscribed", "unsubscribed", "kept", "withheld"]
 
 
-def invoke(function, event):
+def invoke(function, event, environment):
     """Invokes it through the AWS CLI and gives what it returned."""
-    # The CLI gives up after a minute and invokes again unless it is told not to; two runs at once help nobody.
-    environment = {**os.environ, "AWS_MAX_ATTEMPTS": "1"}
+    # The CLI gives up after a minute and invokes again unless it is told not to; two runs at once help nobody. And a
+    # network that forgets a silent connection must not hold it for ever.
+    environment = {**environment, "AWS_MAX_ATTEMPTS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         result = os.path.join(folder, "result.json")
-        command = ["aws", "lambda", "invoke", "--function-name", function, "--cli-read-timeout", "0",
+        command = ["aws", "lambda", "invoke", "--function-name", function, "--cli-read-timeout", str(LONGEST),
                    # An explanation's addresses are nothing for the list of processes.
                    "--payload", "fileb:///dev/stdin", result]
         done = subprocess.run(command, input=json.dumps(event), capture_output=True, text=True, check=False, env=environment)
+        if "timeout" in done.stderr.lower():
+            sys.exit("No answer in time: the run may have gone on. Its report is the line `reported` of its log.")
         if done.returncode:
             sys.exit(f"The mirror could not be invoked: {done.stderr.strip()}")
         with open(result, encoding="utf-8") as file:
@@ -34,8 +41,10 @@ def report_of(returned):
     message = returned.get("errorMessage")
     if message is None:
         return returned
-    if "{" not in message:
+    if returned.get("errorType") == "NotStarted":
         sys.exit(f"The mirror did not run: {message}")
+    if "{" not in message:
+        sys.exit(f"The mirror gave no report, and may have written: {message}")
     return json.loads(message[message.index("{"):message.rindex("}") + 1])
 
 
@@ -49,7 +58,8 @@ def show(rows):
 
 def main():
     parser = argparse.ArgumentParser(prog="make invoke-mirror", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--stack", default="novi-bridge", help="the stack (default novi-bridge)")
+    stack = Stack()
+    parser.add_argument("--stack", default=stack.name, help=f"the stack (default {stack.name})")
     parser.add_argument("--function", help="the function, where it is not the stack's")
     parser.add_argument("--dry-run", action="store_true", help="plan and report, write nothing")
     parser.add_argument("--list", dest="lists", metavar="LIST_ID", nargs="+", help="only these lists")
@@ -69,7 +79,7 @@ def main():
             print("Addresses, one a line; an empty line ends:")
         event["explain"] = list(iter(lambda: sys.stdin.readline().strip(), ""))
 
-    report = report_of(invoke(given.function or f"{given.stack}-mirror", event))
+    report = report_of(invoke(given.function or f"{given.stack}-mirror", event, stack.environment()))
     print(f"{report['status']}{' (dry run: nothing was written)' if report['dry_run'] else ''}, "
           f"{report['novi_calls']} calls to Novi and {report['mailman_calls']} to Mailman in {report['seconds']:.1f} s\n")
     rows = [["list", "status", *COLUMNS]]

@@ -16,6 +16,8 @@ import sys
 import tempfile
 import urllib.parse
 
+from stack import Stack
+
 # The largest value of a standard parameter, which costs nothing.
 LIMIT = 4096
 
@@ -121,7 +123,8 @@ def aws(*arguments, request=None):
     with readable(json.dumps(request)) as path:
         if request is not None:
             command += ["--cli-input-json", f"file://{path}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False,
+                              env=Stack().environment())
     if done.returncode:
         sys.exit(f"aws {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
     return json.loads(done.stdout or "{}")
@@ -135,6 +138,12 @@ def versions(prefix):
     return {parameter["Name"].removeprefix(f"{prefix}/"): parameter["Version"] for parameter in there}
 
 
+def key_of(name):
+    """The key that a parameter is encrypted with: another value must not lose it."""
+    described = aws("ssm", "describe-parameters", "--parameter-filters", f"Key=Name,Values={name}")
+    return next((parameter.get("KeyId") for parameter in described["Parameters"]), None)
+
+
 def ask(prompt, is_secret):
     if not sys.stdin.isatty():
         print(prompt)
@@ -144,7 +153,8 @@ def ask(prompt, is_secret):
 
 def main():
     parser = argparse.ArgumentParser(prog="make parameters", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--prefix", default="/idaa", help="the stack's ParameterPrefix (default /idaa)")
+    prefix = Stack().parameters.get("ParameterPrefix", "/idaa")
+    parser.add_argument("--prefix", default=prefix, help=f"the stack's ParameterPrefix (default {prefix})")
     parser.add_argument("--key", help="a customer key (its ARN) for the SecureStrings, the stack's KmsKeyArn")
     parser.add_argument("--only", metavar="NAME", action="append", choices=[name for name, *_ in PARAMETERS],
                         help="ask for this one alone; may be given more than once")
@@ -181,11 +191,12 @@ def main():
                 values = parse(answer)
                 if any(len(value.encode()) > LIMIT for value in values):
                     raise Wrong(f"it is longer than the {LIMIT} bytes of a parameter")
-                for number, value in enumerate(values):
+                # The first part last: a run that reads in between must not find a beginning without its end.
+                for number, value in reversed(list(enumerate(values))):
                     place = f"{prefix}/{name}" + (f"/{number}" if number else "")
                     request = {"Name": place, "Type": kind, "Value": value, "Overwrite": True}
-                    if given.key and kind == "SecureString":
-                        request["KeyId"] = given.key
+                    if kind == "SecureString" and (key := given.key or key_of(f"{prefix}/{name}")):
+                        request["KeyId"] = key
                     aws("ssm", "put-parameter", request=request)
                 # What an earlier, longer value went on in would be read with it.
                 for old in there:

@@ -303,7 +303,8 @@ fn extra_ca_certs(env: &Env) -> Result<Vec<CertificateDer<'static>>, SettingErro
         right,
     };
     let pem = if is_text {
-        value.clone().into_bytes()
+        // A template's parameter has one line.
+        value.replace("\\n", "\n").into_bytes()
     } else {
         std::fs::read(&value)
             .map_err(|e| wrong(format!("it must name a readable PEM file of certificate authorities ({})", e.kind())))?
@@ -386,6 +387,13 @@ mod tests {
             let text = error(&variables);
             assert!(text.contains(said) && !text.contains("hush"), "{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_may_come_in_one_line() {
+        let pem = r"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let certificates = extra_ca_certs(&Env::of(&[("EXTRA_CA_CERTS", pem)])).unwrap();
+        assert_eq!(certificates.len(), 1);
     }
 
     #[test]

@@ -135,47 +135,55 @@ async fn parameters_are_asked_for_written_and_never_shown() -> Result<()> {
 
 /// With a `sam` and an `aws` that write down what they are asked: there is no account to deploy to.
 #[test]
-fn a_deployment_builds_what_it_deploys_and_asks_the_first_time_alone() -> Result<()> {
+fn a_deployment_builds_what_it_deploys_asks_once_and_keeps_the_answers() -> Result<()> {
     let dir = tempfile::tempdir()?;
     std::fs::create_dir(dir.path().join("ops"))?;
-    std::fs::copy(workspace().join("ops/deploy"), dir.path().join("ops/deploy"))?;
-    let log = dir.path().join("log");
-    for program in ["sam", "aws", "rustup"] {
+    for file in ["ops/deploy.py", "ops/stack.py", "samconfig.toml"] {
+        std::fs::copy(workspace().join(file), dir.path().join(file))?;
+    }
+    let (log, local) = (dir.path().join("log"), dir.path().join("samconfig.local.toml"));
+    // The account leaves ten instances; the guided deployment answers that it wants x86_64.
+    let guided = format!("sed -i 's/arm64/x86_64/; s/ReserveC/Cache=none &/' {}", local.display());
+    for (program, answer) in [
+        ("sam", format!("case \"$*\" in *--guided*) {guided};; esac")),
+        ("aws", "echo 10".to_owned()),
+        ("rustup", String::new()),
+    ] {
         let path = dir.path().join(program);
-        std::fs::write(&path, format!("#!/bin/sh\necho {program} \"$*\" >> {}\n", log.display()))?;
+        std::fs::write(&path, format!("#!/bin/sh\necho {program} \"$*\" >> {}\n{answer}\n", log.display()))?;
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
     }
-    let deploy = |config: &str, arch: &str, more: &str| -> Result<(String, String)> {
-        std::fs::write(dir.path().join("samconfig.toml"), config)?;
+    let deploy = |set: &str| -> Result<(String, Vec<String>)> {
         std::fs::write(&log, "")?;
         let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
-        let done = Command::new(dir.path().join("ops/deploy"))
-            .env("PATH", path)
-            .env("ARCH", arch)
-            .env("ARGS", more)
-            .output()?;
+        let mut deploy = Command::new(venv().join("bin/python"));
+        let done = deploy.arg(dir.path().join("ops/deploy.py")).env("PATH", path).env("SET", set).output()?;
         assert!(done.status.success(), "{}", text(&done));
         let log = std::fs::read_to_string(&log)?;
-        Ok((text(&done), log.lines().filter(|line| line.starts_with("sam ")).collect::<Vec<_>>().join("; ")))
+        Ok((text(&done), log.lines().filter(|line| line.starts_with("sam ")).map(str::to_owned).collect()))
     };
-    let first = std::fs::read_to_string(workspace().join("samconfig.toml"))?;
-    let (said, asked) = deploy(&first, "x86_64", "")?;
-    assert!(said.contains("Cache=none"), "the choices are priced: {said}");
+    let (said, asked) = deploy("")?;
+    assert!(said.contains("Cache=none") && said.contains("ReserveConcurrency=false"), "{said}");
+    let config = format!("sam deploy --config-file {}", local.display());
     assert_eq!(
         asked,
-        "sam build --parameter-overrides Architecture=x86_64; sam deploy --guided --parameter-overrides Architecture=x86_64"
+        [
+            "sam build --parameter-overrides Architecture=arm64".to_owned(),
+            format!("{config} --guided"),
+            "sam build --parameter-overrides Architecture=x86_64".to_owned(),
+            config.clone(),
+        ]
     );
-    // As `sam deploy --guided` keeps the answers.
-    let kept = format!(
-        "{first}parameter_overrides = \"Cache=\\\"none\\\" Architecture=\\\"x86_64\\\" MirrorApply=\\\"false\\\"\"\n"
-    );
-    let (_, asked) = deploy(&kept, "", "--parameter-overrides MirrorApply=true")?;
-    assert_eq!(
-        asked,
-        "sam build --parameter-overrides Architecture=x86_64; sam deploy --parameter-overrides MirrorApply=true"
-    );
-    let (_, asked) = deploy(&first, "", "")?;
-    assert!(asked.starts_with("sam build --parameter-overrides Architecture=arm64;"), "{asked}");
+    // A change is kept: the next deployment must not turn the mirror off again.
+    let build = "sam build --parameter-overrides Architecture=x86_64".to_owned();
+    for set in ["MirrorApply=true MirrorSchedule='cron(30 6 * * ? *)'", ""] {
+        let (_, asked) = deploy(set)?;
+        assert_eq!(asked, [build.clone(), config.clone()]);
+        let kept = std::fs::read_to_string(&local)?;
+        for part in ["MirrorApply=", "true", "cron(30 6 * * ? *)", "ReserveConcurrency"] {
+            assert!(kept.contains(part), "{part}: {kept}");
+        }
+    }
     Ok(())
 }
 

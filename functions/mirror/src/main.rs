@@ -38,7 +38,7 @@ use tracing::Instrument;
 
 use crate::parameters::Parameters;
 use crate::read::{Pace, Ways};
-use crate::report::Report;
+use crate::report::{ListReport, Report};
 use crate::run::Mirror;
 use crate::settings::Settings;
 
@@ -91,6 +91,7 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Di
         Ok(Err(not_started)) => error("NotStarted", not_started.to_string()),
         Ok(Ok(report)) => {
             tracing::info!(report = report.for_the_log(), "reported");
+            report.lists.iter().for_each(ListReport::log);
             // An explanation names addresses, and no error may: it is the answer to a question, and nothing failed.
             if !report.status.is_error() || !report.explain.is_empty() {
                 return Ok(report);

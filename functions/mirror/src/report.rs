@@ -132,6 +132,13 @@ impl ListReport {
         report
     }
 
+    /// One line, with fields that a query of the log can add up.
+    pub(crate) fn log(&self) {
+        let Self { wanted, roster, subscribed, unsubscribed, kept, withheld, .. } = *self;
+        let (list, status, reason) = (self.list_id.as_deref(), self.status.as_str(), self.reason.as_deref());
+        tracing::info!(list, status, wanted, roster, subscribed, unsubscribed, kept, withheld, reason, "list");
+    }
+
     fn of(plan: &Plan, subscribed: usize, unsubscribed: usize) -> Self {
         let mut report = Self {
             list_id: Some(plan.list.to_string()),
