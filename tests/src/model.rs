@@ -550,7 +550,7 @@ fn judge(
     let mut wrong = Vec::new();
     let roster = |memberships: &BTreeMap<String, String>| memberships.values().cloned().collect::<BTreeSet<String>>();
     let (was, is) = (roster(before), roster(after));
-    if (!may_write || truth.is_missing) && before != after {
+    if !may_write && before != after {
         wrong.push("was touched and should not have been".to_owned());
     }
     // By Mailman's own id of a membership: who was away for a moment has another one.
@@ -559,6 +559,7 @@ fn judge(
     };
     let removed: Vec<&String> =
         before.iter().filter(|(id, address)| after.get(*id) != Some(*address)).map(|(_, address)| address).collect();
+    // A group that Novi does not know says nothing about anybody, even where a fault hides that it does not.
     let wrongly: Vec<&&String> = removed.iter().filter(|address| truth.is_missing || belongs(address)).collect();
     if !wrongly.is_empty() {
         tally.wrongly_removed += wrongly.len();
