@@ -2,13 +2,13 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend test-sam soak lint build deploy parameters invoke-mirror
+.PHONY: help setup run test test-frontend test-sam soak bench lint build deploy parameters invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
 setup: ## install what the other targets need: tools by apt, Python pieces into .venv
 	@tests/setup
@@ -34,6 +34,11 @@ soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --see
 	@tests/setup test
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
+
+bench: ## measure the mirror's ways with Mailman against bare requests (docs/performance.md)
+	@tests/setup test
+	@cargo build --workspace --bins
+	@target/debug/bench
 
 lint: ## check the format and the lints
 	@cargo fmt --all --check
