@@ -49,16 +49,15 @@ impl<'c> Locks<'c> {
     /// Claims one list; again where the connection may have died while the
     /// instance was frozen, until the Redis is known to be gone.
     async fn claim(&self, cache: &MemberCache, list: &ListId, seconds: u64) -> Claim {
-        const TRIES: usize = 3;
-        let mut claim = Claim::Unknown;
-        for _ in 0..if self.unknown == 0 { TRIES } else { 1 } {
-            claim = cache.session().claim(&key(list), &self.owner, seconds).await;
-            if claim != Claim::Unknown {
-                break;
+        let mut tries_left = if self.unknown == 0 { 3 } else { 1 };
+        loop {
+            let claim = cache.session().claim(&key(list), &self.owner, seconds).await;
+            tries_left -= 1;
+            if claim != Claim::Unknown || tries_left == 0 {
+                return claim;
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        claim
     }
 
     /// Whether another run has this list.
