@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend test-sam soak bench lint build deploy parameters invoke-mirror
+.PHONY: help setup run test test-frontend test-sam soak bench bench-check lint build deploy parameters invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -35,10 +35,15 @@ soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --see
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
 
-bench: ## measure the mirror's ways with Mailman against bare requests (docs/performance.md)
-	@tests/setup test
-	@cargo build --workspace --bins
-	@target/debug/bench
+bench: ## measure both functions beside their peers, and write the figures into docs/performance.md; ARGS='--only PART'
+	@tests/setup bench
+	@cargo build --release -p verify -p mirror -p benches
+	@target/release/bench $(ARGS)
+
+bench-check: ## see whether a hot path takes more instructions than it used to; ARGS=--accept keeps to the new count
+	@tests/setup bench
+	@cargo build --release -p verify -p mirror -p benches
+	@target/release/bench check $(ARGS)
 
 lint: ## check the format and the lints
 	@cargo fmt --all --check

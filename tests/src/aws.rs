@@ -14,8 +14,6 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bidirectional};
@@ -242,11 +240,7 @@ impl Door {
         cache: &'static str,
         user: &'static str,
     ) -> anyhow::Result<Self> {
-        let certificates = CertificateDer::pem_file_iter(authority.file("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_file(authority.file("key.pem"))?;
-        shared::outbound::install_tls_provider();
-        let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
-        let tls = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let tls = authority.acceptor()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
         let verdicts: Arc<Mutex<Vec<Result<(), String>>>> = Arc::default();
         let tokens: Arc<Mutex<Vec<String>>> = Arc::default();

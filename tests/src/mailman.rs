@@ -108,6 +108,12 @@ impl Mailman {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// What its own tools are told by `-C`.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.dir.path().join("mailman.cfg")
+    }
+
     /// The password of the REST API.
     #[must_use]
     pub fn password(&self) -> &str {

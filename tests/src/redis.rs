@@ -2,12 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 
 use crate::process::{Server, free_port};
 
@@ -39,6 +43,18 @@ impl Authority {
         std::fs::write(dir.path().join("cert.pem"), certificate.pem())?;
         std::fs::write(dir.path().join("key.pem"), key.serialize_pem())?;
         Ok(Self { dir })
+    }
+
+    /// What lets a server speak TLS by the certificate.
+    ///
+    /// # Errors
+    /// Where the files cannot be read.
+    pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
+        let certificates = CertificateDer::pem_file_iter(self.file("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
+        let key = PrivateKeyDer::from_pem_file(self.file("key.pem"))?;
+        shared::outbound::install_tls_provider();
+        let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
+        Ok(TlsAcceptor::from(Arc::new(tls)))
     }
 
     /// `ca.pem`, `cert.pem` or `key.pem`.
@@ -176,6 +192,12 @@ impl Redis {
             variables.push(("EXTRA_CA_CERTS".to_owned(), authority.file("ca.pem").display().to_string()));
         }
         variables
+    }
+
+    /// Who vouches for it, where it speaks TLS.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.as_ref()
     }
 
     /// The password, where it has one.
