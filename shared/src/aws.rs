@@ -3,14 +3,13 @@
 
 use std::time::{Duration, SystemTime};
 
-use aws_config::environment::credentials::EnvironmentVariableCredentialsProvider;
-use aws_config::environment::region::EnvironmentVariableRegionProvider;
-use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
-use aws_credential_types::provider::ProvideCredentials;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign};
 use aws_sigv4::sign::v4;
+use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_async::time::SystemTimeSource;
+use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -18,8 +17,14 @@ use aws_smithy_runtime_api::client::orchestrator::{HttpRequest, HttpResponse};
 use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::retry::RetryConfig;
+use aws_smithy_types::timeout::TimeoutConfig;
+use aws_types::SdkConfig;
+use aws_types::region::Region;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
 use crate::outbound;
+use crate::settings::Env;
 
 /// The most that one operation takes, its tries included.
 const OPERATION: Duration = Duration::from_secs(3);
@@ -28,18 +33,48 @@ const TRY: Duration = Duration::from_millis(1_500);
 /// No answer that is asked for here comes near this.
 const ANSWER_LIMIT: usize = 4 << 20;
 
-/// The configuration of every AWS client. Credentials and region are those
-/// that Lambda puts into the environment; endpoints may be moved by
-/// `AWS_ENDPOINT_URL` and its kin, as in every AWS SDK.
-pub async fn config(http: reqwest::Client) -> SdkConfig {
-    aws_config::defaults(BehaviorVersion::v2026_01_12())
+/// The configuration of every AWS client, out of the environment alone:
+/// credentials and region are those that Lambda puts there, endpoints may be
+/// moved by `AWS_ENDPOINT_URL` and its kin, as in every AWS SDK.
+///
+/// The `aws-config` crate would look further (profiles, the metadata service,
+/// STS), which a function has no use for and pays for in size and start.
+#[must_use]
+pub fn config(http: reqwest::Client) -> SdkConfig {
+    let env = Env::process();
+    let is_on = |name| env.text(name).map(|value| value.eq_ignore_ascii_case("true"));
+    let mut config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
         .http_client(Connector(http))
-        .credentials_provider(EnvironmentVariableCredentialsProvider::new())
-        .region(EnvironmentVariableRegionProvider::new())
+        .sleep_impl(TokioSleep::new())
+        .time_source(SystemTimeSource::new())
         .retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)))
         .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION).operation_attempt_timeout(TRY).build())
-        .load()
-        .await
+        .service_config(ServiceEndpoints);
+    let region = env.text("AWS_REGION").or_else(|| env.text("AWS_DEFAULT_REGION"));
+    config
+        .set_region(region.map(Region::new))
+        .set_endpoint_url(env.text("AWS_ENDPOINT_URL"))
+        .set_use_fips(is_on("AWS_USE_FIPS_ENDPOINT"))
+        .set_use_dual_stack(is_on("AWS_USE_DUALSTACK_ENDPOINT"))
+        .set_credentials_provider(credentials(&env).map(SharedCredentialsProvider::new));
+    config.build()
+}
+
+fn credentials(env: &Env) -> Option<Credentials> {
+    let (id, secret) = (env.text("AWS_ACCESS_KEY_ID")?, env.text("AWS_SECRET_ACCESS_KEY")?);
+    Some(Credentials::new(id, secret, env.text("AWS_SESSION_TOKEN"), None, "the environment"))
+}
+
+/// One service's own endpoint: `AWS_ENDPOINT_URL_SSM` and the like.
+#[derive(Debug)]
+struct ServiceEndpoints;
+
+impl LoadServiceConfig for ServiceEndpoints {
+    fn load_config(&self, key: ServiceConfigKey<'_>) -> Option<String> {
+        let service = key.service_id().replace(' ', "_").to_ascii_uppercase();
+        Env::process().text(&format!("{}_{service}", key.env()))
+    }
 }
 
 /// Our HTTP client as the SDK wants one.

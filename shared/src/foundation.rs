@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use rustls::Error as TlsError;
 use rustls_pki_types::CertificateDer;
 use secrecy::SecretString;
@@ -10,6 +9,7 @@ use secrecy::SecretString;
 use crate::cache::Connector;
 use crate::parameters::{ConfigFile, ParameterError, ParameterStore, Raw, Source, SourceError, Ssm};
 use crate::settings::{CachePlace, Common, ParameterPlace};
+use crate::telemetry::Phase;
 use crate::{aws, novi, outbound};
 
 /// Why a function cannot start.
@@ -51,7 +51,6 @@ pub struct Foundation<P> {
     pub novi: novi::Client,
     /// Not read yet: see [`ParameterStore::start`].
     pub parameters: Arc<ParameterStore<P>>,
-    aws: Option<SdkConfig>,
     cache: CachePlace,
     extra_ca_certs: Vec<CertificateDer<'static>>,
 }
@@ -61,14 +60,16 @@ impl<P: Parameters> Foundation<P> {
     ///
     /// # Errors
     /// What is wrong, by its name.
-    pub async fn lay(common: Common) -> Result<Self, StartError> {
+    pub fn lay(common: Common) -> Result<Self, StartError> {
+        let tls = Phase::start("TLS");
         outbound::install_tls_provider();
         let http = outbound::client(outbound::tls_config(&common.extra_ca_certs)?)?;
-        let mut aws = None;
+        drop(tls);
+        let _sdk = Phase::start("SDK");
         let source = match common.parameters {
             ParameterPlace::File(path) => Source::File(ConfigFile::new(path)),
             ParameterPlace::Ssm(prefix) => {
-                let client = aws_sdk_ssm::Client::new(aws.insert(aws::config(http.clone()).await));
+                let client = aws_sdk_ssm::Client::new(&aws::config(http.clone()));
                 Source::Ssm(Ssm::new(client, prefix, P::NAMES, P::CONTINUED))
             }
         };
@@ -77,21 +78,18 @@ impl<P: Parameters> Foundation<P> {
             novi: novi::Client::new(http.clone(), common.novi_timeout),
             http,
             parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, read)),
-            aws,
             cache: common.cache,
             extra_ca_certs: common.extra_ca_certs,
         })
     }
 
     /// What leads to the Redis, where there is one.
-    pub async fn connector(&self) -> Option<Connector> {
+    pub fn connector(&self) -> Option<Connector> {
         if self.cache == CachePlace::InProcess {
             return None;
         }
-        let aws = match (&self.cache, &self.aws) {
-            (CachePlace::ElastiCache { .. }, None) => Some(aws::config(self.http.clone()).await),
-            (_, known) => known.clone(),
-        };
+        let is_discovered = matches!(self.cache, CachePlace::ElastiCache { .. });
+        let aws = is_discovered.then(|| aws::config(self.http.clone()));
         let store = Arc::clone(&self.parameters);
         let password = move |was_refused| {
             let store = Arc::clone(&store);

@@ -15,6 +15,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
+use crate::telemetry::Phase;
+
 /// A parameter that is not there or not what it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum ParameterError {
@@ -390,6 +392,7 @@ impl<P> ParameterStore<P> {
     /// # Errors
     /// Where the source, or a parameter in it, is wrong.
     pub async fn start(&self) -> Result<(), SourceError> {
+        let _phase = Phase::start("parameters");
         match self.read_into(&mut *self.kept.lock().await).await {
             Err(SourceError::Unavailable(cause)) => {
                 tracing::error!(cause, "the parameters cannot be read yet");
@@ -437,7 +440,8 @@ impl<P> ParameterStore<P> {
 
     /// Reads again. A failure is logged, and kept for the health check.
     async fn reread(&self, kept: &mut Kept<P>) {
-        if let Err(error) = self.read_into(kept).await {
+        // Boxed: it is rare, and every request would else carry the room that a call of the SDK's takes.
+        if let Err(error) = Box::pin(self.read_into(kept)).await {
             if kept.current.is_some() {
                 tracing::warn!(%error, "the parameters cannot be read again: the older ones are used");
             } else {

@@ -45,7 +45,7 @@ pub enum SettingError {
 }
 
 /// Looks a variable up.
-type Lookup = Box<dyn Fn(&str) -> Option<String>>;
+type Lookup = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// The environment that settings are read from.
 pub struct Env {

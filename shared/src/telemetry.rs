@@ -4,6 +4,8 @@
 //! must never be logged: the Lambda runtime prints the whole event at TRACE,
 //! keys and uuids included; HTTP clients print URLs.
 
+use std::time::Instant;
+
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -59,6 +61,27 @@ pub fn install(env: &Env) -> Result<(), SettingError> {
         );
     }));
     Ok(())
+}
+
+/// A phase of the init phase, timed: how long it took is logged at DEBUG when
+/// this is dropped.
+pub struct Phase {
+    name: &'static str,
+    started: Instant,
+}
+
+impl Phase {
+    /// Starts one by this name.
+    #[must_use]
+    pub fn start(name: &'static str) -> Self {
+        Self { name, started: Instant::now() }
+    }
+}
+
+impl Drop for Phase {
+    fn drop(&mut self) {
+        tracing::debug!(phase = self.name, milliseconds = self.started.elapsed().as_secs_f64() * 1e3, "init");
+    }
 }
 
 /// Runs a function's `main` and says on one line of standard error what ended

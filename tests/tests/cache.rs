@@ -107,6 +107,21 @@ async fn a_member_whom_one_instance_verified_is_known_to_all() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_log_tells_at_debug_what_each_phase_of_the_start_took() -> Result<()> {
+    let cached = Cached::start(Kind::Plain, &[("AWS_LAMBDA_LOG_LEVEL", "DEBUG")]).await?;
+    cached.origin(cached.world.member).await?;
+    let log = cached.world.function.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut phases: Vec<String> = lines
+        .filter(|line| line["milliseconds"].as_f64().is_some())
+        .filter_map(|line| line["phase"].as_str().map(str::to_owned))
+        .collect();
+    phases.sort();
+    assert_eq!(phases, ["Novi", "Redis", "SDK", "TLS", "parameters", "settings"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_entry_expires_turns_stale_and_is_forgotten() -> Result<()> {
     for kind in KINDS {
         let cached = Cached::start(kind, &[("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600")]).await?;

@@ -2,6 +2,7 @@
 //! simulated Novi and a real Mailman core.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use anyhow::Result;
 use fastrand::Rng;
@@ -10,6 +11,7 @@ use serde_json::{Value, json};
 use tests::directory::Directory;
 use tests::novi::{Fault, State};
 use tests::worlds::{Mirror, list};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// The roster that a group's records ask for, written down independently of the
@@ -261,6 +263,23 @@ async fn a_group_that_is_empty_missing_or_unread_leaves_its_list_as_it_was() -> 
         (&json!("ok"), &json!(2))
     );
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rosters_are_read_while_novi_is() -> Result<()> {
+    const PLENTY: usize = 100;
+    let (mut world, list, group) = one_list(5, json!({})).await?;
+    let proxy = world.put_proxy().await?;
+    let held = Arc::new(Semaphore::new(0));
+    // Novi says nothing until a roster is asked for.
+    world.novi.state().fail("/groups/", PLENTY, Fault::Held(Arc::clone(&held)));
+    let release = async {
+        proxy.wait_for(&format!("/lists/{list}/roster/member"), 1).await;
+        held.add_permits(PLENTY);
+    };
+    let (report, ()) = tokio::join!(world.run(json!({})), release);
+    assert_eq!(report?["status"], "ok");
+    assert_roster(&world, &list, group).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,6 +76,27 @@ async fn a_member_is_verified_by_novi_and_then_by_the_cache() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_connection_to_novi_is_open_before_anybody_is_asked_for() -> Result<()> {
+    let world = Verification::start(&[]).await?;
+    assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
+    let asked: Vec<String> = world.novi.state().calls.iter().map(|(path, _)| path.clone()).collect();
+    assert_eq!(asked, ["/api"], "nobody is asked for in the init phase");
+    assert_eq!(world.verify(world.member).await?.status, 200);
+    assert_eq!(world.novi.connections(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_novi_that_is_silent_at_the_start_holds_nobody_up() -> Result<()> {
+    let world = Verification::start(&[]).await?;
+    world.novi.state().fail("/api", 1, Fault::Silence);
+    assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
+    assert_eq!(world.novi.state().count("/api"), 1);
+    assert_eq!(world.verify(world.member).await?.status, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_record_becomes_an_answer_by_every_rule() -> Result<()> {
     let world = Verification::start(&[]).await?;
     let null = Value::Null;
@@ -174,7 +195,7 @@ async fn the_gate_gives_one_reason_each_and_fails_closed() -> Result<()> {
         assert_eq!(problem(&answer), (status, code.to_owned()));
         assert_common(&answer);
     }
-    assert_eq!(world.novi.state().count("/"), 0, "nobody without a key asks Novi");
+    assert_eq!(world.novi.state().count("/api/"), 0, "nobody without a key asks Novi");
 
     for request in [
         keyed().header("x-account-id", "a"),
@@ -223,7 +244,7 @@ async fn the_gate_comes_before_the_uuid() -> Result<()> {
         let request = request.header("x-api-key", &world.keys.bypass);
         assert_eq!(problem(&world.send(&request).await?), (400, "invalid_uuid".to_owned()), "{uuid}");
     }
-    assert_eq!(world.novi.state().count("/"), 0);
+    assert_eq!(world.novi.state().count("/api/"), 0);
     Ok(())
 }
 
@@ -284,12 +305,12 @@ async fn a_rate_limit_is_passed_on_and_starts_a_cooldown() -> Result<()> {
         assert!((least..=most).contains(&wait), "{wait} is not in {least}..={most}");
 
         // Now nobody asks Novi, who would answer, and the cache goes on.
-        let calls = world.novi.state().count("/");
+        let calls = world.novi.state().count("/api/");
         let answer = world.verify(other).await?;
         assert_eq!(problem(&answer), (429, "rate_limited".to_owned()));
         assert!(answer.header("retry-after").parse::<u64>()? <= most.min(300));
         assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
-        assert_eq!(world.novi.state().count("/"), calls);
+        assert_eq!(world.novi.state().count("/api/"), calls);
     }
     Ok(())
 }
@@ -351,7 +372,7 @@ async fn an_outage_has_its_cause_and_ends_with_its_cause() -> Result<()> {
         let other = newcomer(&world);
         assert_eq!(world.verify(other).await?.header("x-cache"), "miss", "after {name}");
     }
-    assert_eq!(elsewhere.state().count("/"), 0, "a redirect is not followed");
+    assert_eq!(elsewhere.state().count("/api/"), 0, "a redirect is not followed");
 
     // A large body that is within the limit is read.
     let large = format!("{{\"Name\":\"x\"}}{}", " ".repeat((1 << 20) - 20));
@@ -489,7 +510,7 @@ async fn a_refused_key_is_looked_up_at_most_once_a_minute() -> Result<()> {
     let mut world = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
     "changed at novi alone".clone_into(&mut world.novi.state().key);
     assert_eq!(problem(&world.verify(world.member).await?), (503, "novi_credentials_rejected".to_owned()));
-    let calls = world.novi.state().count("/");
+    let calls = world.novi.state().count("/api/");
     assert_eq!(calls, 1, "the same key is not tried twice");
     world.config["novi_idaa_api_key"] = json!("changed at novi alone");
     world.function.set_config(&world.config)?;
@@ -518,7 +539,7 @@ async fn health_tells_how_it_is_and_asks_nobody() -> Result<()> {
     assert_eq!(world.verify(world.member).await?.status, 200);
     world.function.set_config(&world.config)?;
     while world.send(&health).await?.json()["status"] != "ok" {}
-    assert_eq!(world.novi.state().count("/"), 1);
+    assert_eq!(world.novi.state().count("/api/"), 1);
     Ok(())
 }
 

@@ -52,8 +52,8 @@ async fn start() -> anyhow::Result<()> {
     telemetry::install(&env)?;
     let settings = Settings::from_env(&env)?;
 
-    let foundation = Foundation::<Parameters>::lay(settings.common).await?;
-    let cache = foundation.connector().await.map(|connector| MemberCache::for_a_mirror(settings.cache, connector));
+    let foundation = Foundation::<Parameters>::lay(settings.common)?;
+    let cache = foundation.connector().map(|connector| MemberCache::for_a_mirror(settings.cache, connector));
     let Foundation { http, novi, parameters, .. } = foundation;
     parameters.start().await?;
     env.require_lambda()?;

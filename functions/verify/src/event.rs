@@ -1,33 +1,47 @@
-//! The Lambda event, before the library reads it.
+//! The Lambda event, before the library makes a request of it.
 //!
 //! lambda_http builds a whole URL of an event and panics where the query or the
 //! host cannot stand in one, which any caller can bring about without a key. No
 //! route here uses either, so they are left out.
 
+use http::header;
+use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
+use lambda_http::aws_lambda_events::query_map::QueryMap;
 use lambda_http::request::LambdaRequest;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 
 /// An event of API Gateway (REST v1, HTTP v2) or a Function URL.
 pub(crate) struct Event(pub(crate) LambdaRequest);
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut event = Map::deserialize(deserializer)?;
-        for query in ["rawQueryString", "queryStringParameters", "multiValueQueryStringParameters"] {
-            event.remove(query);
-        }
-        for headers in ["headers", "multiValueHeaders"] {
-            if let Some(Value::Object(headers)) = event.get_mut(headers) {
-                headers.retain(|name, _| !name.eq_ignore_ascii_case("host"));
-            }
-        }
-        if let Some(Value::Object(context)) = event.get_mut("requestContext") {
-            context.remove("domainName");
-        }
-        // The library's own reading wants the text. Its error, which may quote the event, is dropped.
-        let request = serde_json::from_str(&Value::Object(event).to_string());
-        request.map(Self).map_err(|_| D::Error::custom("this is no event of API Gateway or a Function URL"))
+        let text = Box::<RawValue>::deserialize(deserializer)?;
+        // What serde says is dropped: it may quote the event.
+        let request = read(text.get()).map_err(|_| D::Error::custom(NO_EVENT))?;
+        Ok(Self(request))
     }
+}
+
+const NO_EVENT: &str = "this is no event of API Gateway or a Function URL";
+
+/// Reads an event. Most are of version 2, which the library tries last.
+fn read(text: &str) -> serde_json::Result<LambdaRequest> {
+    if let Ok(mut event) = serde_json::from_str::<ApiGatewayV2httpRequest>(text)
+        && event.version.as_deref() == Some("2.0")
+    {
+        event.raw_query_string = None;
+        event.query_string_parameters = QueryMap::default();
+        event.headers.remove(header::HOST);
+        event.request_context.domain_name = None;
+        return Ok(LambdaRequest::ApiGatewayV2(event));
+    }
+    let mut event: ApiGatewayProxyRequest = serde_json::from_str(text)?;
+    event.query_string_parameters = QueryMap::default();
+    event.multi_value_query_string_parameters = QueryMap::default();
+    event.headers.remove(header::HOST);
+    event.multi_value_headers.remove(header::HOST);
+    event.request_context.domain_name = None;
+    Ok(LambdaRequest::ApiGatewayV1(event))
 }

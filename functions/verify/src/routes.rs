@@ -1,6 +1,7 @@
 //! The routes, and what every answer has in common.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -74,7 +75,7 @@ impl App {
     }
 
     /// Answers one request. Logs one line of it, which names nobody.
-    pub(crate) async fn handle(self, request: lambda_http::Request) -> Result<Response, Infallible> {
+    pub(crate) async fn handle(self, request: lambda_http::Request) -> Result<Answer, Infallible> {
         let started = Instant::now();
         let request_id = request.lambda_context_ref().map_or("", |context| context.request_id.as_str()).to_owned();
         let span = tracing::info_span!("request", request_id);
@@ -103,7 +104,28 @@ impl App {
         if route == MEMBER_ROUTE && !is_preflight {
             metrics::emit(&measured(&response, milliseconds));
         }
-        Ok(response)
+        Ok(Answer::of(response).await)
+    }
+}
+
+/// An answer whose body is in memory, as Lambda takes it: the library would
+/// else bring a decoder of every charset there is.
+pub(crate) struct Answer(http::Response<lambda_http::Body>);
+
+impl Answer {
+    async fn of(response: Response) -> Self {
+        let (parts, body) = response.into_parts();
+        // Bodies here were made whole: collecting one cannot fail.
+        let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+        let text = String::from_utf8(body.into());
+        let body = text.map_or_else(|other| other.into_bytes().into(), lambda_http::Body::Text);
+        Self(http::Response::from_parts(parts, body))
+    }
+}
+
+impl lambda_http::IntoResponse for Answer {
+    fn into_response(self) -> Pin<Box<dyn Future<Output = http::Response<lambda_http::Body>> + Send>> {
+        Box::pin(std::future::ready(self.0))
     }
 }
 

@@ -63,7 +63,8 @@ impl Verifier {
             Lookup::Miss => None,
         };
         let origin = if cache.was_bypassed() { Origin::Bypass } else { Origin::Miss };
-        match self.ask(&mut cache, parameters, id).await {
+        // Boxed: a hit would else carry the room that a call to Novi takes through every layer.
+        match Box::pin(self.ask(&mut cache, parameters, id)).await {
             Ok(Some(identity)) => {
                 cache.put(id, identity.clone()).await;
                 Ok((identity, origin))

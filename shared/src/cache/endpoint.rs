@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use aws_config::SdkConfig;
+use aws_types::SdkConfig;
 use futures_util::{Stream, stream};
 use redis::cluster::{ClusterClient, ClusterClientBuilder, TlsMode};
 use redis::io::tcp::TcpSettings;

@@ -22,6 +22,7 @@ use self::local::Local;
 use self::remote::Remote;
 use crate::member::{Identity, MemberId};
 use crate::settings::CacheTimes;
+use crate::telemetry::Phase;
 
 /// How long a request waits for a Redis that has failed and may be back, once.
 const GRACE: Duration = Duration::from_millis(50);
@@ -123,6 +124,7 @@ impl MemberCache {
     /// does not come about in that time goes on behind the first requests.
     pub async fn warm(&self, limit: Duration) {
         if let Some(remote) = &self.remote {
+            let _phase = Phase::start("Redis");
             let _ = tokio::time::timeout(limit, remote.warm()).await;
         }
     }

@@ -28,20 +28,24 @@ const RETRY: Duration = Duration::from_millis(10);
 const CONNECT: Duration = Duration::from_secs(5);
 
 const COOLDOWN: &str = "idaa:novi_cooldown";
-const CALLS: &str = "idaa:novi_calls";
+/// In the cooldown's slot of a cluster, so that one script sees both.
+const CALLS: &str = "idaa:novi_calls:{idaa:novi_cooldown}";
 
 /// Counts a call in a sliding minute, by the server's clock. Gives 0, or the
-/// milliseconds until a call may be made.
+/// milliseconds until a call may be made: until the cooldown is over, or the
+/// minute has room.
 const COUNT_CALL: &str = r"
+local left = redis.call('PTTL', KEYS[1])
+if left > 0 then return left end
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - 60000)
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[1]) then
-  local oldest = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60000)
+if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[1]) then
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
   return math.max(1, oldest[2] + 60000 - now)
 end
-redis.call('ZADD', KEYS[1], now, t[1] .. '.' .. t[2] .. '.' .. ARGV[2])
-redis.call('PEXPIRE', KEYS[1], 60000)
+redis.call('ZADD', KEYS[2], now, t[1] .. '.' .. t[2] .. '.' .. ARGV[2])
+redis.call('PEXPIRE', KEYS[2], 60000)
 return 0";
 
 /// Starts a cooldown, unless a longer one is on.
@@ -211,14 +215,9 @@ impl Remote {
 
     /// Counts a call to Novi, or says how long to wait before one.
     pub(super) async fn may_ask_novi(&self, grace: Duration) -> Option<Result<(), Duration>> {
-        // What is left of a key that is not there, or never expires, is negative.
-        let left: i64 = self.ask(grace, redis::cmd("PTTL").arg(COOLDOWN)).await?;
-        let mut wait = u64::try_from(left).unwrap_or(0);
-        if wait == 0 {
-            let mut count = redis::cmd("EVAL");
-            count.arg(COUNT_CALL).arg(1).arg(CALLS).arg(self.novi_max_per_minute).arg(fastrand::u32(..));
-            wait = self.ask(grace, &count).await?;
-        }
+        let mut count = redis::cmd("EVAL");
+        count.arg(COUNT_CALL).arg(2).arg(COOLDOWN).arg(CALLS).arg(self.novi_max_per_minute).arg(fastrand::u32(..));
+        let wait: u64 = self.ask(grace, &count).await?;
         Some(if wait == 0 { Ok(()) } else { Err(Duration::from_millis(wait)) })
     }
 
