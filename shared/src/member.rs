@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
 use uuid::Uuid;
@@ -39,12 +39,10 @@ pub fn parse_hyphenated(text: &str) -> Option<Uuid> {
 }
 
 /// One field of a record.
-#[derive(Clone, Default, Deserialize)]
-#[serde(untagged)]
+#[derive(Clone, Default)]
 pub enum Field {
     /// Not there. A key that is allowed only some fields looks like this.
     #[default]
-    #[serde(skip)]
     Absent,
     /// `null`.
     Null,
@@ -53,7 +51,61 @@ pub enum Field {
     /// `true` or `false`.
     Flag(bool),
     /// A number, a list or an object, where none belongs.
-    Other(IgnoredAny),
+    Other,
+}
+
+impl<'de> Deserialize<'de> for Field {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Takes each kind of value as it comes: an untagged enum would keep a
+        /// copy of it first, and there are six fields to each of thousands.
+        struct Kinds;
+
+        impl<'de> Visitor<'de> for Kinds {
+            type Value = Field;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_unit<E>(self) -> Result<Field, E> {
+                Ok(Field::Null)
+            }
+
+            fn visit_bool<E>(self, flag: bool) -> Result<Field, E> {
+                Ok(Field::Flag(flag))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Field, E> {
+                Ok(Field::Text(text.to_owned()))
+            }
+
+            fn visit_string<E>(self, text: String) -> Result<Field, E> {
+                Ok(Field::Text(text))
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Field, E> {
+                Ok(Field::Other)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Field, E> {
+                Ok(Field::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Field, E> {
+                Ok(Field::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Field, A::Error> {
+                IgnoredAny.visit_seq(list).map(|_| Field::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, object: A) -> Result<Field, A::Error> {
+                IgnoredAny.visit_map(object).map(|_| Field::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Kinds)
+    }
 }
 
 impl Field {
@@ -138,7 +190,7 @@ impl Record {
     /// not, nothing can be said of whose address this is.
     #[must_use]
     pub fn shows_email(&self) -> bool {
-        !matches!(self.email, Field::Absent | Field::Flag(_) | Field::Other(_))
+        !matches!(self.email, Field::Absent | Field::Flag(_) | Field::Other)
     }
 
     /// The display name: first name, space, first character of the last name,
@@ -218,6 +270,26 @@ struct Shape {
     data: Option<Data>,
 }
 
+/// What is known of an object's keys. Records have some thirty more, which are
+/// passed over without being kept.
+#[derive(Deserialize)]
+#[serde(field_identifier)]
+enum Key {
+    Name,
+    FirstName,
+    LastName,
+    Email,
+    Active,
+    UnsubscribeFromEmails,
+    #[serde(rename = "data")]
+    Data,
+    #[serde(rename = "UniqueID", alias = "UniqueId")]
+    UniqueId,
+    Message,
+    #[serde(other)]
+    Unknown,
+}
+
 /// What stands under `data`.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -254,27 +326,27 @@ impl<'de> Deserialize<'de> for Shape {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
                 let mut shape = Shape::default();
-                while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+                while let Some(key) = map.next_key()? {
                     shape.fields += 1;
-                    let field = match key.as_ref() {
-                        "Name" => &mut shape.record.name,
-                        "FirstName" => &mut shape.record.first_name,
-                        "LastName" => &mut shape.record.last_name,
-                        "Email" => &mut shape.record.email,
-                        "Active" => &mut shape.record.active,
-                        "UnsubscribeFromEmails" => &mut shape.record.unsubscribed,
-                        "data" => {
+                    let field = match key {
+                        Key::Name => &mut shape.record.name,
+                        Key::FirstName => &mut shape.record.first_name,
+                        Key::LastName => &mut shape.record.last_name,
+                        Key::Email => &mut shape.record.email,
+                        Key::Active => &mut shape.record.active,
+                        Key::UnsubscribeFromEmails => &mut shape.record.unsubscribed,
+                        Key::Data => {
                             shape.data = Some(map.next_value()?);
                             continue;
                         }
-                        "UniqueID" | "UniqueId" => {
+                        Key::UniqueId => {
                             shape.is_record = true;
                             let id: Field = map.next_value()?;
                             shape.id = id.text().and_then(MemberId::parse).or(shape.id);
                             continue;
                         }
-                        other => {
-                            shape.is_error |= other == "Message";
+                        Key::Message | Key::Unknown => {
+                            shape.is_error |= matches!(key, Key::Message);
                             map.next_value::<IgnoredAny>()?;
                             continue;
                         }

@@ -6,7 +6,7 @@
 //! removals are withheld. *A plan that looks wrong is not applied*: one that
 //! would change a list beyond its limits is blocked, and leaves it untouched.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
@@ -239,20 +239,24 @@ impl Plan {
         let (kept, leaving): (Vec<&Address>, Vec<&Address>) =
             leaving.partition(|address| target.keep.contains(*address));
         let everything_is_known = unread.is_empty() && unknown + nameless == 0 && !target.is_in_doubt;
-        let (unsubscribe, withheld): (Vec<Address>, usize) =
+        let (mut unsubscribe, withheld): (Vec<Address>, usize) =
             if everything_is_known { (leaving.into_iter().cloned().collect(), 0) } else { (Vec::new(), leaving.len()) };
+        unsubscribe.sort_unstable();
         let leaves = |address: &Address| unsubscribe.binary_search(address).is_ok();
         let repeated = roster.repeated().filter(|address| !leaves(address)).count();
 
+        let wanted_in_all = wanted.len();
+        let mut subscribe: Vec<Subscriber> = wanted
+            .into_iter()
+            .filter(|(address, _)| !roster.contains(address) && !untouched.contains(address))
+            .map(|(address, name)| Subscriber { address, name })
+            .collect();
+        subscribe.sort_unstable_by(|one, other| one.address.cmp(&other.address));
         let mut plan = Self {
             list: target.list.clone(),
-            wanted: wanted.len(),
+            wanted: wanted_in_all,
             roster: roster.len(),
-            subscribe: wanted
-                .into_iter()
-                .filter(|(address, _)| !roster.contains(address) && !untouched.contains(address))
-                .map(|(address, name)| Subscriber { address, name })
-                .collect(),
+            subscribe,
             unsubscribe,
             kept: kept.len(),
             withheld,
@@ -316,7 +320,7 @@ impl fmt::Display for Plan {
 #[derive(Default)]
 struct Gathered {
     /// Wanted addresses, with the first display name of each.
-    wanted: BTreeMap<Address, Option<String>>,
+    wanted: HashMap<Address, Option<String>>,
     /// Addresses that are neither added nor removed.
     untouched: HashSet<Address>,
     skipped: Skipped,

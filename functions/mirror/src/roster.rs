@@ -1,16 +1,16 @@
 //! The roster of a list: who its members are, as Mailman says.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 use crate::address::Address;
 
 /// The members of a list: not its owners, moderators and non-members.
 #[derive(Clone, Default)]
 pub(crate) struct Roster {
-    members: BTreeSet<Address>,
+    members: HashSet<Address>,
     /// Those that are members more than once. Subscriptions of one address that
     /// overlap do that to Mailman, and its own tools fail at it later.
-    repeated: BTreeSet<Address>,
+    repeated: HashSet<Address>,
 }
 
 impl Roster {
@@ -23,7 +23,7 @@ impl Roster {
         self.members.contains(address)
     }
 
-    /// Its addresses, each once, in order.
+    /// Its addresses, each once, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Address> {
         self.members.iter()
     }

@@ -60,6 +60,19 @@ pub(crate) struct People {
 /// A list's roster and plan, or what kept the roster from being read.
 pub(crate) type Made = Result<(Roster, Plan), Trouble>;
 
+/// What kept Novi from being read: nothing may be concluded, and nothing is done.
+enum NotRead {
+    OutOfTime(OutOfTime),
+    /// Novi lets us read nothing at all, for this reason.
+    ShutOut(&'static str),
+}
+
+impl From<OutOfTime> for NotRead {
+    fn from(out: OutOfTime) -> Self {
+        Self::OutOfTime(out)
+    }
+}
+
 /// What came of a run.
 #[derive(Default)]
 struct Outcome {
@@ -159,21 +172,22 @@ impl Run<'_> {
             let untouched = |target: &&Target| ListReport::without_plan(Some(&target.list), status, reason.to_owned());
             targets.iter().map(untouched).collect()
         };
-        let people = match self.read(targets).await {
-            Err(OutOfTime) => {
-                outcome.lists = untouched(Status::Unfinished, &OutOfTime.to_string());
+        // Two services that know nothing of each other: the slower one alone takes time. A roster that is older than
+        // the records removes nobody wrongly: whoever came onto it since is not looked at.
+        let read = tokio::try_join!(self.read(targets), self.rosters(targets).map(Ok));
+        let ((people, facts), rosters) = match read {
+            Err(NotRead::OutOfTime(out)) => {
+                outcome.lists = untouched(Status::Unfinished, &out.to_string());
                 return outcome;
             }
-            Ok((people, facts)) => {
-                outcome.facts = facts;
-                people
+            Err(NotRead::ShutOut(why)) => {
+                outcome.lists = untouched(Status::Failed, &format!("nothing could be read: {why}"));
+                return outcome;
             }
+            Ok(read) => read,
         };
-        if let Some(why) = self.reader.shut_out() {
-            outcome.lists = untouched(Status::Failed, &format!("nothing could be read: {why}"));
-            return outcome;
-        }
-        let plans = self.plan(targets, &people).await;
+        outcome.facts = facts;
+        let plans = self.plan(targets, &people, rosters);
         outcome.explanations = explain(self.event, targets, &people, &plans);
         for (target, made) in targets.iter().zip(plans) {
             outcome.lists.push(match made {
@@ -191,27 +205,36 @@ impl Run<'_> {
     }
 
     /// Reads the groups of all lists, then everybody in them, each once.
-    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<Fact>), OutOfTime> {
+    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<Fact>), NotRead> {
         let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
         let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
         let members: HashSet<_> = groups.values().flat_map(|group| group.members.iter().copied()).collect();
         tracing::info!(groups = groups.len(), people = members.len(), "groups read");
         let Reading { directory, facts } = self.reader.people(members).await?;
         tracing::info!(people = directory.len(), calls = self.reader.calls(), "people read");
-        Ok((People { groups, directory }, facts))
+        match self.reader.shut_out() {
+            Some(why) => Err(NotRead::ShutOut(why)),
+            None => Ok((People { groups, directory }, facts)),
+        }
     }
 
-    /// Reads the rosters and makes the plans, in the order of the targets.
-    async fn plan(&self, targets: &[&Target], people: &People) -> Vec<Made> {
+    /// Reads the rosters, in the order of the targets.
+    async fn rosters(&self, targets: &[&Target]) -> Vec<Result<Roster, Trouble>> {
         /// Mailman's REST API has two workers unless it is told otherwise.
         const SIDE_BY_SIDE: usize = 2;
-        let made = targets.iter().map(|target| async move {
-            let roster = self.mailman.patient_roster(&target.list).await?;
+        let rosters = targets.iter().map(|target| self.mailman.patient_roster(&target.list));
+        stream::iter(rosters).buffered(SIDE_BY_SIDE).collect().await
+    }
+
+    /// Makes the plans.
+    fn plan(&self, targets: &[&Target], people: &People, rosters: Vec<Result<Roster, Trouble>>) -> Vec<Made> {
+        let make = |(target, roster): (&&Target, Result<Roster, Trouble>)| {
+            let roster = roster?;
             let forced = self.event.force.contains(&target.list);
             let plan = Plan::make(target, &people.groups, &people.directory, &roster, forced);
             tracing::info!(%plan, "planned");
             Ok((roster, plan))
-        });
-        stream::iter(made).buffered(SIDE_BY_SIDE).collect().await
+        };
+        targets.iter().zip(rosters).map(make).collect()
     }
 }
