@@ -15,11 +15,12 @@ mod upstream;
 mod verification;
 
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 use tests::workspace;
 
-use crate::table::{progress, splice};
+use crate::table::{Table, progress, splice};
 
 /// Measurements of each figure, unless it is told otherwise.
 const ROUNDS: usize = 20;
@@ -40,6 +41,24 @@ async fn main() -> ExitCode {
     }
 }
 
+/// What this runs on, and when.
+fn machine() -> Result<String> {
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    let after = |text: &str, key: &str| {
+        let line = text.lines().find(|line| line.starts_with(key))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let model = after(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned());
+    let kilobytes = after(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
+    let gigabytes = kilobytes.trim_end_matches(" kB").parse::<u64>().unwrap_or_default() >> 20;
+    Ok(format!(
+        "Measured on {}: {} processors ({model}), {gigabytes} GiB, Linux {}.",
+        httpdate::fmt_http_date(SystemTime::now()),
+        std::thread::available_parallelism()?,
+        read("/proc/sys/kernel/osrelease").trim(),
+    ))
+}
+
 async fn run() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("check") {
         return check::check(std::env::args().nth(2).as_deref() == Some("--accept")).await;
@@ -56,26 +75,28 @@ async fn run() -> Result<()> {
     }
     let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     let file = workspace().join("docs/performance.md");
+    let machine = machine()?;
+    let write = |part: &str, table: &Table| splice(&file, part, &format!("{machine}\n\n{}", table.markdown()));
     if is_wanted("verification") {
         progress("Verification…");
         let table = verification::measure(rounds).await?;
-        splice(&file, "verification", &table.markdown())?;
+        write("verification", &table)?;
     }
     if is_wanted("large") {
         progress("The mirror over a large list…");
-        splice(&file, "large", &mirror::large(rounds).await?.markdown())?;
+        write("large", &mirror::large(rounds).await?)?;
     }
     if is_wanted("calls") {
         progress("Calls to Novi…");
-        splice(&file, "calls", &growth::calls().await?.markdown())?;
+        write("calls", &growth::calls().await?)?;
     }
     if is_wanted("growth") {
         progress("Growth…");
-        splice(&file, "growth", &growth::growth(rounds).await?.markdown())?;
+        write("growth", &growth::growth(rounds).await?)?;
     }
     if is_wanted("fills") {
         progress("First fills…");
-        splice(&file, "fills", &mirror::fills(rounds, joiners).await?.markdown())?;
+        write("fills", &mirror::fills(rounds, joiners).await?)?;
     }
     Ok(())
 }

@@ -145,6 +145,7 @@ pub(crate) async fn measure(rounds: usize) -> Result<Table> {
     let _here = Place::on(false)?;
     let mut world = World::start(4 * rounds, Duration::ZERO, &[]).await?;
     starts(&mut world, rounds, &mut table).await?;
+    phases(&world, rounds, &mut table).await?;
     drop(world);
     let mut world = World::start(1 + 2 * MISSES, LATENCY, &[]).await?;
     warm(&mut world, &mut table).await?;
@@ -196,6 +197,31 @@ async fn starts(world: &mut World, rounds: usize, table: &mut Table) -> Result<(
     }
     table.at_most("peak memory after one invocation", &our_memory, 12.0);
     table.against("the same", &our_memory, "Python", &their_memory, Goal::None);
+    Ok(())
+}
+
+/// What the phases of a start take, by its own log.
+async fn phases(world: &World, rounds: usize, table: &mut Table) -> Result<()> {
+    let mut variables = world.variables.clone();
+    variables.push(("AWS_LAMBDA_LOG_LEVEL".to_owned(), "DEBUG".to_owned()));
+    let mut phases: Vec<(String, Series)> = Vec::new();
+    for _ in 0..rounds {
+        let instance = Instance::start_apart(&binary("verify")?, &[], &variables).await?;
+        for line in instance.printed().lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let (Some(phase), Some(milliseconds)) = (line["phase"].as_str(), line["milliseconds"].as_f64()) else {
+                continue;
+            };
+            let known = phases.iter().position(|(name, _)| name == phase);
+            let index = known.unwrap_or_else(|| {
+                phases.push((phase.to_owned(), Series::new(Unit::Milliseconds)));
+                phases.len() - 1
+            });
+            phases[index].1.push(milliseconds);
+        }
+    }
+    for (phase, series) in phases {
+        table.figure(&format!("init of `verify`, its phase {phase}"), &series);
+    }
     Ok(())
 }
 

@@ -49,15 +49,17 @@ pub fn config(http: reqwest::Client) -> SdkConfig {
         .sleep_impl(TokioSleep::new())
         .time_source(SystemTimeSource::new())
         .retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)))
-        .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION).operation_attempt_timeout(TRY).build())
-        .service_config(ServiceEndpoints);
+        .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION).operation_attempt_timeout(TRY).build());
     let region = env.text("AWS_REGION").or_else(|| env.text("AWS_DEFAULT_REGION"));
     config
         .set_region(region.map(Region::new))
-        .set_endpoint_url(env.text("AWS_ENDPOINT_URL"))
         .set_use_fips(is_on("AWS_USE_FIPS_ENDPOINT"))
         .set_use_dual_stack(is_on("AWS_USE_DUALSTACK_ENDPOINT"))
         .set_credentials_provider(credentials(&env).map(SharedCredentialsProvider::new));
+    if is_on("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") != Some(true) {
+        config = config.service_config(ServiceEndpoints);
+        config.set_endpoint_url(env.text("AWS_ENDPOINT_URL"));
+    }
     config.build()
 }
 

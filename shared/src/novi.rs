@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
@@ -155,11 +156,19 @@ impl Client {
         Instant::now() + self.timeout
     }
 
-    /// Opens a connection, TLS included, that the next call finds open: a HEAD of
-    /// the root without the key, whatever comes of it. It asks nothing of
-    /// anybody and counts against no key's allowance.
-    pub async fn warm(&self, access: &Access, limit: Duration) {
-        let _ = self.http.head(access.root.clone()).timeout(limit).send().await;
+    /// Opens a connection that the next call finds open, where there is TLS to be
+    /// spoken: a HEAD of the root without the key, whatever comes of it. It asks
+    /// for nobody and counts against no key's allowance.
+    ///
+    /// It goes on by itself: who waits for it may stop to.
+    #[must_use]
+    pub fn warm(&self, access: &Access) -> JoinHandle<()> {
+        let (http, root, timeout) = (self.http.clone(), access.root.clone(), self.timeout);
+        tokio::spawn(async move {
+            if root.scheme() == "https" {
+                let _ = http.head(root).timeout(timeout).send().await;
+            }
+        })
     }
 
     /// `GET /customers/{uuid}`. `None`: a 404, or an answer without a record.

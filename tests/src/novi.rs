@@ -179,12 +179,6 @@ impl Novi {
         }
     }
 
-    /// How many connections there were.
-    #[must_use]
-    pub fn connections(&self) -> usize {
-        self.server.connections()
-    }
-
     /// Closes every connection that is open.
     pub fn drop_clients(&self) {
         self.server.drop_clients();

@@ -138,7 +138,7 @@ async fn a_lock_is_given_back_however_a_run_ends_and_only_by_its_owner() -> Resu
     world.novi.state().calls.clear();
     let report = world.run(json!({})).await?;
     assert_eq!((&report["status"], &report["novi_calls"]), (&json!("failed"), &json!(0)), "{report}");
-    assert_eq!(world.novi.state().count("/api/"), 0);
+    assert_eq!(world.novi.state().count("/"), 0);
     assert_eq!(shared.redis.command(&["GET", LOCK])?, "somebody else");
     Ok(())
 }
@@ -218,7 +218,7 @@ async fn members_of_the_groups_are_verified_ahead() -> Result<()> {
             assert_eq!((answer.status, answer.header("x-cache")), (200, "hit"), "{kind:?}");
             ahead.push((*id, answer.json()));
         }
-        assert_eq!(world.novi.state().count("/api/"), 0, "{kind:?}");
+        assert_eq!(world.novi.state().count("/"), 0, "{kind:?}");
         assert_eq!(ahead[1].1["email"], "ada+lists@example.org");
         for (id, answered) in ahead {
             shared.redis.command(&["DEL", &key(id)])?;

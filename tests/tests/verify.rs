@@ -2,15 +2,23 @@
 //! API Gateway asks it, in front of a simulated Novi.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
+use http::{Method, header};
+use hyper::body::Incoming;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tests::api::{Answer, Request};
+use tests::directory::record;
 use tests::function::replace;
 use tests::novi::Fault;
+use tests::redis::Authority;
+use tests::serve::Server;
 use tests::worlds::Verification;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{AcquireError, Semaphore};
 use uuid::Uuid;
 
 fn problem(answer: &Answer) -> (u16, String) {
@@ -75,24 +83,51 @@ async fn a_member_is_verified_by_novi_and_then_by_the_cache() -> Result<()> {
     Ok(())
 }
 
+/// Verification before a Novi behind TLS that says what it was sent, key or no
+/// key, and that answers a HEAD once there is a permit.
+async fn behind_tls(permits: usize) -> Result<(Verification, Server, UnboundedReceiver<String>)> {
+    let authority = Authority::new()?;
+    let (tell, told) = unbounded_channel();
+    let held = Arc::new(Semaphore::new(permits));
+    let novi = Server::start_tls(authority.acceptor()?, move |request: http::Request<Incoming>| {
+        let has_key = request.headers().contains_key(header::AUTHORIZATION);
+        let _ = tell.send(format!("{} {} {has_key}", request.method(), request.uri()));
+        let held = Arc::clone(&held);
+        async move {
+            if request.method() == Method::HEAD {
+                held.acquire().await?.forget();
+            }
+            let record = record(Uuid::nil(), "Marguerite", "Delacroix", "marguerite@mail.example.org");
+            Ok::<_, AcquireError>(http::Response::new(record.to_string()))
+        }
+    })
+    .await?;
+    let authorities = authority.file("ca.pem").display().to_string();
+    let root = format!("https://localhost:{}/api", novi.port);
+    let variables = [("EXTRA_CA_CERTS", authorities.as_str())];
+    let world = Verification::start_with(&variables, |config| config["novi_api_root_url"] = json!(root)).await?;
+    // The first invocation starts it, and the file is read then.
+    assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
+    Ok((world, novi, told))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_to_novi_is_open_before_anybody_is_asked_for() -> Result<()> {
-    let world = Verification::start(&[]).await?;
+    let (world, novi, mut told) = behind_tls(1).await?;
+    assert_eq!(told.recv().await.as_deref(), Some("HEAD /api false"));
     assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
-    let asked: Vec<String> = world.novi.state().calls.iter().map(|(path, _)| path.clone()).collect();
-    assert_eq!(asked, ["/api"], "nobody is asked for in the init phase");
     assert_eq!(world.verify(world.member).await?.status, 200);
-    assert_eq!(world.novi.connections(), 1);
+    let asked = format!("GET /api/customers/{} true", world.member.hyphenated());
+    assert_eq!(told.recv().await, Some(asked), "nobody is asked for before");
+    assert_eq!(novi.connections(), 1);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_novi_that_is_silent_at_the_start_holds_nobody_up() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    world.novi.state().fail("/api", 1, Fault::Silence);
-    assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
-    assert_eq!(world.novi.state().count("/api"), 1);
+    let (world, novi, _told) = behind_tls(0).await?;
     assert_eq!(world.verify(world.member).await?.status, 200);
+    assert_eq!(novi.connections(), 2);
     Ok(())
 }
 
@@ -195,7 +230,7 @@ async fn the_gate_gives_one_reason_each_and_fails_closed() -> Result<()> {
         assert_eq!(problem(&answer), (status, code.to_owned()));
         assert_common(&answer);
     }
-    assert_eq!(world.novi.state().count("/api/"), 0, "nobody without a key asks Novi");
+    assert_eq!(world.novi.state().count("/"), 0, "nobody without a key asks Novi");
 
     for request in [
         keyed().header("x-account-id", "a"),
@@ -244,7 +279,7 @@ async fn the_gate_comes_before_the_uuid() -> Result<()> {
         let request = request.header("x-api-key", &world.keys.bypass);
         assert_eq!(problem(&world.send(&request).await?), (400, "invalid_uuid".to_owned()), "{uuid}");
     }
-    assert_eq!(world.novi.state().count("/api/"), 0);
+    assert_eq!(world.novi.state().count("/"), 0);
     Ok(())
 }
 
@@ -305,12 +340,12 @@ async fn a_rate_limit_is_passed_on_and_starts_a_cooldown() -> Result<()> {
         assert!((least..=most).contains(&wait), "{wait} is not in {least}..={most}");
 
         // Now nobody asks Novi, who would answer, and the cache goes on.
-        let calls = world.novi.state().count("/api/");
+        let calls = world.novi.state().count("/");
         let answer = world.verify(other).await?;
         assert_eq!(problem(&answer), (429, "rate_limited".to_owned()));
         assert!(answer.header("retry-after").parse::<u64>()? <= most.min(300));
         assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
-        assert_eq!(world.novi.state().count("/api/"), calls);
+        assert_eq!(world.novi.state().count("/"), calls);
     }
     Ok(())
 }
@@ -372,7 +407,7 @@ async fn an_outage_has_its_cause_and_ends_with_its_cause() -> Result<()> {
         let other = newcomer(&world);
         assert_eq!(world.verify(other).await?.header("x-cache"), "miss", "after {name}");
     }
-    assert_eq!(elsewhere.state().count("/api/"), 0, "a redirect is not followed");
+    assert_eq!(elsewhere.state().count("/"), 0, "a redirect is not followed");
 
     // A large body that is within the limit is read.
     let large = format!("{{\"Name\":\"x\"}}{}", " ".repeat((1 << 20) - 20));
@@ -510,7 +545,7 @@ async fn a_refused_key_is_looked_up_at_most_once_a_minute() -> Result<()> {
     let mut world = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
     "changed at novi alone".clone_into(&mut world.novi.state().key);
     assert_eq!(problem(&world.verify(world.member).await?), (503, "novi_credentials_rejected".to_owned()));
-    let calls = world.novi.state().count("/api/");
+    let calls = world.novi.state().count("/");
     assert_eq!(calls, 1, "the same key is not tried twice");
     world.config["novi_idaa_api_key"] = json!("changed at novi alone");
     world.function.set_config(&world.config)?;
@@ -539,7 +574,7 @@ async fn health_tells_how_it_is_and_asks_nobody() -> Result<()> {
     assert_eq!(world.verify(world.member).await?.status, 200);
     world.function.set_config(&world.config)?;
     while world.send(&health).await?.json()["status"] != "ok" {}
-    assert_eq!(world.novi.state().count("/api/"), 1);
+    assert_eq!(world.novi.state().count("/"), 1);
     Ok(())
 }
 

@@ -4,12 +4,14 @@
 //! `/novi/…` an HTTP server for one body, over the same connections as the
 //! product's, and both say how many nanoseconds that took.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use lambda_http::http::Uri;
-use lambda_http::{Error, Request, service_fn};
+use lambda_http::tower::util::BoxService;
+use lambda_http::{Adapter, Error, Request, service_fn};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, TlsCertificates};
@@ -23,6 +25,11 @@ struct Upstreams {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
+    // As a task, like the product: the least should not be made dearer than it is.
+    tokio::spawn(run()).await?
+}
+
+async fn run() -> Result<(), Error> {
     shared::outbound::install_tls_provider();
     let text = |name: &str| std::env::var(name).ok();
     let authorities = text("EXTRA_CA_CERTS").map(std::fs::read).transpose()?;
@@ -41,9 +48,10 @@ async fn main() -> Result<(), Error> {
     let upstreams = Arc::new(Upstreams { redis, http, novi: text("NOVI").unwrap_or_default() });
     let function = move |request: Request| {
         let upstreams = Arc::clone(&upstreams);
-        async move { answer(&upstreams, request.uri()).await.map_err(Error::from) }
+        // A text that is no number: who asks says so.
+        async move { Ok::<_, Infallible>(answer(&upstreams, request.uri()).await.unwrap_or_else(|error| error.to_string())) }
     };
-    lambda_http::run(service_fn(function)).await
+    lambda_http::lambda_runtime::run(BoxService::new(Adapter::from(service_fn(function)))).await
 }
 
 async fn connect(url: &str, authorities: Option<Vec<u8>>, password: Option<String>) -> Result<MultiplexedConnection> {

@@ -172,6 +172,8 @@ impl<'r> Mailman<'r> {
     /// The most that one request takes. A bulk removal takes seconds, and a
     /// locked database holds a request up for five at a time.
     const TIME_OUT: Duration = Duration::from_secs(30);
+    /// Rows that room is made for ahead; a roster that says that it has more grows as it is read.
+    const ROOM: usize = 200_000;
     /// How often a roster that changes under the reading is read again.
     const ROSTER_READINGS: usize = 3;
 
@@ -233,6 +235,9 @@ impl<'r> Mailman<'r> {
             };
             if *total.get_or_insert(page.total_size) != page.total_size {
                 return Ok(None);
+            }
+            if number == 1 {
+                roster.reserve(page.total_size.min(Self::ROOM));
             }
             rows += page.entries.len();
             let is_empty = page.entries.is_empty();

@@ -220,7 +220,10 @@ impl Plan {
     ) -> Self {
         let mut gathered = Gathered::default();
         let groups: Vec<&Group> = target.groups.iter().filter_map(|group| groups.get(group)).collect();
-        let members: HashSet<MemberId> = groups.iter().flat_map(|group| group.members.iter().copied()).collect();
+        let mut members: HashSet<MemberId> =
+            HashSet::with_capacity(groups.iter().map(|group| group.members.len()).sum());
+        members.extend(groups.iter().flat_map(|group| group.members.iter().copied()));
+        gathered.wanted.reserve(members.len());
         for member in &members {
             gathered.add(directory.get(member).unwrap_or(&Standing::Unknown));
         }

@@ -187,6 +187,7 @@ impl<'r> Reader<'r> {
     /// Reads people, each once.
     pub(crate) async fn people(&self, mut members: HashSet<MemberId>) -> Result<Reading, OutOfTime> {
         let mut reading = Reading::default();
+        reading.directory.reserve(members.len());
         if self.ways.sweep {
             self.sweep(&mut members, &mut reading).await?;
         }
@@ -219,7 +220,8 @@ impl<'r> Reader<'r> {
     /// takes fewer calls than one for each who is still missing. Whom it does not
     /// find, or does not show whole, stays missing.
     async fn sweep(&self, missing: &mut HashSet<MemberId>, reading: &mut Reading) -> Result<(), OutOfTime> {
-        let mut seen = HashSet::new();
+        // Who was on a page and was not learned of: not asked for, or not shown whole.
+        let mut others = HashSet::new();
         let mut offset = 0;
         // For one person the first page would be as dear.
         let mut calls_left = 1;
@@ -237,17 +239,19 @@ impl<'r> Reader<'r> {
                 }
             };
             let rows = page.rows.len();
-            let before = seen.len();
+            let mut brought_something = false;
             for row in page.rows {
                 let Some(id) = row.id else { continue };
-                seen.insert(id);
                 if row.record.is_complete() && missing.remove(&id) {
                     self.learn(reading, id, Some(&row.record), at);
+                    brought_something = true;
+                } else if !reading.directory.contains_key(&id) {
+                    brought_something |= others.insert(id);
                 }
             }
             offset += rows;
             let left = usize::try_from(page.total).unwrap_or(usize::MAX).saturating_sub(offset);
-            if seen.len() == before || left == 0 {
+            if !brought_something || left == 0 {
                 break;
             }
             calls_left = left.div_ceil(rows);

@@ -14,6 +14,11 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
+    /// Makes room for so many.
+    pub(crate) fn reserve(&mut self, rows: usize) {
+        self.members.reserve(rows);
+    }
+
     /// How many addresses are on it, each counted once.
     pub(crate) fn len(&self) -> usize {
         self.members.len()

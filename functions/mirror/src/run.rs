@@ -57,6 +57,9 @@ pub(crate) struct People {
     pub(crate) directory: Directory,
 }
 
+/// A list's roster, or what kept it from being read, and when that was.
+type ReadRoster = Result<Roster, (Trouble, Instant)>;
+
 /// A list's roster and plan, or what kept the roster from being read.
 pub(crate) type Made = Result<(Roster, Plan), Trouble>;
 
@@ -174,8 +177,9 @@ impl Run<'_> {
         };
         // Two services that know nothing of each other: the slower one alone takes time. A roster that is older than
         // the records removes nobody wrongly: whoever came onto it since is not looked at.
-        let read = tokio::try_join!(self.read(targets), self.rosters(targets).map(Ok));
-        let ((people, facts), rosters) = match read {
+        let reading = async { self.read(targets).await.map(|read| (read, Instant::now())) };
+        let read = tokio::try_join!(reading, self.rosters(targets).map(Ok));
+        let (((people, facts), read_at), mut rosters) = match read {
             Err(NotRead::OutOfTime(out)) => {
                 outcome.lists = untouched(Status::Unfinished, &out.to_string());
                 return outcome;
@@ -187,6 +191,15 @@ impl Run<'_> {
             Ok(read) => read,
         };
         outcome.facts = facts;
+        // A Mailman that was away at the beginning may have been back for long.
+        for (target, roster) in targets.iter().zip(&mut rosters) {
+            if let Err((trouble, at)) = roster
+                && trouble.passing().is_some()
+                && *at < read_at
+            {
+                *roster = self.roster(target).await;
+            }
+        }
         let plans = self.plan(targets, &people, rosters);
         outcome.explanations = explain(self.event, targets, &people, &plans);
         for (target, made) in targets.iter().zip(plans) {
@@ -208,7 +221,8 @@ impl Run<'_> {
     async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<Fact>), NotRead> {
         let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
         let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
-        let members: HashSet<_> = groups.values().flat_map(|group| group.members.iter().copied()).collect();
+        let mut members = HashSet::with_capacity(groups.values().map(|group| group.members.len()).sum());
+        members.extend(groups.values().flat_map(|group| group.members.iter().copied()));
         tracing::info!(groups = groups.len(), people = members.len(), "groups read");
         let Reading { directory, facts } = self.reader.people(members).await?;
         tracing::info!(people = directory.len(), calls = self.reader.calls(), "people read");
@@ -219,17 +233,20 @@ impl Run<'_> {
     }
 
     /// Reads the rosters, in the order of the targets.
-    async fn rosters(&self, targets: &[&Target]) -> Vec<Result<Roster, Trouble>> {
+    async fn rosters(&self, targets: &[&Target]) -> Vec<ReadRoster> {
         /// Mailman's REST API has two workers unless it is told otherwise.
         const SIDE_BY_SIDE: usize = 2;
-        let rosters = targets.iter().map(|target| self.mailman.patient_roster(&target.list));
-        stream::iter(rosters).buffered(SIDE_BY_SIDE).collect().await
+        stream::iter(targets).map(|target| self.roster(target)).buffered(SIDE_BY_SIDE).collect().await
+    }
+
+    async fn roster(&self, target: &Target) -> ReadRoster {
+        self.mailman.patient_roster(&target.list).await.map_err(|trouble| (trouble, Instant::now()))
     }
 
     /// Makes the plans.
-    fn plan(&self, targets: &[&Target], people: &People, rosters: Vec<Result<Roster, Trouble>>) -> Vec<Made> {
-        let make = |(target, roster): (&&Target, Result<Roster, Trouble>)| {
-            let roster = roster?;
+    fn plan(&self, targets: &[&Target], people: &People, rosters: Vec<ReadRoster>) -> Vec<Made> {
+        let make = |(target, roster): (&&Target, ReadRoster)| {
+            let roster = roster.map_err(|(trouble, _)| trouble)?;
             let forced = self.event.force.contains(&target.list);
             let plan = Plan::make(target, &people.groups, &people.directory, &roster, forced);
             tracing::info!(%plan, "planned");

@@ -33,13 +33,14 @@ use crate::verification::Verifier;
 
 /// A cache that is not reached by then is reached behind the first requests.
 const CACHE_WARM_UP: Duration = Duration::from_secs(1);
-/// A Novi that is not: most first requests are answered out of the cache.
-const NOVI_WARM_UP: Duration = Duration::from_millis(250);
+/// The same of Novi. Most first requests are answered out of the cache, so little is waited for.
+const NOVI_WARM_UP: Duration = Duration::from_millis(50);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     // A task, because the runtime wakes its tasks from memory, and its outermost future by way of the kernel.
-    let run = tokio::spawn(run()).await.unwrap_or_else(|error| Err(error.into()));
+    // What it says of a panic would quote the panic.
+    let run = tokio::spawn(run()).await.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked; the log says where")));
     telemetry::exit_with("verify", run)
 }
 
@@ -58,7 +59,7 @@ async fn run() -> anyhow::Result<()> {
         parameters.start().await?;
         if let Ok(parameters) = parameters.get().await {
             let _phase = Phase::start("Novi");
-            novi.warm(&parameters.novi, NOVI_WARM_UP).await;
+            let _ = tokio::time::timeout(NOVI_WARM_UP, novi.warm(&parameters.novi)).await;
         }
         Ok::<_, SourceError>(())
     };
