@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend test-sam soak bench bench-check lint build deploy parameters invoke-mirror
+.PHONY: help setup run test test-frontend test-sam soak fuzz bench bench-check lint build deploy parameters invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -35,6 +35,10 @@ soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --see
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
 
+fuzz: ## fuzz whatever is read from outside, a minute each; ARGS='600 tokens' for ten minutes of one
+	@tests/setup fuzz
+	@fuzz/run $(ARGS)
+
 bench: ## measure both functions beside their peers, and write the figures into docs/performance.md; ARGS='--only PART'
 	@tests/setup bench
 	@cargo build --release -p verify -p mirror -p benches
@@ -47,6 +51,7 @@ bench-check: ## see whether a hot path takes more instructions than it used to; 
 
 lint: ## check the format and the lints
 	@cargo fmt --all --check
+	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64

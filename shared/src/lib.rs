@@ -13,6 +13,8 @@
 pub mod aws;
 pub mod cache;
 pub mod foundation;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod member;
 pub mod metrics;
 pub mod novi;

@@ -209,18 +209,10 @@ impl Client {
     /// # Errors
     /// See [`Failure`].
     pub async fn records(&self, access: &Access, offset: usize, by: Instant) -> Result<Option<Records>, Failure> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Envelope {
-            total_count: u64,
-            results: Vec<Row>,
-        }
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
         match self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, by).await? {
             None => Ok(None),
-            Some(body) => serde_json::from_slice(&body)
-                .map(|Envelope { total_count, results }| Some(Records { total: total_count, rows: results }))
-                .map_err(|_| Failure::InvalidResponse),
+            Some(body) => Records::parse(&body).map(Some).ok_or(Failure::InvalidResponse),
         }
     }
 
@@ -259,7 +251,7 @@ impl Client {
 
 impl Page {
     /// Reads `{"TotalCount":n,"Results":[…]}` or a bare array.
-    fn parse(body: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Counted {
@@ -283,6 +275,20 @@ impl Page {
         }
         let Counted { total_count, results } = serde_json::from_slice(body).ok()?;
         Some(Self { total: Some(total_count), rows: ids(results) })
+    }
+}
+
+impl Records {
+    /// Reads `{"TotalCount":n,"Results":[…]}`.
+    pub(crate) fn parse(body: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Envelope {
+            total_count: u64,
+            results: Vec<Row>,
+        }
+        let Envelope { total_count, results } = serde_json::from_slice(body).ok()?;
+        Some(Self { total: total_count, rows: results })
     }
 }
 

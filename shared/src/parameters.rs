@@ -65,6 +65,12 @@ pub struct Unavailable;
 /// Parameters as they come, by name. They hold every secret: no `Debug`.
 pub struct Raw(Map<String, Value>);
 
+impl From<Map<String, Value>> for Raw {
+    fn from(parameters: Map<String, Value>) -> Self {
+        Self(parameters)
+    }
+}
+
 impl Raw {
     /// A parameter that must be there.
     ///
@@ -221,7 +227,7 @@ impl ConfigFile {
             Err(_) => return Err(SourceError::Unavailable(format!("{place} could not be read in time"))),
         };
         match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(map)) => Ok(Raw(map)),
+            Ok(Value::Object(map)) => Ok(map.into()),
             Ok(_) => {
                 Err(SourceError::Wrong(format!("{place} must hold a JSON object with the parameters as its keys")))
             }
@@ -475,7 +481,7 @@ mod tests {
 
     fn raw(json: &str) -> Raw {
         match serde_json::from_str(json).unwrap() {
-            Value::Object(map) => Raw(map),
+            Value::Object(map) => map.into(),
             _ => panic!("no object"),
         }
     }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 use shared::outbound::{self, BodyError, NoAnswer};
 use shared::parameters::{ParameterError, ParameterStore, Raw};
@@ -161,6 +162,65 @@ impl Answer {
             _ => false,
         }
     }
+
+    /// A page of a roster.
+    fn roster_page(&self) -> Result<RosterPage, Trouble> {
+        self.read("its roster is not the JSON expected")
+    }
+
+    /// The requests that wait for somebody.
+    fn requests(&self) -> Result<Requests, Trouble> {
+        self.read("its requests are not the JSON expected")
+    }
+
+    fn read<T: DeserializeOwned>(&self, otherwise: &'static str) -> Result<T, Trouble> {
+        if self.status != StatusCode::OK {
+            return Err(trouble(self));
+        }
+        serde_json::from_slice(&self.body).map_err(|_| failing(otherwise))
+    }
+
+    /// What came of a subscription.
+    fn subscription(&self) -> Result<Subscription, Trouble> {
+        match self.status {
+            StatusCode::CREATED => Ok(Subscription::Done),
+            // Accepted, and waiting for somebody.
+            StatusCode::ACCEPTED => Ok(Subscription::Pending),
+            StatusCode::CONFLICT if self.description().contains("pending") => Ok(Subscription::Pending),
+            StatusCode::CONFLICT => Ok(Subscription::Done),
+            StatusCode::BAD_REQUEST if !self.is_passing() => match self.description().as_str() {
+                text if text.contains("No such list") => Err(Trouble::NoSuchList),
+                text if text.contains("banned") => Ok(Subscription::Refused(Refusal::Banned)),
+                text if text.contains("Invalid") => Ok(Subscription::Refused(Refusal::Invalid)),
+                _ => Ok(Subscription::Refused(Refusal::Other)),
+            },
+            _ => Err(trouble(self)),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RosterPage {
+    total_size: usize,
+    #[serde(default)]
+    entries: Vec<RosterEntry>,
+}
+
+#[derive(Deserialize)]
+struct RosterEntry {
+    email: String,
+}
+
+#[derive(Deserialize)]
+struct Requests {
+    #[serde(default)]
+    entries: Vec<PendingRequest>,
+}
+
+#[derive(Deserialize)]
+struct PendingRequest {
+    email: String,
+    token: String,
 }
 
 impl<'r> Mailman<'r> {
@@ -208,16 +268,6 @@ impl<'r> Mailman<'r> {
 
     /// `None` where the roster changed while it was read.
     async fn roster_once(&self, list: &ListId) -> Result<Option<Roster>, Trouble> {
-        #[derive(Deserialize)]
-        struct Page {
-            total_size: usize,
-            #[serde(default)]
-            entries: Vec<Entry>,
-        }
-        #[derive(Deserialize)]
-        struct Entry {
-            email: String,
-        }
         let mut roster = Roster::default();
         let (mut rows, mut total) = (0, None);
         for number in 1_usize.. {
@@ -227,12 +277,7 @@ impl<'r> Mailman<'r> {
                 .append_pair("count", &Self::PAGE.to_string())
                 .append_pair("page", &number.to_string());
             let answer = self.send(&Method::GET, url, None).await?;
-            let page: Page = match answer.status {
-                StatusCode::OK => {
-                    serde_json::from_slice(&answer.body).map_err(|_| failing("its roster is not the JSON expected"))?
-                }
-                _ => return Err(trouble(&answer)),
-            };
+            let page = answer.roster_page()?;
             if *total.get_or_insert(page.total_size) != page.total_size {
                 return Ok(None);
             }
@@ -264,40 +309,13 @@ impl<'r> Mailman<'r> {
             "send_welcome_message": false,
         });
         let answer = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await?;
-        match answer.status {
-            StatusCode::CREATED => Ok(Subscription::Done),
-            // Accepted, and waiting for somebody.
-            StatusCode::ACCEPTED => Ok(Subscription::Pending),
-            StatusCode::CONFLICT if answer.description().contains("pending") => Ok(Subscription::Pending),
-            StatusCode::CONFLICT => Ok(Subscription::Done),
-            StatusCode::BAD_REQUEST if !answer.is_passing() => match answer.description().as_str() {
-                text if text.contains("No such list") => Err(Trouble::NoSuchList),
-                text if text.contains("banned") => Ok(Subscription::Refused(Refusal::Banned)),
-                text if text.contains("Invalid") => Ok(Subscription::Refused(Refusal::Invalid)),
-                _ => Ok(Subscription::Refused(Refusal::Other)),
-            },
-            _ => Err(trouble(&answer)),
-        }
+        answer.subscription()
     }
 
     /// Discards the pending subscription requests of an address.
     pub(crate) async fn discard_requests(&self, list: &ListId, address: &Address) -> Result<(), Trouble> {
-        #[derive(Deserialize)]
-        struct Requests {
-            #[serde(default)]
-            entries: Vec<Request>,
-        }
-        #[derive(Deserialize)]
-        struct Request {
-            email: String,
-            token: String,
-        }
         let answer = self.send(&Method::GET, self.url(&["lists", list.as_str(), "requests"]), None).await?;
-        if answer.status != StatusCode::OK {
-            return Err(trouble(&answer));
-        }
-        let requests: Requests =
-            serde_json::from_slice(&answer.body).map_err(|_| failing("its requests are not the JSON expected"))?;
+        let requests = answer.requests()?;
         let discard = json!({ "action": "discard" });
         for request in requests.entries.iter().filter(|request| Address::new(&request.email) == *address) {
             let url = self.url(&["lists", list.as_str(), "requests", &request.token]);
@@ -416,4 +434,27 @@ fn trouble(answer: &Answer) -> Trouble {
 /// A reading that came to nothing sensible.
 fn failing(what: &'static str) -> Trouble {
     Trouble::Failing { what, write: Fate::NotDone }
+}
+
+/// Reads an answer in every way that one is read.
+#[cfg(fuzzing)]
+pub(crate) fn read_answer(status: StatusCode, body: &[u8]) {
+    for is_write in [false, true] {
+        let answer = Answer { status, body: bytes::Bytes::copy_from_slice(body), is_write };
+        if let Ok(page) = answer.roster_page() {
+            assert_eq!(status, StatusCode::OK);
+            let mut roster = Roster::default();
+            roster.extend(page.entries.iter().map(|entry| Address::new(&entry.email)));
+        }
+        if let Ok(requests) = answer.requests() {
+            requests.entries.iter().for_each(|request| drop((Address::new(&request.email), &request.token)));
+        }
+        match answer.subscription() {
+            Ok(Subscription::Done) => assert!(matches!(status.as_u16(), 201 | 409)),
+            Ok(Subscription::Pending) => assert!(matches!(status.as_u16(), 202 | 409)),
+            Ok(Subscription::Refused(_)) => assert_eq!(status, StatusCode::BAD_REQUEST),
+            // What a body says is never in what is told of it: the words are fixed.
+            Err(trouble) => drop(trouble.to_string()),
+        }
+    }
 }

@@ -288,6 +288,13 @@ impl Session<'_> {
     }
 }
 
+/// Whether an entry of this value is fresh, and whether it is stale; `None` where it is no entry.
+#[cfg(fuzzing)]
+pub(crate) fn worth(value: &[u8], now: u64, ttl: u64, stale: u64) -> Option<(bool, bool)> {
+    let found = serde_json::from_slice::<Entry>(value).ok()?.lookup(CacheTimes { ttl, stale }, now);
+    Some((matches!(found, Lookup::Fresh(_)), matches!(found, Lookup::Stale(_))))
+}
+
 fn unix_now() -> u64 {
     unix(SystemTime::now())
 }

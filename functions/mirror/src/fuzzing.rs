@@ -1,0 +1,50 @@
+//! What the fuzz targets call of this crate, with what must hold whatever the
+//! bytes are. Built by cargo-fuzz alone.
+
+use http::StatusCode;
+use shared::foundation::Parameters as _;
+use shared::fuzzing::{PLANTED, raw};
+
+use crate::event::Event;
+use crate::mailman;
+use crate::parameters::Parameters;
+
+/// Parameters of the mirror, mappings among them, as a configuration file has them.
+pub fn parameters(json: &[u8], plant: bool) {
+    let Some(raw) = raw(json, plant) else { return };
+    match Parameters::read(&raw, false) {
+        Err(error) => assert!(!error.to_string().contains(PLANTED), "an error tells what a parameter holds"),
+        Ok(parameters) => {
+            let mappings = &parameters.mappings;
+            for broken in &mappings.broken {
+                assert!(!broken.reason.contains(PLANTED), "a report tells what a mapping holds");
+                // No other mapping may write to the list of a broken one.
+                assert!(
+                    broken.list.is_none()
+                        || mappings.targets.iter().all(|target| Some(&target.list) != broken.list.as_ref())
+                );
+            }
+            assert!(mappings.targets.iter().all(|target| !target.groups.is_empty()));
+        }
+    }
+}
+
+/// What the mirror is invoked with.
+pub fn event(json: &[u8]) {
+    let Ok(value) = serde_json::from_slice(json) else { return };
+    if let Ok(event) = Event::parse(&value) {
+        assert!(event.dry_run || event.explain.is_empty(), "what explains may write");
+        let says_dry = value.get("dry_run").is_some_and(|dry_run| dry_run == true);
+        assert!(event.dry_run || !says_dry, "what was to be dry may write");
+        event.addresses().for_each(|(_, address)| {
+            let _ = address.is_valid();
+        });
+    }
+}
+
+/// What Mailman answers, with any status.
+pub fn mailman_answer(status: u16, body: &[u8]) {
+    if let Ok(status) = StatusCode::from_u16(status) {
+        mailman::read_answer(status, body);
+    }
+}
