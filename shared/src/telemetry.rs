@@ -6,6 +6,7 @@
 
 use std::time::Instant;
 
+use tokio::runtime::Handle;
 use tracing::Level;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -81,6 +82,14 @@ impl Phase {
 impl Drop for Phase {
     fn drop(&mut self) {
         tracing::debug!(phase = self.name, milliseconds = self.started.elapsed().as_secs_f64() * 1e3, "init");
+    }
+}
+
+/// Logs at DEBUG how many tasks there are, at the end of an invocation: those
+/// that pile up have been forgotten.
+pub fn count_tasks() {
+    if tracing::enabled!(Level::DEBUG) {
+        tracing::debug!(tasks = Handle::current().metrics().num_alive_tasks(), "done");
     }
 }
 

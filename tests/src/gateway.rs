@@ -1,11 +1,12 @@
 //! A small stand-in for API Gateway: HTTP on loopback in front of a function
 //! under the emulator, for browsers and curl.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as Lock, PoisonError};
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::Full;
 use tokio::sync::Mutex;
 
@@ -17,6 +18,7 @@ use crate::serve::Server;
 pub struct Gateway {
     /// Where it listens.
     pub url: String,
+    seen: Arc<Lock<BTreeSet<(String, u16)>>>,
 }
 
 impl Gateway {
@@ -26,11 +28,26 @@ impl Gateway {
     /// # Errors
     /// Where no port is free.
     pub async fn start(function: Arc<Mutex<Function>>) -> anyhow::Result<Self> {
+        let seen = Arc::new(Lock::new(BTreeSet::new()));
+        let noted = Arc::clone(&seen);
         let server = Server::start(move |request: http::Request<_>| {
-            let function = Arc::clone(&function);
-            async move { Ok::<_, Infallible>(answer(&function, &request).await) }
+            let (function, noted) = (Arc::clone(&function), Arc::clone(&noted));
+            async move {
+                let answer = answer(&function, &request).await;
+                if request.method() == Method::GET {
+                    let path = request.uri().path().to_owned();
+                    noted.lock().unwrap_or_else(PoisonError::into_inner).insert((path, answer.status().as_u16()));
+                }
+                Ok::<_, Infallible>(answer)
+            }
         });
-        Ok(Self { url: server.await?.url() })
+        Ok(Self { url: server.await?.url(), seen })
+    }
+
+    /// The paths that were got so far, and with which status.
+    #[must_use]
+    pub fn seen(&self) -> BTreeSet<(String, u16)> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -1,8 +1,9 @@
 //! The Lambda event, before the library makes a request of it.
 //!
-//! lambda_http builds a whole URL of an event and panics where the query or the
-//! host cannot stand in one, which any caller can bring about without a key. No
-//! route here uses either, so they are left out.
+//! lambda_http builds a whole URL of an event and panics where the query, the
+//! host or the path cannot stand in one, and where a body is not the Base64 that
+//! it is said to be; a caller can bring some of this about without a key. No
+//! route here uses query, host or body, so they are left out.
 
 use http::header;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
@@ -24,6 +25,9 @@ impl<'de> Deserialize<'de> for Event {
     }
 }
 
+/// More than AWS lets through, and what a URL of it fits into where every byte is encoded.
+const LONGEST_PATH: usize = 16 * 1024;
+
 const NO_EVENT: &str = "this is no event of API Gateway or a Function URL";
 
 /// Reads an event. Most are of version 2, which the library tries last.
@@ -35,6 +39,8 @@ fn read(text: &str) -> serde_json::Result<LambdaRequest> {
         event.query_string_parameters = QueryMap::default();
         event.headers.remove(header::HOST);
         event.request_context.domain_name = None;
+        event.raw_path = event.raw_path.map(path);
+        event.body = None;
         return Ok(LambdaRequest::ApiGatewayV2(event));
     }
     let mut event: ApiGatewayProxyRequest = serde_json::from_str(text)?;
@@ -42,6 +48,22 @@ fn read(text: &str) -> serde_json::Result<LambdaRequest> {
     event.multi_value_query_string_parameters = QueryMap::default();
     event.headers.remove(header::HOST);
     event.multi_value_headers.remove(header::HOST);
+    // The library puts these, the last value of each header, in the place of all that were sent.
+    for name in event.multi_value_headers.keys() {
+        event.headers.remove(name);
+    }
     event.request_context.domain_name = None;
+    event.path = event.path.map(path);
+    event.body = None;
     Ok(LambdaRequest::ApiGatewayV1(event))
+}
+
+/// The path as a URL can hold it. One without its slash is no route, and one
+/// that is too long is no route and no uuid: cut, it stays that.
+fn path(mut path: String) -> String {
+    if !path.starts_with('/') {
+        return "/".to_owned();
+    }
+    path.truncate(path.floor_char_boundary(LONGEST_PATH));
+    path
 }

@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
@@ -158,14 +158,16 @@ fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Option<&'h [u8]
     Some(values.next().is_none().then(|| first.as_bytes().trim_ascii()))
 }
 
-/// The bearer token, where an `Authorization` header has that scheme.
-fn bearer(headers: &HeaderMap) -> Option<Result<&str, Code>> {
+/// The bearer token, where an `Authorization` header has that scheme. HTTP APIs
+/// join headers by commas, so a list counts as the headers that it was made of.
+fn bearer<'h>(headers: &'h HeaderMap) -> Option<Result<&'h str, Code>> {
     const SCHEME: &[u8] = b"bearer";
     let is_bearer = |value: &[u8]| {
         let (scheme, rest) = value.split_at_checked(SCHEME.len()).unwrap_or((value, b""));
         scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace)
     };
-    let mut values = headers.get_all(header::AUTHORIZATION).iter().map(|value| value.as_bytes().trim_ascii());
+    let pieces = |value: &'h HeaderValue| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut values = headers.get_all(header::AUTHORIZATION).iter().flat_map(pieces);
     let first = values.next()?;
     let second = values.next();
     if !is_bearer(first) && !second.into_iter().chain(values).any(is_bearer) {

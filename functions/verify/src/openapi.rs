@@ -76,7 +76,21 @@ pub(crate) fn complete(mut api: OpenApi) -> String {
             }
         }
     }
-    api.to_json().expect("a description is made of text and numbers")
+    let mut api = serde_json::to_value(api).expect("a description is made of text and numbers");
+    require_headers(&mut api);
+    api.to_string()
+}
+
+/// A header that is described is always there, which the library's types cannot say.
+fn require_headers(api: &mut Value) {
+    let operations = members(&mut api["paths"]).flat_map(members);
+    for response in operations.flat_map(|operation| members(&mut operation["responses"])) {
+        members(&mut response["headers"]).for_each(|header| header["required"] = true.into());
+    }
+}
+
+fn members(value: &mut Value) -> impl Iterator<Item = &mut Value> {
+    value.as_object_mut().into_iter().flat_map(|object| object.values_mut())
 }
 
 fn describe_gate_and_problems(operation: &mut Operation) {

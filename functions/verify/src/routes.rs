@@ -19,6 +19,7 @@ use shared::cache::CacheHealth;
 use shared::member::{Identity, MemberId};
 use shared::metrics::{self, Metric};
 use shared::parameters::Health;
+use shared::telemetry;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -101,6 +102,7 @@ impl App {
             milliseconds,
             "answered"
         );
+        telemetry::count_tasks();
         if route == MEMBER_ROUTE && !is_preflight {
             metrics::emit(&measured(&response, milliseconds));
         }
@@ -238,7 +240,14 @@ pub(crate) struct Verified {
     get,
     path = "/v3/action/idaa/novi_member/{uuid}",
     operation_id = "verifyMember",
-    params(("uuid" = String, Path, format = "uuid", description = "The member's UUID in Novi, hyphenated, upper or lower case")),
+    params((
+        "uuid" = String,
+        Path,
+        format = "uuid",
+        // The format alone is a hint: few tools refuse what does not have it.
+        pattern = "^[0-9A-Fa-f]{8}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{4}-[0-9A-Fa-f]{12}$",
+        description = "The member's UUID in Novi, hyphenated, upper or lower case"
+    )),
     responses((status = 200, description = "A member", body = Verified)),
 )]
 async fn member(
