@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use rustls::Error as TlsError;
-use rustls_pki_types::CertificateDer;
+use rustls::{ClientConfig, Error as TlsError};
 use secrecy::SecretString;
 
 use crate::cache::Connector;
@@ -52,7 +51,7 @@ pub struct Foundation<P> {
     /// Not read yet: see [`ParameterStore::start`].
     pub parameters: Arc<ParameterStore<P>>,
     cache: CachePlace,
-    extra_ca_certs: Vec<CertificateDer<'static>>,
+    tls: ClientConfig,
 }
 
 impl<P: Parameters> Foundation<P> {
@@ -61,10 +60,11 @@ impl<P: Parameters> Foundation<P> {
     /// # Errors
     /// What is wrong, by its name.
     pub fn lay(common: Common) -> Result<Self, StartError> {
-        let tls = Phase::start("TLS");
+        let phase = Phase::start("TLS");
         outbound::install_tls_provider();
-        let http = outbound::client(outbound::tls_config(&common.extra_ca_certs)?)?;
-        drop(tls);
+        let tls = outbound::tls_config(&common.extra_ca_certs)?;
+        let http = outbound::client(tls.clone())?;
+        drop(phase);
         let _sdk = Phase::start("SDK");
         let source = match common.parameters {
             ParameterPlace::File(path) => Source::File(ConfigFile::new(path)),
@@ -79,7 +79,7 @@ impl<P: Parameters> Foundation<P> {
             http,
             parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, read)),
             cache: common.cache,
-            extra_ca_certs: common.extra_ca_certs,
+            tls,
         })
     }
 
@@ -102,26 +102,6 @@ impl<P: Parameters> Foundation<P> {
             };
             Box::pin(current) as _
         };
-        Connector::new(&self.cache, aws, Box::new(password), authorities(&self.extra_ca_certs))
+        Connector::new(&self.cache, aws, Box::new(password), self.tls.clone())
     }
-}
-
-/// The PEM bundle for the Redis client, which takes whole certificates and
-/// knows no "in addition": Mozilla's roots and ours. `None`: the usual roots.
-fn authorities(extra: &[CertificateDer<'static>]) -> Option<Vec<u8>> {
-    use base64::Engine as _;
-    if extra.is_empty() {
-        return None;
-    }
-    let mut pem = String::new();
-    for certificate in webpki_root_certs::TLS_SERVER_ROOT_CERTS.iter().chain(extra) {
-        let text = base64::prelude::BASE64_STANDARD.encode(certificate);
-        pem.push_str("-----BEGIN CERTIFICATE-----\n");
-        for line in text.as_bytes().chunks(64) {
-            pem.push_str(&String::from_utf8_lossy(line));
-            pem.push('\n');
-        }
-        pem.push_str("-----END CERTIFICATE-----\n");
-    }
-    Some(pem.into_bytes())
 }

@@ -287,6 +287,13 @@ impl Ssm {
         let names = self.names.iter().map(|name| format!("{}/{name}", self.prefix)).collect();
         let answer = self.client.get_parameters().set_names(Some(names)).with_decryption(true).send().await;
         let answer = answer.map_err(|error| self.unavailable("GetParameters", &error))?;
+        // An answer that leaves some names out says nothing of them: they may well be there.
+        if answer.parameters().len() + answer.invalid_parameters().len() < self.names.len() {
+            return Err(SourceError::Unavailable(format!(
+                "SSM {}: GetParameters: an answer that makes no sense",
+                self.prefix
+            )));
+        }
         // Names that do not exist come back in a list of their own; the reader of each says whether it may be absent.
         Ok(answer.parameters().iter().filter_map(|parameter| self.entry(parameter)).collect())
     }
@@ -366,6 +373,8 @@ impl<P> ParameterStore<P> {
     const PAUSE: Duration = Duration::from_secs(1);
     /// The same, where older parameters serve meanwhile.
     const PAUSE_WITH_OLDER: Duration = Duration::from_secs(10);
+    /// The longest that a reading takes where older parameters can serve instead.
+    const PATIENCE_WITH_OLDER: Duration = Duration::from_secs(1);
     /// A refused key is looked up again at most this often.
     const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
@@ -457,7 +466,12 @@ impl<P> ParameterStore<P> {
     }
 
     async fn read_into(&self, kept: &mut Kept<P>) -> Result<(), SourceError> {
-        let read = self.source.read().await.and_then(|raw| {
+        let limit = if kept.current.is_some() { Self::PATIENCE_WITH_OLDER } else { Duration::MAX };
+        let read = tokio::time::timeout(limit, self.source.read()).await;
+        let read = read.unwrap_or_else(|_| {
+            Err(SourceError::Unavailable(format!("{} could not be read in time", self.source.place())))
+        });
+        let read = read.and_then(|raw| {
             let fingerprint = kept.hasher.hash_one(&raw.0);
             if kept.current.is_none() || kept.fingerprint != fingerprint {
                 let parsed =

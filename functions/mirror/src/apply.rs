@@ -5,7 +5,7 @@
 //! and where the outcome of a write is unknown the roster is read before
 //! anything is written again: overlapping subscriptions of one address make it
 //! a member twice. That address itself comes last, after a while and another
-//! reading. A passing failure is tried again for at most a minute.
+//! reading. A passing failure is tried again for `MAILMAN_RETRY_SECONDS`, a minute unless it is set.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -32,8 +32,6 @@ const BULK: usize = 500;
 const SUBSCRIPTION_TIME: Duration = Duration::from_secs(5);
 /// A bulk removal is not started with less time than this left.
 const REMOVAL_TIME: Duration = Duration::from_secs(10);
-/// For how long a failure that may pass is waited out, from the first one on.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// How long after an answer was lost a subscription is asked for again, at the
 /// earliest: for so long a locked database may hold up the first one.
 const SETTLING: Duration = Duration::from_secs(6);
@@ -245,7 +243,7 @@ async fn unsubscribe(mailman: &Mailman<'_>, plan: &Plan, mut addresses: Vec<&Add
     }
 }
 
-/// Waiting out passing failures, for a minute in all.
+/// Waiting out passing failures, for `MAILMAN_RETRY_SECONDS` in all.
 pub(crate) struct Patience {
     until: Option<Instant>,
     delays: ExponentialBackoff,
@@ -268,7 +266,7 @@ impl Patience {
     /// become of the write.
     async fn wait(&mut self, mailman: &Mailman<'_>, trouble: Trouble) -> Result<Fate, Trouble> {
         let fate = trouble.passing().ok_or(trouble)?;
-        let until = *self.until.get_or_insert_with(|| Instant::now() + PATIENCE);
+        let until = *self.until.get_or_insert_with(|| Instant::now() + mailman.times.retry);
         let delay = self.delays.next().filter(|delay| Instant::now() + *delay < until).ok_or(trouble)?;
         tracing::info!(%trouble, "Mailman is asked again");
         mailman.wait(delay).await?;

@@ -37,6 +37,7 @@ use shared::telemetry;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::lock::Owner;
 use crate::parameters::Parameters;
 use crate::read::{Pace, Ways};
 use crate::report::{ListReport, Report};
@@ -62,6 +63,7 @@ pub async fn run() -> anyhow::Result<()> {
         parameters,
         http,
         novi,
+        mailman: settings.mailman,
         pace: Mutex::new(Pace::new(settings.novi_max_per_second, settings.novi_max_per_minute)),
         ways: Ways {
             sweep: settings.sweep,
@@ -69,6 +71,7 @@ pub async fn run() -> anyhow::Result<()> {
         },
         may_write: settings.apply,
         cache,
+        owner: Owner::new(),
     };
     lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
 }
@@ -82,6 +85,7 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Di
     // What a panic says might be personal, and the runtime would send it on.
     let outcome = AssertUnwindSafe(run).catch_unwind().await;
     let _in_span = span.enter();
+    telemetry::count_tasks();
     let error = |error_type: &str, error_message: String| {
         tracing::error!(error = error_message, "not run");
         Err(Diagnostic { error_type: error_type.to_owned(), error_message })

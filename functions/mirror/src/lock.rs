@@ -11,12 +11,22 @@ use uuid::Uuid;
 
 use crate::mapping::{ListId, Target};
 
+/// Tells this instance from every other. It takes one invocation at a time, so
+/// that a lock of its own that is still there is one that an earlier run could
+/// not give back: it may be claimed again.
+pub(crate) struct Owner(String);
+
+impl Owner {
+    pub(crate) fn new() -> Self {
+        Self(Uuid::from_u128(fastrand::u128(..)).simple().to_string())
+    }
+}
+
 /// The locks of one run. They are given back by [`Locks::release`], and expire
 /// where the run does not come to that.
 pub(crate) struct Locks<'c> {
     cache: Option<&'c MemberCache>,
-    /// Tells this run from every other.
-    owner: String,
+    owner: &'c Owner,
     asked_for: Vec<ListId>,
     taken: BTreeSet<ListId>,
     /// How many could not be asked for.
@@ -25,8 +35,12 @@ pub(crate) struct Locks<'c> {
 
 impl<'c> Locks<'c> {
     /// Locks lists for at most `seconds`.
-    pub(crate) async fn lock(cache: Option<&'c MemberCache>, targets: &[&Target], seconds: u64) -> Self {
-        let owner = Uuid::from_u128(fastrand::u128(..)).simple().to_string();
+    pub(crate) async fn lock(
+        cache: Option<&'c MemberCache>,
+        owner: &'c Owner,
+        targets: &[&Target],
+        seconds: u64,
+    ) -> Self {
         let mut locks = Self { cache, owner, asked_for: Vec::new(), taken: BTreeSet::new(), unknown: 0 };
         let Some(cache) = cache else { return locks };
         for list in targets.iter().map(|target| &target.list) {
@@ -51,7 +65,7 @@ impl<'c> Locks<'c> {
     async fn claim(&self, cache: &MemberCache, list: &ListId, seconds: u64) -> Claim {
         let mut tries_left = if self.unknown == 0 { 3 } else { 1 };
         loop {
-            let claim = cache.session().claim(&key(list), &self.owner, seconds).await;
+            let claim = cache.session().claim(&key(list), &self.owner.0, seconds).await;
             tries_left -= 1;
             if claim != Claim::Unknown || tries_left == 0 {
                 return claim;
@@ -74,7 +88,7 @@ impl<'c> Locks<'c> {
     pub(crate) async fn release(self) {
         let Some(cache) = self.cache else { return };
         for list in &self.asked_for {
-            cache.session().release(&key(list), &self.owner).await;
+            cache.session().release(&key(list), &self.owner.0).await;
         }
     }
 }

@@ -113,9 +113,20 @@ pub(crate) enum Refusal {
     Other,
 }
 
+/// How long Mailman is waited for.
+#[derive(Clone, Copy)]
+pub(crate) struct Times {
+    /// The most that one request takes. A bulk removal takes seconds, and a
+    /// locked database holds a request up for five at a time.
+    pub(crate) call: Duration,
+    /// For how long a failure that may pass is waited out, from the first one on.
+    pub(crate) retry: Duration,
+}
+
 /// Talks to Mailman during one run.
 pub(crate) struct Mailman<'r> {
     http: &'r reqwest::Client,
+    pub(crate) times: Times,
     parameters: InUse<'r>,
     /// Every request is over by then.
     cutoff: Instant,
@@ -229,9 +240,6 @@ impl<'r> Mailman<'r> {
     const PAGE: usize = 5_000;
     /// A page of the longest addresses is well below this.
     const BODY_LIMIT: usize = 8 << 20;
-    /// The most that one request takes. A bulk removal takes seconds, and a
-    /// locked database holds a request up for five at a time.
-    const TIME_OUT: Duration = Duration::from_secs(30);
     /// Rows that room is made for ahead; a roster that says that it has more grows as it is read.
     const ROOM: usize = 200_000;
     /// How often a roster that changes under the reading is read again.
@@ -239,11 +247,12 @@ impl<'r> Mailman<'r> {
 
     pub(crate) fn new(
         http: &'r reqwest::Client,
+        times: Times,
         parameters: &'r ParameterStore<Parameters>,
         current: Arc<Parameters>,
         cutoff: Instant,
     ) -> Self {
-        Self { http, parameters: InUse::new(parameters, current), cutoff, calls: AtomicU64::new(0) }
+        Self { http, times, parameters: InUse::new(parameters, current), cutoff, calls: AtomicU64::new(0) }
     }
 
     /// The requests made so far.
@@ -391,7 +400,7 @@ impl<'r> Mailman<'r> {
             .http
             .request(method.clone(), url)
             .basic_auth(&access.username, Some(access.password.expose_secret()))
-            .timeout(left.min(Self::TIME_OUT));
+            .timeout(left.min(self.times.call));
         if let Some(body) = body {
             // Only with a body: Mailman refuses the content type without one.
             request = request.json(body);

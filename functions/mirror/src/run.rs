@@ -17,8 +17,8 @@ use uuid::Uuid;
 use crate::apply::apply;
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
-use crate::lock::Locks;
-use crate::mailman::{Mailman, Trouble};
+use crate::lock::{Locks, Owner};
+use crate::mailman::{Mailman, Times, Trouble};
 use crate::mapping::Target;
 use crate::parameters::Parameters;
 use crate::plan::{Directory, Group, Plan, Verdict};
@@ -43,12 +43,16 @@ pub(crate) struct Mirror {
     pub(crate) parameters: Arc<ParameterStore<Parameters>>,
     pub(crate) http: reqwest::Client,
     pub(crate) novi: novi::Client,
+    /// How long Mailman is waited for.
+    pub(crate) mailman: Times,
     pub(crate) pace: Mutex<Pace>,
     pub(crate) ways: Ways,
     /// `MIRROR_APPLY=true`.
     pub(crate) may_write: bool,
     /// Where there is a Redis.
     pub(crate) cache: Option<MemberCache>,
+    /// Of the locks.
+    pub(crate) owner: Owner,
 }
 
 /// What was read of the people behind the lists.
@@ -111,7 +115,7 @@ impl Mirror {
             event: &event,
             dry_run,
             reader: Reader::new(&self.novi, &self.parameters, Arc::clone(&parameters), &self.pace, ways, cutoff),
-            mailman: Mailman::new(&self.http, &self.parameters, Arc::clone(&parameters), cutoff),
+            mailman: Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(&parameters), cutoff),
         };
         let mappings = &parameters.mappings;
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.concerns(&target.list)).collect();
@@ -124,7 +128,7 @@ impl Mirror {
         // Who writes nothing needs no lock, and holds up nobody.
         let cache = self.cache.as_ref().filter(|_| !dry_run);
         let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
-        let locks = Locks::lock(cache, &targets, seconds).await;
+        let locks = Locks::lock(cache, &self.owner, &targets, seconds).await;
         let cache_is_down = locks.are_missing();
         let (taken, free): (Vec<&Target>, Vec<&Target>) =
             targets.into_iter().partition(|target| locks.is_taken(&target.list));

@@ -1,6 +1,10 @@
 //! The settings of the mirror.
 
+use std::time::Duration;
+
 use shared::settings::{CacheTimes, Common, Env, SettingError};
+
+use crate::mailman::Times;
 
 /// What the environment says.
 pub(crate) struct Settings {
@@ -17,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) novi_max_per_second: usize,
     /// `NOVI_MAX_PER_MINUTE`.
     pub(crate) novi_max_per_minute: usize,
+    /// `MAILMAN_TIMEOUT_MS` and `MAILMAN_RETRY_SECONDS`.
+    pub(crate) mailman: Times,
     /// `MIRROR_APPLY`: only `true` lets a run write.
     pub(crate) apply: bool,
 }
@@ -38,6 +44,10 @@ impl Settings {
             })?,
             novi_max_per_second: limit("NOVI_MAX_PER_SECOND", 10)?,
             novi_max_per_minute: limit("NOVI_MAX_PER_MINUTE", 400)?,
+            mailman: Times {
+                call: Duration::from_millis(env.number("MAILMAN_TIMEOUT_MS", 30_000, 100..=300_000, "milliseconds")?),
+                retry: Duration::from_secs(env.number("MAILMAN_RETRY_SECONDS", 60, 0..=60, "seconds")?),
+            },
             apply: env.text("MIRROR_APPLY").as_deref() == Some("true"),
         })
     }

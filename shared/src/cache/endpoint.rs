@@ -7,14 +7,16 @@ use std::time::Duration;
 use aws_types::SdkConfig;
 use futures_util::{Stream, stream};
 use redis::cluster::{ClusterClient, ClusterClientBuilder, TlsMode};
-use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
-    RedisResult, TlsCertificates,
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
+    RedisResult,
 };
 use redis::{BasicAuth, StreamingCredentialsProvider};
+use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
 
+use super::node::{self, Node};
 use super::remote::Connection;
 use crate::aws;
 use crate::settings::CachePlace;
@@ -28,8 +30,6 @@ pub type Password = Box<dyn Fn(bool) -> Pin<Box<dyn Future<Output = Option<Secre
 pub struct Connector {
     place: Place,
     password: Password,
-    /// Certificate authorities in PEM, where not only the usual ones are trusted.
-    authorities: Option<Vec<u8>>,
 }
 
 enum Place {
@@ -39,8 +39,8 @@ enum Place {
         iam_user: Option<String>,
         config: Box<SdkConfig>,
         client: aws_sdk_elasticache::Client,
-        /// The last one found, for when ElastiCache's API cannot be asked.
-        known: Mutex<Option<Endpoint>>,
+        /// The last one found, and when ElastiCache was last asked for it.
+        found: Mutex<Option<(Endpoint, Instant)>>,
     },
 }
 
@@ -87,15 +87,9 @@ type Cause = &'static str;
 
 impl Connector {
     /// A connector to `place`, `None` where there is none. `config` is asked for
-    /// ElastiCache alone. `authorities` is a whole PEM bundle to trust instead
-    /// of the usual roots.
+    /// ElastiCache alone. `tls` is the process's own: every connector has the same.
     #[must_use]
-    pub fn new(
-        place: &CachePlace,
-        config: Option<SdkConfig>,
-        password: Password,
-        authorities: Option<Vec<u8>>,
-    ) -> Option<Self> {
+    pub fn new(place: &CachePlace, config: Option<SdkConfig>, password: Password, tls: ClientConfig) -> Option<Self> {
         let place = match place {
             CachePlace::InProcess => return None,
             CachePlace::Url { url, cluster } => {
@@ -113,20 +107,37 @@ impl Connector {
                 let config = Box::new(config?);
                 let client = aws_sdk_elasticache::Client::new(&config);
                 let (id, iam_user) = (id.clone(), iam_user.clone());
-                Place::ElastiCache { id, iam_user, config, client, known: Mutex::new(None) }
+                Place::ElastiCache { id, iam_user, config, client, found: Mutex::new(None) }
             }
         };
-        Some(Self { place, password, authorities })
+        node::trust(tls);
+        Some(Self { place, password })
     }
 
     /// Connects: finds the endpoint, takes the current password or signs a
     /// token, and proves by a PING that commands are answered.
+    ///
+    /// An endpoint that is known is tried first: it is a name that moves with
+    /// the cache, and ElastiCache's API may be away, or slow, when it is needed.
     pub(super) async fn connect(&self) -> Result<Connection, Cause> {
-        let endpoint = self.endpoint().await?;
+        let known = self.known();
+        if let Some(endpoint) = &known {
+            match self.enter(endpoint).await {
+                Err(_) if self.may_ask_again() => {}
+                outcome => return outcome,
+            }
+        }
+        match self.discover().await {
+            Ok(endpoint) => self.enter(&endpoint).await,
+            Err(cause) => Err(cause),
+        }
+    }
+
+    async fn enter(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
         let mut refused = false;
         loop {
-            let settings = self.login(&endpoint, refused).await;
-            match self.open(&endpoint, settings).await {
+            let settings = self.login(endpoint, refused).await;
+            match self.open(endpoint, settings).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) => {
                     if !is_refusal(&error) {
@@ -144,17 +155,14 @@ impl Connector {
 
     async fn open(&self, endpoint: &Endpoint, settings: RedisConnectionInfo) -> RedisResult<Connection> {
         const CONNECT: Duration = Duration::from_secs(2);
-        let certificates = TlsCertificates { client_tls: None, root_cert: self.authorities.clone() };
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let info = endpoint.info(settings.clone())?.set_tcp_settings(tcp.clone());
+        let info = endpoint.info(settings.clone())?;
         if endpoint.cluster {
             let mut builder: ClusterClientBuilder = ClusterClient::builder([info])
                 .connection_timeout(CONNECT)
                 .response_timeout(CONNECT)
                 .retries(3)
                 .min_retry_wait(5)
-                .max_retry_wait(20)
-                .tcp_settings(tcp);
+                .max_retry_wait(20);
             if let Some(user) = settings.username() {
                 builder = builder.username(user);
             }
@@ -162,20 +170,19 @@ impl Connector {
                 builder = builder.password(password);
             }
             if endpoint.tls {
-                builder = builder.tls(TlsMode::Secure).certs(certificates);
+                builder = builder.tls(TlsMode::Secure);
             }
             if let Some(tokens) = self.tokens(endpoint) {
                 builder = builder.set_credentials_provider(tokens);
             }
             // Finding the slots has proved that it answers; a PING would need every node to be well.
-            return Ok(Connection::Cluster(builder.build()?.get_async_connection().await?));
+            return Ok(Connection::Cluster(builder.build()?.get_async_generic_connection::<Node>().await?));
         }
-        let client = if endpoint.tls { Client::build_with_tls(info, certificates)? } else { Client::open(info)? };
-        let mut config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
+        let mut config = AsyncConnectionConfig::new().set_response_timeout(None);
         if let Some(tokens) = self.tokens(endpoint) {
             config = config.set_credentials_provider(tokens);
         }
-        let mut connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = Node::open(info, config).await?;
         redis::cmd("PING").query_async::<String>(&mut connection).await?;
         Ok(Connection::Single(connection))
     }
@@ -211,23 +218,39 @@ impl Connector {
         }
     }
 
-    async fn endpoint(&self) -> Result<Endpoint, Cause> {
+    fn known(&self) -> Option<Endpoint> {
+        match &self.place {
+            Place::Fixed(endpoint, _) => Some(endpoint.clone()),
+            Place::ElastiCache { found, .. } => lock(found).as_ref().map(|(endpoint, _)| endpoint.clone()),
+        }
+    }
+
+    /// Whether another endpoint could be had of ElastiCache, which is not to be
+    /// asked by every request of every instance.
+    fn may_ask_again(&self) -> bool {
+        const PAUSE: Duration = Duration::from_secs(1);
+        match &self.place {
+            Place::Fixed(..) => false,
+            Place::ElastiCache { found, .. } => match lock(found).as_mut() {
+                Some((_, asked)) if asked.elapsed() < PAUSE => false,
+                Some((_, asked)) => {
+                    *asked = Instant::now();
+                    true
+                }
+                None => true,
+            },
+        }
+    }
+
+    async fn discover(&self) -> Result<Endpoint, Cause> {
+        const LIMIT: Duration = Duration::from_secs(4);
         match &self.place {
             Place::Fixed(endpoint, _) => Ok(endpoint.clone()),
-            Place::ElastiCache { id, client, known, .. } => {
-                // A known endpoint is not held up by an API that does not answer.
-                let has_known = lock(known).is_some();
-                let limit = if has_known { Duration::from_secs(1) } else { Duration::from_secs(4) };
-                let found = tokio::time::timeout(limit, discover(client, id)).await;
-                let found = found.unwrap_or(Err("ElastiCache's API does not answer"));
-                let mut known = lock(known);
-                match found {
-                    Ok(endpoint) => {
-                        *known = Some(endpoint.clone());
-                        Ok(endpoint)
-                    }
-                    Err(cause) => known.clone().ok_or(cause),
-                }
+            Place::ElastiCache { id, client, found, .. } => {
+                let asked = tokio::time::timeout(LIMIT, discover(client, id)).await;
+                let endpoint = asked.unwrap_or(Err("ElastiCache's API does not answer"))?;
+                *lock(found) = Some((endpoint.clone(), Instant::now()));
+                Ok(endpoint)
             }
         }
     }

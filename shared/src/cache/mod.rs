@@ -9,6 +9,7 @@
 
 mod endpoint;
 mod local;
+mod node;
 mod remote;
 
 use std::time::{Duration, SystemTime};

@@ -8,13 +8,13 @@
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::cluster_async::ClusterConnection;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::endpoint::{Connector, cause};
+use super::node::Node;
 use super::{Entry, Fact, unix, unix_now};
 use crate::member::MemberId;
 use crate::settings::CacheTimes;
@@ -26,6 +26,11 @@ const VALUE_LIMIT: isize = 16 << 10;
 const RETRY: Duration = Duration::from_millis(10);
 /// One try to connect, discovery and TLS included, ends after this.
 const CONNECT: Duration = Duration::from_secs(5);
+/// A try that has taken so long may never end, where what it was sent into is
+/// gone: a request does not count on it, and begins another beside it.
+const SLOW: Duration = Duration::from_millis(50);
+/// Such another one ends after this, so that no more than some twenty are under way.
+const CONNECT_BESIDE: Duration = Duration::from_secs(1);
 
 const COOLDOWN: &str = "idaa:novi_cooldown";
 /// In the cooldown's slot of a cluster, so that one script sees both.
@@ -88,8 +93,8 @@ return 1";
 /// A connection of either kind. Clones share it.
 #[derive(Clone)]
 pub(super) enum Connection {
-    Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Single(Node),
+    Cluster(ClusterConnection<Node>),
 }
 
 impl Connection {
@@ -120,7 +125,10 @@ struct State {
     connection: Option<Connection>,
     /// Counts connections: a failure counts only against the one that it came from.
     number: u64,
-    is_connecting: bool,
+    /// Tries to connect that are under way.
+    tries: usize,
+    /// When the last one began.
+    began: Option<Instant>,
     /// When the last try failed, where nothing has worked since.
     failed: Option<Instant>,
     /// Whether the log knows of that.
@@ -257,15 +265,26 @@ impl Link {
                 if let Some(connection) = &state.connection {
                     return Some((connection.clone(), state.number));
                 }
-                if !state.is_connecting {
-                    state.is_connecting = true;
+                if state.tries == 0 || state.began.is_none_or(|at| at.elapsed() >= SLOW) {
+                    let limit = if state.tries == 0 { CONNECT } else { CONNECT_BESIDE };
                     let pause = state.failed.map_or(Duration::ZERO, |at| RETRY.saturating_sub(at.elapsed()));
-                    tokio::spawn(Self::connect(Arc::clone(link), pause));
+                    state.tries += 1;
+                    state.began = Some(Instant::now());
+                    tokio::spawn(Self::connect(Arc::clone(link), pause, limit));
                 }
                 state.failed.is_some()
             };
             if has_failed {
-                let _ = tokio::time::timeout(grace, tried.changed()).await;
+                // One that has hung for long may end before the one that matters.
+                let over = async {
+                    while tried.changed().await.is_ok() {
+                        let state = link.lock();
+                        if state.connection.is_some() || state.tries == 0 {
+                            return;
+                        }
+                    }
+                };
+                let _ = tokio::time::timeout(grace, over).await;
                 let state = link.lock();
                 return state.connection.clone().map(|connection| (connection, state.number));
             }
@@ -273,11 +292,11 @@ impl Link {
         }
     }
 
-    async fn connect(link: Arc<Self>, pause: Duration) {
+    async fn connect(link: Arc<Self>, pause: Duration, limit: Duration) {
         tokio::time::sleep(pause).await;
         // A task of its own: were it to panic, the next request must be able to try again.
         let task = Arc::clone(&link);
-        let outcome = tokio::spawn(async move { tokio::time::timeout(CONNECT, task.connector.connect()).await }).await;
+        let outcome = tokio::spawn(async move { tokio::time::timeout(limit, task.connector.connect()).await }).await;
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err("no connection in time"),
@@ -285,8 +304,10 @@ impl Link {
         };
         {
             let mut state = link.lock();
-            state.is_connecting = false;
+            state.tries -= 1;
             match outcome {
+                // Another try was faster.
+                _ if state.connection.is_some() => {}
                 Ok(connection) => {
                     state.connection = Some(connection);
                     state.number += 1;
