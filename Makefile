@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend test-sam soak fuzz bench bench-check lint build deploy parameters invoke-mirror
+.PHONY: help setup run test test-frontend test-sam soak faults fuzz bench bench-check lint build deploy parameters invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -34,6 +34,11 @@ soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --see
 	@tests/setup test
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
+
+faults: ## try every fault of every service on both functions, with a table; then some of them 200 times
+	@tests/setup test
+	@cargo build --workspace --bins
+	@target/debug/faults
 
 fuzz: ## fuzz whatever is read from outside, a minute each; ARGS='600 tokens' for ten minutes of one
 	@tests/setup fuzz

@@ -128,6 +128,8 @@ pub enum Known {
     Serverless(u16),
     /// A replication group: its port, TLS, and whether it is a cluster.
     Group(u16, bool, bool),
+    /// A replication group with TLS at a host by this name.
+    Named(&'static str, u16),
 }
 
 /// ElastiCache's query API, as far as endpoints are asked for.
@@ -168,7 +170,19 @@ async fn answer(caches: Caches, request: Request<Incoming>) -> Result<Response<F
     let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
     let text = |name: &str| form.get(name).map_or("", String::as_str);
     let known = |id: &str| caches.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
-    let endpoint = |name: &str, port: u16| format!("<{name}><Address>127.0.0.1</Address><Port>{port}</Port></{name}>");
+    let endpoint_at =
+        |name: &str, host: &str, port: u16| format!("<{name}><Address>{host}</Address><Port>{port}</Port></{name}>");
+    let endpoint = |name: &str, port: u16| endpoint_at(name, "127.0.0.1", port);
+    let primary = |endpoint: &str| format!("<NodeGroups><NodeGroup>{endpoint}</NodeGroup></NodeGroups>");
+    let group = |tls: bool, cluster: bool, place: &str| {
+        result(
+            "DescribeReplicationGroups",
+            &format!(
+                "<ReplicationGroups><ReplicationGroup><TransitEncryptionEnabled>{tls}</TransitEncryptionEnabled>\
+                     <ClusterEnabled>{cluster}</ClusterEnabled>{place}</ReplicationGroup></ReplicationGroups>"
+            ),
+        )
+    };
     Ok(match text("Action") {
         "DescribeServerlessCaches" => match known(text("ServerlessCacheName")) {
             Some(Known::Serverless(port)) => result(
@@ -185,16 +199,11 @@ async fn answer(caches: Caches, request: Request<Incoming>) -> Result<Response<F
                 let place = if cluster {
                     endpoint("ConfigurationEndpoint", port)
                 } else {
-                    format!("<NodeGroups><NodeGroup>{}</NodeGroup></NodeGroups>", endpoint("PrimaryEndpoint", port))
+                    primary(&endpoint("PrimaryEndpoint", port))
                 };
-                result(
-                    "DescribeReplicationGroups",
-                    &format!(
-                        "<ReplicationGroups><ReplicationGroup><TransitEncryptionEnabled>{tls}</TransitEncryptionEnabled>\
-                             <ClusterEnabled>{cluster}</ClusterEnabled>{place}</ReplicationGroup></ReplicationGroups>"
-                    ),
-                )
+                group(tls, cluster, &place)
             }
+            Some(Known::Named(host, port)) => group(true, false, &primary(&endpoint_at("PrimaryEndpoint", host, port))),
             _ => error("ReplicationGroupNotFoundFault"),
         },
         _ => error("InvalidAction"),

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::privacy::Private;
-use crate::process::{Server, children, free_port};
+use crate::process::{Holds, Server, children, free_port};
 use crate::workspace;
 
 /// How long the emulator lets an invocation take.
@@ -153,6 +153,14 @@ impl Function {
         Ok(kilobytes.context("/proc says nothing of its memory")?.parse::<u64>()? * 1024)
     }
 
+    /// What the function's process holds now.
+    ///
+    /// # Errors
+    /// Where the process is not found.
+    pub fn holds(&self) -> anyhow::Result<Holds> {
+        Holds::of(self.process()?)
+    }
+
     fn process(&self) -> anyhow::Result<i32> {
         children(self.server.pid())?.first().copied().context("the emulator has started no function")
     }
@@ -198,8 +206,7 @@ impl Drop for Function {
     fn drop(&mut self) {
         self.server.stop();
         if !std::thread::panicking() {
-            let leaked = self.private.found_in(&self.server.printed());
-            assert!(leaked.is_empty(), "the log holds what is private: {leaked:?}");
+            self.private.assert_not_in(&self.server.printed());
         }
     }
 }

@@ -7,8 +7,10 @@
 pub mod api;
 pub mod aws;
 pub mod directory;
+pub mod faults;
 pub mod function;
 pub mod gateway;
+pub mod interference;
 pub mod mailman;
 pub mod model;
 pub mod novi;
@@ -17,6 +19,7 @@ pub mod privacy;
 pub mod process;
 pub mod proxy;
 pub mod redis;
+pub mod runtime;
 pub mod serve;
 pub mod worlds;
 

@@ -51,6 +51,15 @@ impl Private {
         self.len() == 0
     }
 
+    /// Looks for the remembered words in a log.
+    ///
+    /// # Panics
+    /// Where one of them stands in it.
+    pub fn assert_not_in(&self, log: &str) {
+        let leaked = self.found_in(log);
+        assert!(leaked.is_empty(), "the log holds what is private: {leaked:?}");
+    }
+
     /// The remembered words that stand in `log` as words of their own.
     ///
     /// # Panics

@@ -21,6 +21,34 @@ pub struct Server {
     pub output: PathBuf,
 }
 
+/// What a process holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Holds {
+    /// Resident memory in bytes.
+    pub memory: usize,
+    /// Open files, sockets among them.
+    pub files: usize,
+    /// Threads.
+    pub threads: usize,
+}
+
+impl Holds {
+    /// What a process holds now.
+    ///
+    /// # Errors
+    /// Where it is not there.
+    pub fn of(process: i32) -> anyhow::Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let count = |what: &str| std::fs::read_dir(format!("/proc/{process}/{what}")).map(Iterator::count);
+        Ok(Self {
+            memory: kilobytes.context("/proc says nothing of its memory")?.parse::<usize>()? * 1024,
+            files: count("fd")?,
+            threads: count("task")?,
+        })
+    }
+}
+
 /// A port that nobody listens on now. It lies below those that the system
 /// gives to outgoing connections, so that none of these takes it before a
 /// server that is told to use it has started.

@@ -18,6 +18,7 @@ use crate::process::{Server, free_port};
 /// A certificate authority of a test's own, and a certificate for loopback.
 pub struct Authority {
     dir: TempDir,
+    ca: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl Authority {
@@ -34,15 +35,26 @@ impl Authority {
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
-        let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
-        let mut certificate = CertificateParams::new(names)?;
-        certificate.distinguished_name = DistinguishedName::new();
-        certificate.distinguished_name.push(DnType::CommonName, "localhost");
-        let certificate = certificate.signed_by(&key, &ca)?;
+        let certificate = certificate(&["127.0.0.1", "localhost"])?.signed_by(&key, &ca)?;
         std::fs::write(dir.path().join("ca.pem"), ca.pem())?;
         std::fs::write(dir.path().join("cert.pem"), certificate.pem())?;
         std::fs::write(dir.path().join("key.pem"), key.serialize_pem())?;
-        Ok(Self { dir })
+        Ok(Self { dir, ca })
+    }
+
+    /// What lets a server speak TLS by a certificate for this name, one that has
+    /// expired where that is asked for.
+    ///
+    /// # Errors
+    /// Where the certificate cannot be made.
+    pub fn acceptor_for(&self, name: &str, has_expired: bool) -> anyhow::Result<TlsAcceptor> {
+        let key = KeyPair::generate()?;
+        let mut certificate = certificate(&[name])?;
+        if has_expired {
+            certificate.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        }
+        let certificate = certificate.signed_by(&key, &self.ca)?;
+        accept_by(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
     }
 
     /// What lets a server speak TLS by the certificate.
@@ -51,10 +63,7 @@ impl Authority {
     /// Where the files cannot be read.
     pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
         let certificates = CertificateDer::pem_file_iter(self.file("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
-        let key = PrivateKeyDer::from_pem_file(self.file("key.pem"))?;
-        shared::outbound::install_tls_provider();
-        let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
-        Ok(TlsAcceptor::from(Arc::new(tls)))
+        accept_by(certificates, PrivateKeyDer::from_pem_file(self.file("key.pem"))?)
     }
 
     /// `ca.pem`, `cert.pem` or `key.pem`.
@@ -62,6 +71,19 @@ impl Authority {
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
+}
+
+fn certificate(names: &[&str]) -> anyhow::Result<CertificateParams> {
+    let mut certificate = CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>())?;
+    certificate.distinguished_name = DistinguishedName::new();
+    certificate.distinguished_name.push(DnType::CommonName, "localhost");
+    Ok(certificate)
+}
+
+fn accept_by(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> anyhow::Result<TlsAcceptor> {
+    shared::outbound::install_tls_provider();
+    let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
+    Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 
 /// What kind of Redis.
