@@ -2,7 +2,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend test-sam soak faults fuzz bench bench-check lint build deploy parameters invoke-mirror
+.PHONY: help setup run test test-frontend test-sam soak faults fuzz bench bench-check lint deny sbom build deploy parameters \
+  invoke-mirror
 
 # cargo-nextest where it is installed: one summary, and a process for each test.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
@@ -58,6 +59,14 @@ lint: ## check the format and the lints
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@cargo clippy --workspace --all-targets -- -D warnings
+
+deny: ## see whether the dependencies are allowed, needed and without known holes
+	@tests/setup supply
+	@tests/deny
+
+sbom: ## write what both functions are built from into target/sbom, as CycloneDX
+	@tests/setup supply
+	@python3 ops/sbom.py
 
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
