@@ -7,8 +7,20 @@
 //! record becomes an [`member::Identity`]; a [`cache`] keeps it.
 //!
 //! The members belong to an anonymous fellowship. No type here that holds
-//! something of theirs, or a secret, can be printed: none derives `Debug`.
+//! something of theirs, or a secret, can be printed: see [`unprintable!`].
 //! Errors name parameters, places and causes, never contents.
+
+/// Refuses to compile where one of these types could be printed. Every type
+/// that holds something of a member's, or a secret, stands in one of these.
+#[macro_export]
+macro_rules! unprintable {
+    ($($type:ty),+) => {
+        $($crate::static_assertions::assert_not_impl_any!($type: std::fmt::Debug, std::fmt::Display);)+
+    };
+}
+
+#[doc(hidden)]
+pub use static_assertions;
 
 pub mod aws;
 pub mod cache;

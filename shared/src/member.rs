@@ -361,6 +361,8 @@ impl<'de> Deserialize<'de> for Shape {
     }
 }
 
+crate::unprintable!(MemberId, Field, Record, Identity, Row);
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

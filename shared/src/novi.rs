@@ -292,6 +292,8 @@ impl Records {
     }
 }
 
+crate::unprintable!(Access, Page, Records);
+
 #[cfg(test)]
 mod tests {
     use super::*;

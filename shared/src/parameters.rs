@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use secrecy::zeroize::{Zeroize, Zeroizing};
 use serde_json::{Map, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -62,8 +63,24 @@ pub enum SourceError {
 #[error("the parameters cannot be read, and none older are at hand")]
 pub struct Unavailable;
 
-/// Parameters as they come, by name. They hold every secret: no `Debug`.
+/// Parameters as they come, by name. They hold every secret, and are wiped when dropped.
 pub struct Raw(Map<String, Value>);
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+/// Overwrites every text in a value.
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
 
 impl From<Map<String, Value>> for Raw {
     fn from(parameters: Map<String, Value>) -> Self {
@@ -216,7 +233,7 @@ impl ConfigFile {
         let place = self.place();
         let read = async {
             let file = tokio::fs::File::open(&self.path).await?;
-            let mut bytes = Vec::new();
+            let mut bytes = Zeroizing::new(Vec::new());
             tokio::io::AsyncReadExt::read_to_end(&mut tokio::io::AsyncReadExt::take(file, Self::LIMIT), &mut bytes)
                 .await?;
             Ok::<_, std::io::Error>(bytes)
@@ -486,6 +503,8 @@ impl<P> ParameterStore<P> {
         read
     }
 }
+
+crate::unprintable!(Raw, ParameterStore<Raw>);
 
 #[cfg(test)]
 mod tests {

@@ -37,6 +37,8 @@ impl Address {
     }
 }
 
+shared::unprintable!(Address);
+
 #[cfg(test)]
 mod tests {
     use super::*;

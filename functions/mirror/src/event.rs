@@ -100,6 +100,8 @@ fn lists(name: &str, value: &Value) -> Result<Vec<ListId>, String> {
         .collect()
 }
 
+shared::unprintable!(Event);
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

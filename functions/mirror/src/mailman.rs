@@ -467,3 +467,5 @@ pub(crate) fn read_answer(status: StatusCode, body: &[u8]) {
         }
     }
 }
+
+shared::unprintable!(Access, Answer, RosterPage, Requests);

@@ -194,6 +194,8 @@ fn percent(map: &Map<String, Value>, name: &str, default: u64, most: u64) -> Res
     }
 }
 
+shared::unprintable!(Target, Mappings);
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

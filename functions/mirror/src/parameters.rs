@@ -73,3 +73,5 @@ impl<'r> InUse<'r> {
         Some(other)
     }
 }
+
+shared::unprintable!(Parameters);

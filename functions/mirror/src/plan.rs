@@ -391,5 +391,7 @@ fn doubts(unread: &[&str], unknown: usize, hidden: usize, is_in_doubt: bool, rep
     doubts
 }
 
+shared::unprintable!(Standing, Subscriber);
+
 #[cfg(test)]
 mod tests;

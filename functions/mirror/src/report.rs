@@ -233,3 +233,5 @@ impl Report {
         serde_json::to_string(&Line { status, dry_run, lists, novi_calls, mailman_calls, seconds }).unwrap_or_default()
     }
 }
+
+shared::unprintable!(Explanation, Report);

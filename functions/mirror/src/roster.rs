@@ -48,3 +48,5 @@ impl Extend<Address> for Roster {
         }
     }
 }
+
+shared::unprintable!(Roster);

@@ -67,3 +67,5 @@ fn path(mut path: String) -> String {
     path.truncate(path.floor_char_boundary(LONGEST_PATH));
     path
 }
+
+shared::unprintable!(Event);

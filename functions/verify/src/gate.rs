@@ -7,6 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use shared::parameters::{ParameterError, Raw};
 use subtle::{Choice, ConstantTimeEq};
@@ -50,7 +51,7 @@ impl Gate {
             let entry: Entry = serde_json::from_value(entry)
                 .map_err(|_| malformed(format!("entry {number} is not like the others should be: {KEYS_RIGHT}")))?;
             // A line break at the end of a secret is a slip of whoever pasted it.
-            let key = entry.key.trim();
+            let key = entry.key.expose_secret().trim();
             if key.is_empty() || entry.name.trim().is_empty() {
                 return Err(malformed(format!("entry {number} has a blank name or key")));
             }
@@ -126,7 +127,8 @@ impl Gate {
 #[serde(deny_unknown_fields)]
 struct Entry {
     name: String,
-    key: String,
+    /// Wiped when dropped.
+    key: SecretString,
     #[serde(default)]
     bypass: bool,
 }
@@ -182,3 +184,5 @@ fn bearer<'h>(headers: &'h HeaderMap) -> Option<Result<&'h str, Code>> {
 fn is_account_id(id: &[u8]) -> bool {
     (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
+
+shared::unprintable!(Gate, Key, Entry, Claims);

@@ -31,3 +31,5 @@ impl foundation::Parameters for Parameters {
         self.cache_password.as_ref()
     }
 }
+
+shared::unprintable!(Parameters);

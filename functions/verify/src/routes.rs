@@ -360,6 +360,8 @@ async fn description(State(Parts { description, .. }): State<Parts>) -> Response
     ([(header::CONTENT_TYPE, "application/json")], description.to_string()).into_response()
 }
 
+shared::unprintable!(Answer, Verified);
+
 #[cfg(test)]
 mod tests {
     use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequestContext, ApiGatewayV2httpRequestContext};

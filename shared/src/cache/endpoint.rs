@@ -331,3 +331,5 @@ pub(super) fn cause(error: &redis::RedisError) -> Cause {
         "an answer that makes no sense"
     }
 }
+
+crate::unprintable!(Connector, Tokens);

@@ -304,6 +304,8 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
+crate::unprintable!(Lookup, Fact, Entry);
+
 #[cfg(test)]
 mod tests {
     use super::*;
