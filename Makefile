@@ -36,10 +36,10 @@ soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --see
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
 
-faults: ## try every fault of every service on both functions, with a table; then some of them 200 times
+faults: ## try every fault of every service on both functions, with a table; then some 200 times; ARGS=mirror for one
 	@tests/setup test
 	@cargo build --workspace --bins
-	@target/debug/faults
+	@target/debug/faults $(ARGS)
 
 fuzz: ## fuzz whatever is read from outside, a minute each; ARGS='600 tokens' for ten minutes of one
 	@tests/setup fuzz

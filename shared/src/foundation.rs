@@ -1,6 +1,7 @@
 //! What both functions are built on, made once in the init phase.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::{ClientConfig, Error as TlsError};
 use secrecy::SecretString;
@@ -31,6 +32,9 @@ pub trait Parameters: Sized + Send + Sync + 'static {
     const NAMES: &'static [&'static str];
     /// The one that may go on in `{name}/1`, `{name}/2`, …
     const CONTINUED: Option<&'static str>;
+    /// The longest that a reading which is due may take where older parameters
+    /// can serve instead.
+    const PATIENCE: Duration;
 
     /// Reads them. `allow_plain_http` is `ALLOW_PLAIN_HTTP`.
     ///
@@ -77,7 +81,7 @@ impl<P: Parameters> Foundation<P> {
         Ok(Self {
             novi: novi::Client::new(http.clone(), common.novi_timeout),
             http,
-            parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, read)),
+            parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, P::PATIENCE, read)),
             cache: common.cache,
             tls,
         })

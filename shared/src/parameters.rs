@@ -368,6 +368,7 @@ pub struct ParameterStore<P> {
     source: Source,
     parse: Parse<P>,
     ttl: Duration,
+    patience: Duration,
     kept: Mutex<Kept<P>>,
 }
 
@@ -390,16 +391,16 @@ impl<P> ParameterStore<P> {
     const PAUSE: Duration = Duration::from_secs(1);
     /// The same, where older parameters serve meanwhile.
     const PAUSE_WITH_OLDER: Duration = Duration::from_secs(10);
-    /// The longest that a reading takes where older parameters can serve instead.
-    const PATIENCE_WITH_OLDER: Duration = Duration::from_secs(1);
     /// A refused key is looked up again at most this often.
     const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 
-    /// A store that has read nothing yet.
+    /// A store that has read nothing yet. A reading that is due takes at most
+    /// `patience` where older parameters can serve instead.
     #[must_use]
     pub fn new(
         source: Source,
         ttl: Duration,
+        patience: Duration,
         parse: impl Fn(&Raw) -> Result<P, ParameterError> + Send + Sync + 'static,
     ) -> Self {
         let now = Instant::now();
@@ -407,6 +408,7 @@ impl<P> ParameterStore<P> {
             source,
             parse: Box::new(parse),
             ttl,
+            patience,
             kept: Mutex::new(Kept {
                 current: None,
                 fingerprint: 0,
@@ -425,7 +427,7 @@ impl<P> ParameterStore<P> {
     /// Where the source, or a parameter in it, is wrong.
     pub async fn start(&self) -> Result<(), SourceError> {
         let _phase = Phase::start("parameters");
-        match self.read_into(&mut *self.kept.lock().await).await {
+        match self.read_into(&mut *self.kept.lock().await, Duration::MAX).await {
             Err(SourceError::Unavailable(cause)) => {
                 tracing::error!(cause, "the parameters cannot be read yet");
                 Ok(())
@@ -441,7 +443,8 @@ impl<P> ParameterStore<P> {
     pub async fn get(&self) -> Result<Arc<P>, Unavailable> {
         let mut kept = self.kept.lock().await;
         if Instant::now() >= kept.due {
-            self.reread(&mut kept).await;
+            let patience = if kept.current.is_some() { self.patience } else { Duration::MAX };
+            self.reread(&mut kept, patience).await;
         }
         kept.current.clone().ok_or(Unavailable)
     }
@@ -453,9 +456,12 @@ impl<P> ParameterStore<P> {
         let mut kept = self.kept.lock().await;
         let now = Instant::now();
         let unchanged = |kept: &Kept<P>| kept.current.as_ref().is_none_or(|current| Arc::ptr_eq(current, used));
-        if unchanged(&kept) && kept.refused.is_none_or(|at| now.duration_since(at) >= Self::REFUSED_PAUSE) {
-            self.reread(&mut kept).await;
-            kept.refused = Some(now);
+        // A source that has just failed is asked again when it is due.
+        let may_ask = !kept.failed || now >= kept.due;
+        if unchanged(&kept) && may_ask && kept.refused.is_none_or(|at| now.duration_since(at) >= Self::REFUSED_PAUSE) {
+            // With all patience: the older ones do not serve.
+            self.reread(&mut kept, Duration::MAX).await;
+            kept.refused = (!kept.failed).then_some(now);
         }
         if unchanged(&kept) { None } else { kept.current.clone() }
     }
@@ -471,9 +477,9 @@ impl<P> ParameterStore<P> {
     }
 
     /// Reads again. A failure is logged, and kept for the health check.
-    async fn reread(&self, kept: &mut Kept<P>) {
+    async fn reread(&self, kept: &mut Kept<P>, patience: Duration) {
         // Boxed: it is rare, and every request would else carry the room that a call of the SDK's takes.
-        if let Err(error) = Box::pin(self.read_into(kept)).await {
+        if let Err(error) = Box::pin(self.read_into(kept, patience)).await {
             if kept.current.is_some() {
                 tracing::warn!(%error, "the parameters cannot be read again: the older ones are used");
             } else {
@@ -482,9 +488,8 @@ impl<P> ParameterStore<P> {
         }
     }
 
-    async fn read_into(&self, kept: &mut Kept<P>) -> Result<(), SourceError> {
-        let limit = if kept.current.is_some() { Self::PATIENCE_WITH_OLDER } else { Duration::MAX };
-        let read = tokio::time::timeout(limit, self.source.read()).await;
+    async fn read_into(&self, kept: &mut Kept<P>, patience: Duration) -> Result<(), SourceError> {
+        let read = tokio::time::timeout(patience, self.source.read()).await;
         let read = read.unwrap_or_else(|_| {
             Err(SourceError::Unavailable(format!("{} could not be read in time", self.source.place())))
         });
@@ -568,7 +573,7 @@ mod tests {
 
     async fn open(path: &std::path::Path, seconds: u64) -> Result<ParameterStore<String>, SourceError> {
         let source = Source::File(ConfigFile::new(path.into()));
-        let store = ParameterStore::new(source, Duration::from_secs(seconds), number);
+        let store = ParameterStore::new(source, Duration::from_secs(seconds), Duration::from_secs(1), number);
         store.start().await.map(|()| store)
     }
 

@@ -45,6 +45,9 @@ pub enum Service {
 }
 
 impl Service {
+    /// All there are.
+    pub const ALL: [Self; 5] = [Self::Ssm, Self::ElastiCache, Self::Redis, Self::Novi, Self::Mailman];
+
     /// The name by which it is reached.
     fn host(self) -> &'static str {
         match self {
@@ -237,18 +240,28 @@ impl Clock {
 /// The names that a function can resolve.
 struct Names {
     file: PathBuf,
+    unknown: Option<Service>,
 }
 
 impl Names {
     fn new(dir: &Path) -> Result<Self> {
-        let names = Self { file: dir.join("hosts") };
-        names.write(None)?;
+        let names = Self { file: dir.join("hosts"), unknown: None };
+        names.write()?;
         Ok(names)
     }
 
-    fn write(&self, but: Option<Service>) -> Result<()> {
-        let all = [Service::Ssm, Service::ElastiCache, Service::Redis, Service::Novi, Service::Mailman];
-        let known = all.into_iter().filter(|service| Some(*service) != but);
+    /// nss_wrapper reads the file again where it has changed, which two threads
+    /// must not do at once: it is left alone as long as it is right.
+    fn forget(&mut self, unknown: Option<Service>) -> Result<()> {
+        if self.unknown != unknown {
+            self.unknown = unknown;
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn write(&self) -> Result<()> {
+        let known = Service::ALL.into_iter().filter(|service| Some(*service) != self.unknown);
         let lines: String = known.map(|service| format!("127.0.0.1 {}\n", service.host())).collect();
         let new = self.file.with_extension("new");
         std::fs::write(&new, lines)?;
@@ -286,6 +299,8 @@ pub struct Stage {
 }
 
 /// Longer than all of the hours that pass on a function's clock.
+const TTL_SECONDS: &str = "604800";
+/// The same of an invocation, whose deadline is on the real clock.
 const TIME_OUT_SECONDS: &str = "10000000";
 /// Nothing that is asked of a function here takes as long, or it hangs.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -355,6 +370,7 @@ impl Stage {
             ("AWS_ENDPOINT_URL_SSM", at(Service::Ssm)),
             ("AWS_ENDPOINT_URL_ELASTICACHE", at(Service::ElastiCache)),
             ("CACHE_ID", "bridge".to_owned()),
+            ("CACHE_TTL_SECONDS", TTL_SECONDS.to_owned()),
             ("EXTRA_CA_CERTS", authority.file("ca.pem").display().to_string()),
             ("NOVI_TIMEOUT_MS", "1000".to_owned()),
             ("VERIFY_NOVI_MAX_PER_MINUTE", "100000".to_owned()),
@@ -395,14 +411,16 @@ impl Stage {
         Ok(stage)
     }
 
-    /// Tries every fault of every service.
+    /// Tries every fault of these services, as far as the function stands on them.
     ///
     /// # Errors
     /// Where the stage itself fails, not the function on it.
-    pub async fn play(&mut self, extent: Extent, mut tell: impl FnMut(&Row)) -> Result<Table> {
+    pub async fn play(&mut self, of: &[Service], extent: Extent, mut tell: impl FnMut(&Row)) -> Result<Table> {
         let mut table = Table::default();
-        let services: Vec<Service> = self.between.keys().copied().collect();
-        for service in services {
+        for service in of.iter().copied() {
+            if !self.between.contains_key(&service) {
+                continue;
+            }
             for fault in self.faults(service, extent)? {
                 for when in [When::Warm, When::Cold] {
                     // What is asked for at the start alone, or then most of all.
@@ -647,7 +665,7 @@ impl Stage {
         match trouble {
             Trouble::Between(fault) => self.between[&service].set(Some(fault.clone())).await,
             Trouble::Name => {
-                self.names.write(Some(service))?;
+                self.names.forget(Some(service))?;
                 self.between[&service].hang_up();
             }
             Trouble::Thaw => {
@@ -661,7 +679,7 @@ impl Stage {
     }
 
     async fn end(&mut self, service: Service, when: When) -> Result<()> {
-        self.names.write(None)?;
+        self.names.forget(None)?;
         self.between[&service].set(None).await;
         if service == Service::ElastiCache {
             self.between[&Service::Redis].set(None).await;
@@ -670,6 +688,8 @@ impl Stage {
             // The source of parameters is left alone for a while once it has failed.
             (Service::Ssm, When::Warm) => self.clock.forward(11),
             (Service::Ssm, When::Cold) => self.clock.forward(2),
+            // It is asked once a second at most.
+            (Service::ElastiCache, _) => self.clock.forward(2),
             // A cooldown is part of the fault: Novi has asked for it.
             (Service::Novi, _) => {
                 self.redis.command(&["DEL", "idaa:novi_cooldown"])?;

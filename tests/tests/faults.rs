@@ -4,10 +4,10 @@
 #![expect(clippy::print_stdout, reason = "the table is for who reads the test's output")]
 
 use anyhow::Result;
-use tests::faults::{Extent, REPRESENTATIVE, Stage, Which};
+use tests::faults::{Extent, REPRESENTATIVE, Service, Stage, Which};
 
-async fn play(which: Which) -> Result<()> {
-    let table = Stage::start(which).await?.play(Extent::Kinds, |_| ()).await?;
+async fn play(which: Which, of: &[Service]) -> Result<()> {
+    let table = Stage::start(which).await?.play(of, Extent::Kinds, |_| ()).await?;
     println!("{table}");
     assert!(table.is_clean() && table.rows.len() > 50, "{table}");
     Ok(())
@@ -15,12 +15,17 @@ async fn play(which: Which) -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn verification_bears_every_kind_of_fault() -> Result<()> {
-    play(Which::Verify).await
+    play(Which::Verify, &Service::ALL).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mirror_bears_every_kind_of_fault() -> Result<()> {
-    play(Which::Mirror).await
+async fn the_mirror_bears_every_kind_of_fault_of_aws_and_redis() -> Result<()> {
+    play(Which::Mirror, &[Service::Ssm, Service::ElastiCache, Service::Redis]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mirror_bears_every_kind_of_fault_of_novi_and_mailman() -> Result<()> {
+    play(Which::Mirror, &[Service::Novi, Service::Mailman]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

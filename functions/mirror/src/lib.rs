@@ -37,7 +37,7 @@ use shared::telemetry;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::lock::Owner;
+use crate::lock::Instance;
 use crate::parameters::Parameters;
 use crate::read::{Pace, Ways};
 use crate::report::{ListReport, Report};
@@ -71,7 +71,7 @@ pub async fn run() -> anyhow::Result<()> {
         },
         may_write: settings.apply,
         cache,
-        owner: Owner::new(),
+        instance: Instance::new(),
     };
     lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
 }

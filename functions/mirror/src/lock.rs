@@ -14,19 +14,25 @@ use crate::mapping::{ListId, Target};
 /// Tells this instance from every other. It takes one invocation at a time, so
 /// that a lock of its own that is still there is one that an earlier run could
 /// not give back: it may be claimed again.
-pub(crate) struct Owner(String);
+pub(crate) struct Instance(String);
 
-impl Owner {
+impl Instance {
     pub(crate) fn new() -> Self {
-        Self(Uuid::from_u128(fastrand::u128(..)).simple().to_string())
+        Self(word())
     }
+}
+
+fn word() -> String {
+    Uuid::from_u128(fastrand::u128(..)).simple().to_string()
 }
 
 /// The locks of one run. They are given back by [`Locks::release`], and expire
 /// where the run does not come to that.
 pub(crate) struct Locks<'c> {
     cache: Option<&'c MemberCache>,
-    owner: &'c Owner,
+    /// The instance and the run: what an earlier run sent to give its lock back
+    /// may arrive late, and must not take this one's.
+    owner: String,
     asked_for: Vec<ListId>,
     taken: BTreeSet<ListId>,
     /// How many could not be asked for.
@@ -37,10 +43,11 @@ impl<'c> Locks<'c> {
     /// Locks lists for at most `seconds`.
     pub(crate) async fn lock(
         cache: Option<&'c MemberCache>,
-        owner: &'c Owner,
+        instance: &Instance,
         targets: &[&Target],
         seconds: u64,
     ) -> Self {
+        let owner = format!("{}:{}", instance.0, word());
         let mut locks = Self { cache, owner, asked_for: Vec::new(), taken: BTreeSet::new(), unknown: 0 };
         let Some(cache) = cache else { return locks };
         for list in targets.iter().map(|target| &target.list) {
@@ -63,14 +70,14 @@ impl<'c> Locks<'c> {
     /// Claims one list; again where the connection may have died while the
     /// instance was frozen, until the Redis is known to be gone.
     async fn claim(&self, cache: &MemberCache, list: &ListId, seconds: u64) -> Claim {
-        let mut tries_left = if self.unknown == 0 { 3 } else { 1 };
+        let mut tries_left = if self.unknown == 0 { 4 } else { 1 };
         loop {
-            let claim = cache.session().claim(&key(list), &self.owner.0, seconds).await;
+            let claim = cache.session().claim(&key(list), &self.owner, seconds).await;
             tries_left -= 1;
             if claim != Claim::Unknown || tries_left == 0 {
                 return claim;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            tokio::time::sleep(Duration::from_millis(400)).await;
         }
     }
 
@@ -88,7 +95,7 @@ impl<'c> Locks<'c> {
     pub(crate) async fn release(self) {
         let Some(cache) = self.cache else { return };
         for list in &self.asked_for {
-            cache.session().release(&key(list), &self.owner.0).await;
+            cache.session().release(&key(list), &self.owner).await;
         }
     }
 }

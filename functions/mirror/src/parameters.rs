@@ -1,6 +1,7 @@
 //! The parameters that the mirror reads, and no others.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::parameters::{ParameterError, ParameterStore, Raw};
@@ -29,6 +30,8 @@ impl foundation::Parameters for Parameters {
         "cache_password",
     ];
     const CONTINUED: Option<&'static str> = Some("novi_mailman_sync");
+    /// Nobody waits, and older mappings are worth less than some seconds.
+    const PATIENCE: Duration = Duration::MAX;
 
     fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::apply::apply;
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
-use crate::lock::{Locks, Owner};
+use crate::lock::{Instance, Locks};
 use crate::mailman::{Mailman, Times, Trouble};
 use crate::mapping::Target;
 use crate::parameters::Parameters;
@@ -51,8 +51,8 @@ pub(crate) struct Mirror {
     pub(crate) may_write: bool,
     /// Where there is a Redis.
     pub(crate) cache: Option<MemberCache>,
-    /// Of the locks.
-    pub(crate) owner: Owner,
+    /// Which one this is, for the locks.
+    pub(crate) instance: Instance,
 }
 
 /// What was read of the people behind the lists.
@@ -128,7 +128,7 @@ impl Mirror {
         // Who writes nothing needs no lock, and holds up nobody.
         let cache = self.cache.as_ref().filter(|_| !dry_run);
         let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
-        let locks = Locks::lock(cache, &self.owner, &targets, seconds).await;
+        let locks = Locks::lock(cache, &self.instance, &targets, seconds).await;
         let cache_is_down = locks.are_missing();
         let (taken, free): (Vec<&Target>, Vec<&Target>) =
             targets.into_iter().partition(|target| locks.is_taken(&target.list));

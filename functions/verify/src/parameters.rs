@@ -1,5 +1,7 @@
 //! The parameters that verification reads, and no others.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 use shared::foundation;
 use shared::novi::Access;
@@ -18,6 +20,8 @@ impl foundation::Parameters for Parameters {
     const NAMES: &'static [&'static str] =
         &["novi_api_root_url", "novi_idaa_api_key", "api_keys", "jwt_secret", "cache_password"];
     const CONTINUED: Option<&'static str> = None;
+    /// A member waits for it.
+    const PATIENCE: Duration = Duration::from_secs(1);
 
     fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {

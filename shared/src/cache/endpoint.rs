@@ -39,9 +39,17 @@ enum Place {
         iam_user: Option<String>,
         config: Box<SdkConfig>,
         client: aws_sdk_elasticache::Client,
-        /// The last one found, and when ElastiCache was last asked for it.
-        found: Mutex<Option<(Endpoint, Instant)>>,
+        found: Mutex<Found>,
     },
+}
+
+/// What is known of an ElastiCache cache.
+#[derive(Default)]
+struct Found {
+    /// Where it is, as far as it was ever found.
+    endpoint: Option<Endpoint>,
+    /// When ElastiCache was last asked.
+    asked: Option<Instant>,
 }
 
 /// Signs a token for each connection, those that a cluster's client makes by
@@ -107,7 +115,7 @@ impl Connector {
                 let config = Box::new(config?);
                 let client = aws_sdk_elasticache::Client::new(&config);
                 let (id, iam_user) = (id.clone(), iam_user.clone());
-                Place::ElastiCache { id, iam_user, config, client, found: Mutex::new(None) }
+                Place::ElastiCache { id, iam_user, config, client, found: Mutex::default() }
             }
         };
         node::trust(tls);
@@ -127,9 +135,23 @@ impl Connector {
                 outcome => return outcome,
             }
         }
-        match self.discover().await {
-            Ok(endpoint) => self.enter(&endpoint).await,
-            Err(cause) => Err(cause),
+        if known.is_none() && !self.may_ask_again() {
+            return Err("ElastiCache was asked within the last second");
+        }
+        self.enter(&self.discover().await?).await
+    }
+
+    /// Forgets the endpoint, where ElastiCache may be asked for another.
+    pub(super) fn forget(&self) -> bool {
+        match &self.place {
+            Place::Fixed(..) => false,
+            Place::ElastiCache { found, .. } => {
+                let may = self.may_ask_again();
+                if may {
+                    *lock(found) = Found::default();
+                }
+                may
+            }
         }
     }
 
@@ -221,7 +243,7 @@ impl Connector {
     fn known(&self) -> Option<Endpoint> {
         match &self.place {
             Place::Fixed(endpoint, _) => Some(endpoint.clone()),
-            Place::ElastiCache { found, .. } => lock(found).as_ref().map(|(endpoint, _)| endpoint.clone()),
+            Place::ElastiCache { found, .. } => lock(found).endpoint.clone(),
         }
     }
 
@@ -231,14 +253,14 @@ impl Connector {
         const PAUSE: Duration = Duration::from_secs(1);
         match &self.place {
             Place::Fixed(..) => false,
-            Place::ElastiCache { found, .. } => match lock(found).as_mut() {
-                Some((_, asked)) if asked.elapsed() < PAUSE => false,
-                Some((_, asked)) => {
-                    *asked = Instant::now();
-                    true
+            Place::ElastiCache { found, .. } => {
+                let mut found = lock(found);
+                let may = found.asked.is_none_or(|asked| asked.elapsed() >= PAUSE);
+                if may {
+                    found.asked = Some(Instant::now());
                 }
-                None => true,
-            },
+                may
+            }
         }
     }
 
@@ -249,7 +271,7 @@ impl Connector {
             Place::ElastiCache { id, client, found, .. } => {
                 let asked = tokio::time::timeout(LIMIT, discover(client, id)).await;
                 let endpoint = asked.unwrap_or(Err("ElastiCache's API does not answer"))?;
-                *lock(found) = Some((endpoint.clone(), Instant::now()));
+                lock(found).endpoint = Some(endpoint.clone());
                 Ok(endpoint)
             }
         }
@@ -317,6 +339,12 @@ fn is_refusal(error: &redis::RedisError) -> bool {
         || ["authentication failed", "wrongpass", "noauth"].iter().any(|sign| detail.contains(sign))
 }
 
+/// Whether more came in answer than any answer has.
+fn is_endless(error: &redis::RedisError) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
+    source.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData && io.get_ref().is_none())
+}
+
 /// A cause in words that quote nothing.
 pub(super) fn cause(error: &redis::RedisError) -> Cause {
     if error.is_connection_refusal() {
@@ -325,6 +353,8 @@ pub(super) fn cause(error: &redis::RedisError) -> Cause {
         "no connection in time"
     } else if error.is_connection_dropped() {
         "connection closed"
+    } else if is_endless(error) {
+        "an answer without end"
     } else if error.is_io_error() {
         "no connection: the name is unknown, or TLS failed"
     } else {

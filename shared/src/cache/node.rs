@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::select_ok;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::Connect;
 use redis::{
@@ -20,7 +21,7 @@ use redis::{
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
@@ -28,7 +29,7 @@ use tokio_rustls::TlsConnector;
 const CONNECT: Duration = Duration::from_secs(2);
 /// The most bytes that may come in answer to one question. Entries have some
 /// hundred, the map of a large cluster some ten thousand.
-const ANSWER_LIMIT: usize = 4 << 20;
+const ANSWER_LIMIT: usize = 2 << 20;
 
 /// What is trusted. Kept for the whole process, because the cluster's client
 /// connects by a function that belongs to a type and can be handed nothing.
@@ -73,7 +74,12 @@ impl Node {
 
 async fn reach(addr: &ConnectionAddr) -> RedisResult<Box<dyn Wire>> {
     let connect = async |host: &str, port: u16| {
-        let stream = TcpStream::connect((host, port)).await?;
+        // All addresses at once: the first may be that of a node that is gone.
+        let tries: Vec<_> = lookup_host((host, port)).await?.map(|at| Box::pin(TcpStream::connect(at))).collect();
+        if tries.is_empty() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let (stream, _) = select_ok(tries).await?;
         stream.set_nodelay(true)?;
         Ok::<_, io::Error>(stream)
     };
@@ -114,8 +120,11 @@ impl AsyncRead for Finite {
 
 impl AsyncWrite for Finite {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.read = 0;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+        if written > 0 {
+            self.read = 0;
+        }
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -29,8 +29,10 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// A try that has taken so long may never end, where what it was sent into is
 /// gone: a request does not count on it, and begins another beside it.
 const SLOW: Duration = Duration::from_millis(50);
-/// Such another one ends after this, so that no more than some twenty are under way.
+/// Such another one ends after this.
 const CONNECT_BESIDE: Duration = Duration::from_secs(1);
+/// No more than so many are under way: a server that is slow is not helped by more.
+const TRIES: usize = 6;
 
 const COOLDOWN: &str = "idaa:novi_cooldown";
 /// In the cooldown's slot of a cluster, so that one script sees both.
@@ -60,11 +62,13 @@ if redis.call('TTL', KEYS[1]) < tonumber(ARGV[1]) then
 end
 return 0";
 
-/// Claims a key, unless it is somebody else's. A claim whose answer was lost can
-/// be made again.
+/// Claims a key, unless it is somebody else's. An owner is `{instance}:{run}`: a
+/// claim whose answer was lost can be made again, and one that an instance could
+/// not give back is its own to take over.
 const CLAIM: &str = r"
+local function instance(owner) return string.match(owner, '^[^:]*') end
 local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] then return 0 end
+if owner and instance(owner) ~= instance(ARGV[1]) then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1";
 
@@ -127,6 +131,8 @@ struct State {
     number: u64,
     /// Tries to connect that are under way.
     tries: usize,
+    /// Whether one of them has all the time that connecting may take.
+    has_patient: bool,
     /// When the last one began.
     began: Option<Instant>,
     /// When the last try failed, where nothing has worked since.
@@ -243,6 +249,11 @@ impl Remote {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
+            if is_elsewhere(&error) && matches!(connection, Connection::Single(_)) && self.link.connector.forget() {
+                // A group of ElastiCache's has become a cluster: asked again, it says so.
+                self.link.lost(number, cause(&error));
+                continue;
+            }
             if !is_fatal(&error, &connection) {
                 // Full, or a value of another type: the connection is as good as ever.
                 tracing::debug!(kind = ?error.kind(), "the cache refuses");
@@ -265,12 +276,14 @@ impl Link {
                 if let Some(connection) = &state.connection {
                     return Some((connection.clone(), state.number));
                 }
-                if state.tries == 0 || state.began.is_none_or(|at| at.elapsed() >= SLOW) {
-                    let limit = if state.tries == 0 { CONNECT } else { CONNECT_BESIDE };
+                let is_slow = state.began.is_none_or(|at| at.elapsed() >= SLOW);
+                if state.tries == 0 || (is_slow && state.tries < TRIES) {
                     let pause = state.failed.map_or(Duration::ZERO, |at| RETRY.saturating_sub(at.elapsed()));
+                    let is_patient = !state.has_patient;
+                    state.has_patient = true;
                     state.tries += 1;
                     state.began = Some(Instant::now());
-                    tokio::spawn(Self::connect(Arc::clone(link), pause, limit));
+                    tokio::spawn(Self::connect(Arc::clone(link), pause, is_patient));
                 }
                 state.failed.is_some()
             };
@@ -292,8 +305,9 @@ impl Link {
         }
     }
 
-    async fn connect(link: Arc<Self>, pause: Duration, limit: Duration) {
+    async fn connect(link: Arc<Self>, pause: Duration, is_patient: bool) {
         tokio::time::sleep(pause).await;
+        let limit = if is_patient { CONNECT } else { CONNECT_BESIDE };
         // A task of its own: were it to panic, the next request must be able to try again.
         let task = Arc::clone(&link);
         let outcome = tokio::spawn(async move { tokio::time::timeout(limit, task.connector.connect()).await }).await;
@@ -305,13 +319,14 @@ impl Link {
         {
             let mut state = link.lock();
             state.tries -= 1;
+            state.has_patient &= !is_patient;
             match outcome {
                 // Another try was faster.
                 _ if state.connection.is_some() => {}
                 Ok(connection) => {
                     state.connection = Some(connection);
                     state.number += 1;
-                    state.failed = None;
+                    (state.failed, state.began) = (None, None);
                     if std::mem::take(&mut state.is_reported) {
                         tracing::info!("the cache is back");
                     }
@@ -357,18 +372,19 @@ fn key(id: MemberId) -> String {
     format!("idaa:novi_member:{}", id.to_text())
 }
 
+/// Whether a cluster says that the key is on another of its nodes.
+fn is_elsewhere(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
+}
+
 /// Whether another connection may do better.
 fn is_fatal(error: &RedisError, connection: &Connection) -> bool {
     match error.kind() {
         // A replica that was the primary: the primary is elsewhere now.
         ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
         // A cluster's client follows these by itself: it has lost its way.
-        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask)
-            if matches!(connection, Connection::Cluster(_)) =>
-        {
-            true
-        }
-        ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask) => {
+        _ if is_elsewhere(error) && matches!(connection, Connection::Cluster(_)) => true,
+        _ if is_elsewhere(error) => {
             tracing::warn!("the cache is a cluster: set CACHE_CLUSTER=true");
             false
         }
