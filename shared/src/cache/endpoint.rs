@@ -52,6 +52,19 @@ struct Found {
     asked: Option<Instant>,
 }
 
+impl Found {
+    /// Whether ElastiCache may be asked, which is not for every request of every
+    /// instance to do.
+    fn may_ask(&mut self) -> bool {
+        const PAUSE: Duration = Duration::from_secs(1);
+        let may = self.asked.is_none_or(|asked| asked.elapsed() >= PAUSE);
+        if may {
+            self.asked = Some(Instant::now());
+        }
+        may
+    }
+}
+
 /// Signs a token for each connection, those that a cluster's client makes by
 /// itself included, and another before ElastiCache cuts the connection, which
 /// it does 12 hours after the last one.
@@ -128,31 +141,37 @@ impl Connector {
     /// An endpoint that is known is tried first: it is a name that moves with
     /// the cache, and ElastiCache's API may be away, or slow, when it is needed.
     pub(super) async fn connect(&self) -> Result<Connection, Cause> {
-        let known = self.known();
-        if let Some(endpoint) = &known {
-            match self.enter(endpoint).await {
-                Err(_) if self.may_ask_again() => {}
-                outcome => return outcome,
-            }
+        const LIMIT: Duration = Duration::from_secs(4);
+        let (id, client, found) = match &self.place {
+            Place::Fixed(endpoint, _) => return self.enter(endpoint).await,
+            Place::ElastiCache { id, client, found, .. } => (id, client, found),
+        };
+        let known = lock(found).endpoint.clone();
+        let failure = match known {
+            None => "ElastiCache was asked within the last second",
+            Some(endpoint) => match self.enter(&endpoint).await {
+                Ok(connection) => return Ok(connection),
+                Err(cause) => cause,
+            },
+        };
+        if !lock(found).may_ask() {
+            return Err(failure);
         }
-        if known.is_none() && !self.may_ask_again() {
-            return Err("ElastiCache was asked within the last second");
-        }
-        self.enter(&self.discover().await?).await
+        let asked = tokio::time::timeout(LIMIT, discover(client, id)).await;
+        let endpoint = asked.unwrap_or(Err("ElastiCache's API does not answer"))?;
+        lock(found).endpoint = Some(endpoint.clone());
+        self.enter(&endpoint).await
     }
 
     /// Forgets the endpoint, where ElastiCache may be asked for another.
     pub(super) fn forget(&self) -> bool {
-        match &self.place {
-            Place::Fixed(..) => false,
-            Place::ElastiCache { found, .. } => {
-                let may = self.may_ask_again();
-                if may {
-                    *lock(found) = Found::default();
-                }
-                may
-            }
+        let Place::ElastiCache { found, .. } = &self.place else { return false };
+        let mut found = lock(found);
+        let may = found.may_ask();
+        if may {
+            *found = Found::default();
         }
+        may
     }
 
     async fn enter(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
@@ -237,43 +256,6 @@ impl Connector {
                 is_serverless: endpoint.serverless,
             }),
             _ => None,
-        }
-    }
-
-    fn known(&self) -> Option<Endpoint> {
-        match &self.place {
-            Place::Fixed(endpoint, _) => Some(endpoint.clone()),
-            Place::ElastiCache { found, .. } => lock(found).endpoint.clone(),
-        }
-    }
-
-    /// Whether another endpoint could be had of ElastiCache, which is not to be
-    /// asked by every request of every instance.
-    fn may_ask_again(&self) -> bool {
-        const PAUSE: Duration = Duration::from_secs(1);
-        match &self.place {
-            Place::Fixed(..) => false,
-            Place::ElastiCache { found, .. } => {
-                let mut found = lock(found);
-                let may = found.asked.is_none_or(|asked| asked.elapsed() >= PAUSE);
-                if may {
-                    found.asked = Some(Instant::now());
-                }
-                may
-            }
-        }
-    }
-
-    async fn discover(&self) -> Result<Endpoint, Cause> {
-        const LIMIT: Duration = Duration::from_secs(4);
-        match &self.place {
-            Place::Fixed(endpoint, _) => Ok(endpoint.clone()),
-            Place::ElastiCache { id, client, found, .. } => {
-                let asked = tokio::time::timeout(LIMIT, discover(client, id)).await;
-                let endpoint = asked.unwrap_or(Err("ElastiCache's API does not answer"))?;
-                lock(found).endpoint = Some(endpoint.clone());
-                Ok(endpoint)
-            }
         }
     }
 }
