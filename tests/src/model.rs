@@ -260,12 +260,12 @@ impl Sequence {
             let there: BTreeSet<String> = self.world.mailman.memberships(&target.id).await?.into_values().collect();
             expected.push(self.expected(target, &there));
         }
-        self.run(&json!({"force": blocked}), None).await?;
+        let second = self.run(&json!({"force": blocked}), None).await?;
         for (target, expected) in self.targets.iter().zip(&expected) {
             let roster: BTreeSet<String> = self.world.mailman.memberships(&target.id).await?.into_values().collect();
             if roster != *expected {
                 self.tally.wrong.push(format!(
-                    "seed {}: after two runs {} misses {:?} and has {:?} too many; before the second: {report}",
+                    "seed {}: after two runs {} misses {:?} and has {:?} too many; the first: {report}; the second: {second}",
                     self.seed,
                     target.id,
                     expected.difference(&roster).collect::<Vec<_>>(),

@@ -21,6 +21,10 @@ const LIST: &str = "members.lists.example.org";
 /// What Mailman says of a database that is busy, as a bad request.
 const LOCKED: &str = r#"{"title": "400 Bad Request", "description": "(sqlite3.OperationalError) database is locked"}"#;
 
+/// What it says, as a bad request, where another request waits for somebody
+/// and is discarded while it looks through all of them.
+const VANISHED: &str = r#"{"title": "400 Bad Request", "description": "'NoneType' object is not subscriptable"}"#;
+
 /// One list, mapped to a group of so many ordinary people.
 async fn world(database: Database, people: usize, variables: &[(&str, &str)]) -> Result<(Mirror, Uuid)> {
     let mut directory = Directory::default();
@@ -72,13 +76,14 @@ async fn bad_moments(database: Database) -> Result<()> {
     proxy.fail("POST /3.1/members", 1, Mishap::Lost);
     proxy.fail("POST /3.1/members", 1, Mishap::Answer(400, LOCKED));
     proxy.fail("POST /3.1/members", 1, Mishap::Answer(500, "<html></html>"));
+    proxy.fail("POST /3.1/members", 1, Mishap::Answer(400, VANISHED));
     let report = world.run(json!({})).await?;
     assert_eq!((&report["status"], &list(&report, LIST)["subscribed"]), (&json!("ok"), &json!(12)), "{report}");
     assert_members(&world, group).await?;
     let seen = proxy.seen();
     assert_no_blind_write(&seen);
     let posts = seen.iter().filter(|request| request.line.starts_with("POST")).count();
-    assert_eq!(posts, 12 + 3, "one was done although its answer was lost");
+    assert_eq!(posts, 12 + 4, "one was done although its answer was lost");
 
     // Removals: locked, done and not answered.
     proxy.forget();
@@ -181,6 +186,25 @@ async fn an_address_that_mailman_chokes_on_is_reported_and_stops_nobody() -> Res
 }
 
 /// Mailman may work on for minutes: a second request for the address would make it a member twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_mailman_says_of_an_address_and_does_not_explain_is_believed_the_second_time() -> Result<()> {
+    let (mut world, group) = world(Database::Sqlite, 3, &[]).await?;
+    let proxy = world.put_proxy().await?;
+    let odd = format!("\"subscriber\":\"{}\"", addresses(&world, group).iter().next().cloned().unwrap_or_default());
+    proxy.fail(&odd, usize::MAX, Mishap::Answer(400, VANISHED));
+    let report = world.run(json!({})).await?;
+    let one = list(&report, LIST);
+    assert_eq!(
+        (&one["status"], &one["subscribed"], &one["rejected"]["other"]),
+        (&json!("partial"), &json!(2), &json!(1)),
+        "{report}"
+    );
+    let seen = proxy.seen();
+    assert_eq!(seen.iter().filter(|request| request.body.contains(&odd)).count(), 2, "{seen:?}");
+    assert_no_blind_write(&seen);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_that_a_proxy_gave_up_on_is_left_to_the_next_run() -> Result<()> {
     let (mut world, group) = world(Database::Sqlite, 5, &[]).await?;

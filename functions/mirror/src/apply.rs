@@ -90,6 +90,8 @@ struct Waiting<'p> {
     failures: usize,
     /// How much had been done when it first did.
     done_before: usize,
+    /// Whether it was refused once, without an explanation.
+    is_doubted: bool,
 }
 
 /// What came of a few subscriptions side by side.
@@ -97,6 +99,7 @@ struct Waiting<'p> {
 struct Round<'p> {
     subscribed: usize,
     refused: Vec<Refusal>,
+    unexplained: Vec<Waiting<'p>>,
     failed: Vec<(Waiting<'p>, Trouble)>,
 }
 
@@ -104,15 +107,15 @@ struct Round<'p> {
 /// these may be to blame for it or not.
 async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<Option<Trouble>, Trouble> {
     let mut waiting: VecDeque<Waiting<'_>> =
-        plan.subscribe.iter().map(|who| Waiting { who, failures: 0, done_before: 0 }).collect();
-    // Whose subscription may have been done although its answer was lost, and since when nothing was heard.
+        plan.subscribe.iter().map(|who| Waiting { who, failures: 0, done_before: 0, is_doubted: false }).collect();
+    // Who is asked for last, and when the last answer was lost to a subscription that may be done all the same.
     let mut unsettled: Vec<Waiting<'_>> = Vec::new();
-    let mut unsettled_since = Instant::now();
+    let mut lost_at: Option<Instant> = None;
     let mut patience = Patience::new();
     let (mut done, mut senseless) = (0, 0);
     loop {
         if waiting.is_empty() && !unsettled.is_empty() {
-            mailman.wait(SETTLING.saturating_sub(unsettled_since.elapsed())).await?;
+            mailman.wait(lost_at.map_or(Duration::ZERO, |lost| SETTLING.saturating_sub(lost.elapsed()))).await?;
             let roster = patience.roster(mailman, &plan.list).await?;
             let before = unsettled.len();
             unsettled.retain(|one| !roster.contains(&one.who.address));
@@ -126,6 +129,7 @@ async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied
             done += round.subscribed + round.refused.len();
             (patience, senseless) = (Patience::new(), 0);
         }
+        unsettled.extend(round.unexplained);
         if round.failed.is_empty() {
             if !waiting.is_empty() {
                 return Err(Trouble::OutOfTime);
@@ -179,7 +183,7 @@ async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied
                 applied.give_up(fate);
             } else if fate == Fate::Unsettled {
                 unsettled.push(one);
-                unsettled_since = Instant::now();
+                lost_at = Some(Instant::now());
             } else {
                 // Behind the others, whom it must not hold up.
                 waiting.push_back(one);
@@ -199,26 +203,25 @@ async fn subscribe_some<'p>(mailman: &Mailman<'_>, list: &ListId, waiting: &mut 
         }
         match under_way.next().await {
             None => return round,
-            Some((Ok(None), _)) => round.subscribed += 1,
-            Some((Ok(Some(refusal)), _)) => round.refused.push(refusal),
+            Some((Ok(Subscription::Done), _)) => round.subscribed += 1,
+            Some((Ok(Subscription::Refused(refusal)), _)) => round.refused.push(refusal),
+            Some((Ok(Subscription::Unexplained), one)) if !one.is_doubted => {
+                round.unexplained.push(Waiting { is_doubted: true, ..one });
+            }
+            Some((Ok(Subscription::Unexplained | Subscription::Pending), _)) => round.refused.push(Refusal::Other),
             Some((Err(trouble), one)) => round.failed.push((one, trouble)),
         }
     }
 }
 
-/// Subscribes one address, or says why Mailman refuses it.
-async fn subscribe(mailman: &Mailman<'_>, list: &ListId, who: &Subscriber) -> Result<Option<Refusal>, Trouble> {
-    let refusal = |subscription| match subscription {
-        Subscription::Done => None,
-        Subscription::Refused(refusal) => Some(refusal),
-        Subscription::Pending => Some(Refusal::Other),
-    };
+/// Subscribes one address, whose own pending request is discarded.
+async fn subscribe(mailman: &Mailman<'_>, list: &ListId, who: &Subscriber) -> Result<Subscription, Trouble> {
     match mailman.subscribe(list, who).await? {
         Subscription::Pending => {
             mailman.discard_requests(list, &who.address).await?;
-            mailman.subscribe(list, who).await.map(refusal)
+            mailman.subscribe(list, who).await
         }
-        subscription => Ok(refusal(subscription)),
+        subscription => Ok(subscription),
     }
 }
 
