@@ -48,7 +48,8 @@ impl Directory {
     pub fn add(&mut self, rng: &mut Rng) -> Uuid {
         let id = Uuid::from_u128(rng.u128(..));
         let (first, last) = NAMES[rng.usize(..NAMES.len())];
-        let address = format!("member{:06x}@mail.example.org", rng.u32(..0x0100_0000));
+        // Long enough that no two of ten thousand are the same.
+        let address = format!("member{:012x}@mail.example.org", rng.u64(..1 << 48));
         self.people.insert(id, record(id, first, last, &address));
         id
     }
