@@ -70,26 +70,29 @@ impl Mailman {
     /// # Errors
     /// Where something that `make test` sets up is missing, or the core does not start.
     pub async fn start_on(database: Database) -> anyhow::Result<Self> {
-        let mut postgres = (database == Database::Postgres).then(Postgres::start).transpose()?;
         // Somebody else may take the port between our asking and Mailman's binding.
         let mut last = None;
         for _ in 0..3 {
-            let dir = tempfile::tempdir()?;
-            let port = free_port()?;
-            let password = format!("p{:032x}", fastrand::u128(..));
-            std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, postgres.as_ref()))?;
-            match serve(&dir, port) {
-                Ok(server) => {
-                    let http = crate::http();
-                    let mailman = Self { server, _postgres: postgres.take(), dir, port, password, http };
-                    let domain = json!({"mail_host": "lists.example.org"});
-                    mailman.expect(Method::POST, "domains", Some(domain), 201).await?;
-                    return Ok(mailman);
-                }
+            match Self::try_start(database).await {
+                Ok(mailman) => return Ok(mailman),
                 Err(error) => last = Some(error),
             }
         }
         Err(last.unwrap_or_else(|| anyhow::anyhow!("Mailman does not start")))
+    }
+
+    async fn try_start(database: Database) -> anyhow::Result<Self> {
+        let postgres = (database == Database::Postgres).then(Postgres::start).transpose()?;
+        let dir = tempfile::tempdir()?;
+        let port = free_port()?;
+        let password = format!("p{:032x}", fastrand::u128(..));
+        std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, postgres.as_ref()))?;
+        let server = serve(&dir, port)?;
+        let mailman = Self { server, _postgres: postgres, dir, port, password, http: crate::http() };
+        let domain = json!({"mail_host": "lists.example.org"});
+        let created = mailman.expect(Method::POST, "domains", Some(domain), 201).await;
+        created.with_context(|| format!("Mailman has printed: {}", mailman.server.printed()))?;
+        Ok(mailman)
     }
 
     /// Ends it at once, as a crash would, and starts it again.
