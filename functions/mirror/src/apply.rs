@@ -5,7 +5,8 @@
 //! and where the outcome of a write is unknown the roster is read before
 //! anything is written again: overlapping subscriptions of one address make it
 //! a member twice. That address itself comes last, after a while and another
-//! reading. A passing failure is tried again for `MAILMAN_RETRY_SECONDS`, a minute unless it is set.
+//! reading. So does, once and without the while, one that was refused without
+//! an explanation. A passing failure is tried again for `MAILMAN_RETRY_SECONDS`, a minute unless it is set.
 
 use std::collections::VecDeque;
 use std::time::Duration;
