@@ -12,46 +12,46 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
 setup: ## install what the other targets need: tools by apt, Python pieces into .venv
-	@tests/setup
+	@scripts/setup
 
 run: setup ## show both functions at work on this machine, then serve; ARGS=--once ends instead
 	@cargo build --workspace --bins
 	@exec target/debug/sandbox $(ARGS)
 
 test: ## run every test, against a real Mailman, real Redis and AWS's emulator; ARGS go to the test runner
-	@tests/setup test
+	@scripts/setup test
 	@cargo build --workspace --all-targets
 	@cargo $(TEST) --workspace --all-targets $(ARGS)
 
 test-frontend: ## test the front end's module, and its demo page in Chromium before the real verify function
-	@tests/setup frontend
+	@scripts/setup frontend
 	@cargo build --workspace --bins
 	@cd frontend && npm ci --no-audit --no-fund --loglevel=error && npm test
 
 test-sam: setup ## build both functions for both processors, and run them in containers by sam local; needs Docker, or root
-	@.venv/bin/python tests/sam
+	@.venv/bin/python scripts/sam
 
 soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --seed N'
-	@tests/setup test
+	@scripts/setup test
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
 
 faults: ## try every fault of every service on both functions, with a table; then some 200 times; ARGS=mirror for one
-	@tests/setup test
+	@scripts/setup test
 	@cargo build --workspace --bins
 	@target/debug/faults $(ARGS)
 
 fuzz: ## fuzz whatever is read from outside, a minute each; ARGS='600 tokens' for ten minutes of one
-	@tests/setup fuzz
+	@scripts/setup fuzz
 	@fuzz/run $(ARGS)
 
 bench: ## measure both functions beside their peers, and write the figures into docs/performance.md; ARGS='--only PART'
-	@tests/setup bench
+	@scripts/setup bench
 	@cargo build --release -p verify -p mirror -p benches
 	@target/release/bench $(ARGS)
 
 bench-check: ## see whether a hot path takes more instructions than it used to; ARGS=--accept keeps to the new count
-	@tests/setup bench
+	@scripts/setup bench
 	@cargo build --release -p verify -p mirror -p benches
 	@target/release/bench check $(ARGS)
 
@@ -61,11 +61,11 @@ lint: ## check the format and the lints
 	@cargo clippy --workspace --all-targets -- -D warnings
 
 deny: ## see whether the dependencies are allowed, needed and without known holes
-	@tests/setup supply
-	@tests/deny
+	@scripts/setup supply
+	@scripts/deny
 
 sbom: ## write what both functions are built from into target/sbom, as CycloneDX
-	@tests/setup supply
+	@scripts/setup supply
 	@python3 ops/sbom.py
 
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64

@@ -1,12 +1,12 @@
 //! What stands behind both functions where they run in containers, for
-//! `tests/sam`: a simulated Novi with the member of the sample events, a real
+//! `scripts/sam`: a simulated Novi with the member of the sample events, a real
 //! Mailman with their list, and moto with the parameters of both functions.
 //!
 //! `backdrop HOST` is told by what address of this machine containers reach
 //! it. All servers listen on loopback alone, so it forwards their ports from
 //! there. It prints one line of JSON, which says where they are and what opens
 //! them, and runs until its standard input closes or a signal ends it.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "tests/sam reads what this program prints")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "scripts/sam reads what this program prints")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
