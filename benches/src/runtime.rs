@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::serve::Server;
+use tests::http_server::Server;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 /// The longest that a start or an invocation may take here.

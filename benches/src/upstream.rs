@@ -9,8 +9,8 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tests::http_server::Server;
 use tests::redis::Authority;
-use tests::serve::Server;
 
 /// A server of JSON.
 pub(crate) struct Upstream {

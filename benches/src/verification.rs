@@ -106,11 +106,11 @@ impl World {
         Bytes::from(request.http_api("$default").to_string())
     }
 
-    async fn floor(&self) -> Result<Instance> {
+    async fn baseline(&self) -> Result<Instance> {
         let mut variables = self.variables.clone();
         variables.push(("CACHE_PASSWORD".to_owned(), self.redis.password().unwrap_or_default().to_owned()));
         variables.push(("NOVI".to_owned(), self.novi.url()));
-        Instance::start_apart(&binary("floor")?, &[], &variables).await
+        Instance::start_apart(&binary("baseline")?, &[], &variables).await
     }
 
     async fn python(&self) -> Result<Instance> {
@@ -162,12 +162,12 @@ async fn starts(world: &mut World, rounds: usize, table: &mut Table) -> Result<(
     let quota =
         Quota::new().inspect_err(|error| progress(&format!("not measured with little of a processor: {error:#}")));
     // Once ahead: what is read from the disk is in memory then, and Python has compiled what it imports.
-    for instance in [world.product().await?, world.python().await?, world.floor().await?] {
+    for instance in [world.product().await?, world.python().await?, world.baseline().await?] {
         instance.end()?;
     }
     for _ in 0..rounds {
         for (origin, index) in [("miss", 0), ("hit", 1)] {
-            bare.time(first(world.floor().await?, None, None).await?.0);
+            bare.time(first(world.baseline().await?, None, None).await?.0);
             let event = world.stranger()?;
             if origin == "hit" {
                 world.product().await?.invoke(&event).await?;
@@ -247,8 +247,9 @@ async fn first(
 
 /// Warm invocations, each beside the least that it could be.
 async fn warm(world: &mut World, table: &mut Table) -> Result<()> {
-    let (mut product, mut floor, mut python) = (world.product().await?, world.floor().await?, world.python().await?);
-    world.redis.command(&["SET", "idaa:novi_member:floor", &"x".repeat(96)])?;
+    let (mut product, mut baseline, mut python) =
+        (world.product().await?, world.baseline().await?, world.python().await?);
+    world.redis.command(&["SET", "idaa:novi_member:baseline", &"x".repeat(96)])?;
     let request = |path: &str| Bytes::from(Request::get(path).http_api("$default").to_string());
     let (trivial, get, event) = (request("/"), request("/get"), world.stranger()?);
     // Everything was done once.
@@ -260,8 +261,8 @@ async fn warm(world: &mut World, table: &mut Table) -> Result<()> {
     let (mut hit, mut bare, mut gets, mut theirs) = (micro(), micro(), micro(), micro());
     for _ in 0..WARM {
         hit.time(product.invoke(&event).await?.1);
-        bare.time(floor.invoke(&trivial).await?.1);
-        gets.time(nanoseconds(&floor.invoke(&get).await?.0)?);
+        bare.time(baseline.invoke(&trivial).await?.1);
+        gets.time(nanoseconds(&baseline.invoke(&get).await?.0)?);
         theirs.time(python.invoke(&event).await?.1);
     }
     let inside = logged(&product, "hit", Unit::Microseconds)?;
@@ -284,7 +285,7 @@ async fn warm(world: &mut World, table: &mut Table) -> Result<()> {
         is_answered(&answer, "miss")?;
         miss.time(took);
         let id = world.members.get(world.fresh - 1).context("there is one")?.hyphenated();
-        novi.time(nanoseconds(&floor.invoke(&request(&format!("/novi/api/customers/{id}"))).await?.0)?);
+        novi.time(nanoseconds(&baseline.invoke(&request(&format!("/novi/api/customers/{id}"))).await?.0)?);
         theirs.time(python.invoke(&world.stranger()?).await?.1);
     }
     let inside = logged(&product, "miss", Unit::Milliseconds)?;
@@ -310,9 +311,9 @@ fn logged(product: &Instance, origin: &str, unit: Unit) -> Result<Series> {
     Ok(inside)
 }
 
-/// What the floor has measured.
+/// What the baseline has measured.
 fn nanoseconds(answer: &Value) -> Result<Duration> {
-    let body = answer["body"].as_str().context("the floor says nothing")?;
+    let body = answer["body"].as_str().context("the baseline says nothing")?;
     Ok(Duration::from_nanos(body.parse().with_context(|| format!("no figure: {answer}"))?))
 }
 

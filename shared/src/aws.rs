@@ -23,7 +23,7 @@ use aws_types::SdkConfig;
 use aws_types::region::Region;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
-use crate::outbound;
+use crate::http_client;
 use crate::settings::Env;
 
 /// The most that one operation takes, its tries included.
@@ -109,7 +109,7 @@ impl HttpConnector for Connector {
                 if timed_out { ConnectorError::timeout(error) } else { ConnectorError::io(error) }
             })?;
             let (status, headers) = (response.status(), response.headers().clone());
-            let body = outbound::read_body(response, ANSWER_LIMIT).await;
+            let body = http_client::read_body(response, ANSWER_LIMIT).await;
             let body = body.map_err(|error| ConnectorError::io(error.into()))?;
             let mut answer = http::Response::new(SdkBody::from(body));
             *answer.status_mut() = status;

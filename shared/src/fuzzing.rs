@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::cache;
 use crate::member::Record;
 use crate::novi;
-use crate::parameters::Raw;
+use crate::parameters::RawParameters;
 
 /// A word that is planted in parameters. No error may tell it.
 pub const PLANTED: &str = "planted-3c8e47b0";
@@ -52,7 +52,7 @@ pub fn entry(value: &[u8], now: u64, ttl: u64, stale: u64) {
 /// Parameters as a configuration file has them, with [`PLANTED`] in every text
 /// where `plant` says so.
 #[must_use]
-pub fn raw(json: &[u8], plant: bool) -> Option<Raw> {
+pub fn raw(json: &[u8], plant: bool) -> Option<RawParameters> {
     let mut value: Value = serde_json::from_slice(json).ok()?;
     if plant {
         put_into(&mut value);

@@ -24,15 +24,15 @@ pub use static_assertions;
 
 pub mod aws;
 pub mod cache;
-pub mod foundation;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod http_client;
 pub mod member;
 pub mod metrics;
 pub mod novi;
-pub mod outbound;
-pub mod pace;
 pub mod parameters;
+pub mod rate_limit;
+pub mod services;
 pub mod settings;
 pub mod sync;
 pub mod telemetry;

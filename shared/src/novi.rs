@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
+use crate::http_client::{self, BodyError, TransportError};
 use crate::member::{MemberId, Record, Row};
-use crate::outbound::{self, BodyError, NoAnswer};
-use crate::parameters::{ParameterError, Raw};
+use crate::parameters::{ParameterError, RawParameters};
 
 /// Where Novi is and what opens it.
 pub struct Access {
@@ -33,7 +33,7 @@ impl Access {
     ///
     /// # Errors
     /// Where one of them is missing or cannot be used.
-    pub fn from_parameters(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+    pub fn from_parameters(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         let root = raw.required_url(
             "novi_api_root_url",
             "the root of Novi's API, such as https://www.example.org/api",
@@ -71,7 +71,7 @@ impl Access {
 
 /// Why Novi gave no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
+pub enum NoviError {
     /// 429. `Retry-After` in seconds where there was one.
     RateLimited(Option<u64>),
     /// 401, or a 403 that speaks JSON: the key is not accepted.
@@ -79,19 +79,19 @@ pub enum Failure {
     /// Any other 403: a CDN in front of Novi refuses this address.
     Blocked,
     /// No answer, or one that was cut off.
-    Unreachable(NoAnswer),
+    Unreachable(TransportError),
     /// Any other status; redirects are not followed.
     Status(u16),
     /// A 200 whose body is too large or not what was expected.
     InvalidResponse,
 }
 
-impl Failure {
+impl NoviError {
     /// Whether another try right away may well succeed: the connection turned
     /// out closed, or a gateway in front of Novi had a bad moment.
     #[must_use]
-    pub fn is_momentary(self) -> bool {
-        matches!(self, Self::Unreachable(NoAnswer::Closed) | Self::Status(502..=504))
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::Unreachable(TransportError::Closed) | Self::Status(502..=504))
     }
 
     /// The metric that counts it, where an alarm hangs on that: Novi's limit is
@@ -174,32 +174,32 @@ impl Client {
     /// `GET /customers/{uuid}`. `None`: a 404, or an answer without a record.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn customer(&self, access: &Access, id: MemberId, by: Instant) -> Result<Option<Record>, Failure> {
+    /// See [`NoviError`].
+    pub async fn customer(&self, access: &Access, id: MemberId, by: Instant) -> Result<Option<Record>, NoviError> {
         let url = access.url(&["customers", &id.to_text()], &[]);
         match self.get(access, url, Self::RECORD_LIMIT, by).await? {
             None => Ok(None),
-            Some(body) => Record::parse(&body).map_err(|_| Failure::InvalidResponse),
+            Some(body) => Record::parse(&body).map_err(|_| NoviError::InvalidResponse),
         }
     }
 
     /// `GET /groups/{guid}/members`, from the row at index `offset` on. `None`: a 404.
     ///
     /// # Errors
-    /// See [`Failure`].
+    /// See [`NoviError`].
     pub async fn group_page(
         &self,
         access: &Access,
         group: Uuid,
         offset: usize,
         by: Instant,
-    ) -> Result<Option<Page>, Failure> {
+    ) -> Result<Option<Page>, NoviError> {
         let group = group.hyphenated().to_string();
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
         let url = access.url(&["groups", &group, "members"], &query);
         match self.get(access, url, Self::PAGE_LIMIT, by).await? {
             None => Ok(None),
-            Some(body) => Page::parse(&body).map(Some).ok_or(Failure::InvalidResponse),
+            Some(body) => Page::parse(&body).map(Some).ok_or(NoviError::InvalidResponse),
         }
     }
 
@@ -207,16 +207,22 @@ impl Client {
     /// every key is allowed it.
     ///
     /// # Errors
-    /// See [`Failure`].
-    pub async fn records(&self, access: &Access, offset: usize, by: Instant) -> Result<Option<Records>, Failure> {
+    /// See [`NoviError`].
+    pub async fn records(&self, access: &Access, offset: usize, by: Instant) -> Result<Option<Records>, NoviError> {
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
         match self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, by).await? {
             None => Ok(None),
-            Some(body) => Records::parse(&body).map(Some).ok_or(Failure::InvalidResponse),
+            Some(body) => Records::parse(&body).map(Some).ok_or(NoviError::InvalidResponse),
         }
     }
 
-    async fn get(&self, access: &Access, url: Url, limit: usize, by: Instant) -> Result<Option<bytes::Bytes>, Failure> {
+    async fn get(
+        &self,
+        access: &Access,
+        url: Url,
+        limit: usize,
+        by: Instant,
+    ) -> Result<Option<bytes::Bytes>, NoviError> {
         let left = by.saturating_duration_since(Instant::now());
         let response = self
             .http
@@ -227,24 +233,24 @@ impl Client {
             .send()
             .await
             .map_err(|error| {
-                tracing::debug!(cause = outbound::cause(&error), "no answer from Novi");
-                Failure::Unreachable(outbound::no_answer(&error))
+                tracing::debug!(cause = http_client::cause(&error), "no answer from Novi");
+                NoviError::Unreachable(http_client::transport_error(&error))
             })?;
-        let retry_after = outbound::retry_after(response.headers(), SystemTime::now());
+        let retry_after = http_client::retry_after(response.headers(), SystemTime::now());
         match response.status() {
-            StatusCode::OK => match outbound::read_body(response, limit).await {
+            StatusCode::OK => match http_client::read_body(response, limit).await {
                 Ok(body) => Ok(Some(body)),
-                Err(BodyError::TooLarge) => Err(Failure::InvalidResponse),
-                Err(BodyError::CutOff) => Err(Failure::Unreachable(NoAnswer::CutOff)),
+                Err(BodyError::TooLarge) => Err(NoviError::InvalidResponse),
+                Err(BodyError::Truncated) => Err(NoviError::Unreachable(TransportError::Truncated)),
             },
             StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::TOO_MANY_REQUESTS => Err(Failure::RateLimited(retry_after)),
-            StatusCode::UNAUTHORIZED => Err(Failure::CredentialsRejected),
-            StatusCode::FORBIDDEN => match outbound::read_body(response, Self::RECORD_LIMIT).await {
-                Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => Err(Failure::CredentialsRejected),
-                _ => Err(Failure::Blocked),
+            StatusCode::TOO_MANY_REQUESTS => Err(NoviError::RateLimited(retry_after)),
+            StatusCode::UNAUTHORIZED => Err(NoviError::CredentialsRejected),
+            StatusCode::FORBIDDEN => match http_client::read_body(response, Self::RECORD_LIMIT).await {
+                Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => Err(NoviError::CredentialsRejected),
+                _ => Err(NoviError::Blocked),
             },
-            other => Err(Failure::Status(other.as_u16())),
+            other => Err(NoviError::Status(other.as_u16())),
         }
     }
 }

@@ -64,9 +64,9 @@ pub enum SourceError {
 pub struct Unavailable;
 
 /// Parameters as they come, by name. They hold every secret, and are wiped when dropped.
-pub struct Raw(Map<String, Value>);
+pub struct RawParameters(Map<String, Value>);
 
-impl Drop for Raw {
+impl Drop for RawParameters {
     fn drop(&mut self) {
         self.0.values_mut().for_each(wipe);
     }
@@ -82,13 +82,13 @@ fn wipe(value: &mut Value) {
     }
 }
 
-impl From<Map<String, Value>> for Raw {
+impl From<Map<String, Value>> for RawParameters {
     fn from(parameters: Map<String, Value>) -> Self {
         Self(parameters)
     }
 }
 
-impl Raw {
+impl RawParameters {
     /// A parameter that must be there.
     ///
     /// # Errors
@@ -196,7 +196,7 @@ pub enum Source {
 }
 
 impl Source {
-    async fn read(&self) -> Result<Raw, SourceError> {
+    async fn read(&self) -> Result<RawParameters, SourceError> {
         match self {
             Self::File(file) => file.read().await,
             Self::Ssm(ssm) => ssm.read().await,
@@ -229,7 +229,7 @@ impl ConfigFile {
         Self { path }
     }
 
-    async fn read(&self) -> Result<Raw, SourceError> {
+    async fn read(&self) -> Result<RawParameters, SourceError> {
         let place = self.place();
         let read = async {
             let file = tokio::fs::File::open(&self.path).await?;
@@ -294,10 +294,10 @@ impl Ssm {
         Self { client, prefix, names, continued }
     }
 
-    async fn read(&self) -> Result<Raw, SourceError> {
+    async fn read(&self) -> Result<RawParameters, SourceError> {
         // The two calls do not wait for each other.
         let (named, continued) = tokio::try_join!(self.read_named(), self.read_continued())?;
-        Ok(Raw(named.into_iter().chain(continued).collect()))
+        Ok(RawParameters(named.into_iter().chain(continued).collect()))
     }
 
     async fn read_named(&self) -> Result<Vec<(String, Value)>, SourceError> {
@@ -361,7 +361,7 @@ pub enum Health {
 }
 
 /// How a function reads its own parameters.
-type Parse<P> = Box<dyn Fn(&Raw) -> Result<P, ParameterError> + Send + Sync>;
+type Parse<P> = Box<dyn Fn(&RawParameters) -> Result<P, ParameterError> + Send + Sync>;
 
 /// The parameters of one function, kept and read again when due.
 pub struct ParameterStore<P> {
@@ -401,7 +401,7 @@ impl<P> ParameterStore<P> {
         source: Source,
         ttl: Duration,
         patience: Duration,
-        parse: impl Fn(&Raw) -> Result<P, ParameterError> + Send + Sync + 'static,
+        parse: impl Fn(&RawParameters) -> Result<P, ParameterError> + Send + Sync + 'static,
     ) -> Self {
         let now = Instant::now();
         Self {
@@ -509,7 +509,7 @@ impl<P> ParameterStore<P> {
     }
 }
 
-crate::unprintable!(Raw, ParameterStore<Raw>);
+crate::unprintable!(RawParameters, ParameterStore<RawParameters>);
 
 #[cfg(test)]
 mod tests {
@@ -517,7 +517,7 @@ mod tests {
 
     use super::*;
 
-    fn raw(json: &str) -> Raw {
+    fn raw(json: &str) -> RawParameters {
         match serde_json::from_str(json).unwrap() {
             Value::Object(map) => map.into(),
             _ => panic!("no object"),
@@ -561,7 +561,7 @@ mod tests {
         assert!(raw("{}").required_array("a", "numbers").unwrap_err().to_string().contains("missing"));
     }
 
-    fn number(raw: &Raw) -> Result<String, ParameterError> {
+    fn number(raw: &RawParameters) -> Result<String, ParameterError> {
         raw.required("n", "a number").map(str::to_owned)
     }
 

@@ -139,7 +139,7 @@ impl Env {
 
 /// How long a verified record is served.
 #[derive(Clone, Copy, Debug)]
-pub struct CacheTimes {
+pub struct CacheTtls {
     /// For how long it is fresh, in seconds (`CACHE_TTL_SECONDS`).
     pub ttl: u64,
     /// For how long after that it is still served when Novi cannot answer, in seconds (`CACHE_STALE_SECONDS`).
@@ -148,7 +148,7 @@ pub struct CacheTimes {
 
 /// Where parameters are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ParameterPlace {
+pub enum ParameterLocation {
     /// A JSON file (`CONFIG_FILE`).
     File(PathBuf),
     /// A path of SSM's Parameter Store (`PARAMETER_PREFIX`), without a slash at its end.
@@ -157,7 +157,7 @@ pub enum ParameterPlace {
 
 /// Where the cache is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CachePlace {
+pub enum CacheLocation {
     /// In the memory of each instance.
     InProcess,
     /// `CACHE_URL`, and whether that is a cluster (`CACHE_CLUSTER`).
@@ -177,11 +177,11 @@ pub enum CachePlace {
 }
 
 /// What both functions read from the environment.
-pub struct Common {
+pub struct CommonSettings {
     /// Where the parameters are.
-    pub parameters: ParameterPlace,
+    pub parameters: ParameterLocation,
     /// Where the cache is.
-    pub cache: CachePlace,
+    pub cache: CacheLocation,
     /// The most that one request waits on the cache in all (`CACHE_TIMEOUT_MS`).
     pub cache_timeout: Duration,
     /// How long parameters are kept before they are read again (`PARAMETER_TTL_SECONDS`).
@@ -194,15 +194,15 @@ pub struct Common {
     pub allow_plain_http: bool,
 }
 
-impl Common {
+impl CommonSettings {
     /// Reads them.
     ///
     /// # Errors
     /// The first setting that is missing or wrong.
     pub fn from_env(env: &Env) -> Result<Self, SettingError> {
         Ok(Self {
-            parameters: ParameterPlace::from_env(env)?,
-            cache: CachePlace::from_env(env)?,
+            parameters: ParameterLocation::from_env(env)?,
+            cache: CacheLocation::from_env(env)?,
             cache_timeout: Duration::from_millis(env.number("CACHE_TIMEOUT_MS", 250, 1..=10_000, "milliseconds")?),
             parameter_ttl: Duration::from_secs(env.number("PARAMETER_TTL_SECONDS", 300, 1..=86_400, "seconds")?),
             novi_timeout: Duration::from_millis(env.number("NOVI_TIMEOUT_MS", 8_000, 100..=25_000, "milliseconds")?),
@@ -212,7 +212,7 @@ impl Common {
     }
 }
 
-impl ParameterPlace {
+impl ParameterLocation {
     fn from_env(env: &Env) -> Result<Self, SettingError> {
         const PREFIX: &str = "PARAMETER_PREFIX";
         match (env.text("CONFIG_FILE"), env.text(PREFIX)) {
@@ -238,7 +238,7 @@ impl ParameterPlace {
     }
 }
 
-impl CachePlace {
+impl CacheLocation {
     fn from_env(env: &Env) -> Result<Self, SettingError> {
         const URL: &str = "CACHE_URL";
         let cluster = env.flag("CACHE_CLUSTER", false)?;
@@ -276,7 +276,7 @@ impl CachePlace {
     }
 }
 
-impl CacheTimes {
+impl CacheTtls {
     /// Reads them.
     ///
     /// # Errors
@@ -323,7 +323,7 @@ mod tests {
     use super::*;
 
     fn error(variables: &[(&str, &str)]) -> String {
-        match Common::from_env(&Env::of(variables)) {
+        match CommonSettings::from_env(&Env::of(variables)) {
             Ok(_) => panic!("these settings should have been refused"),
             Err(e) => e.to_string(),
         }
@@ -331,11 +331,11 @@ mod tests {
 
     #[test]
     fn defaults_are_the_contract_s() {
-        let common = Common::from_env(&Env::of(&[("CONFIG_FILE", "/x")])).unwrap();
+        let common = CommonSettings::from_env(&Env::of(&[("CONFIG_FILE", "/x")])).unwrap();
         assert_eq!(common.parameter_ttl, Duration::from_secs(300));
         assert_eq!(common.novi_timeout, Duration::from_secs(8));
         assert!(!common.allow_plain_http);
-        let cache = CacheTimes::from_env(&Env::of(&[])).unwrap();
+        let cache = CacheTtls::from_env(&Env::of(&[])).unwrap();
         assert_eq!((cache.ttl, cache.stale), (14_400, 0));
     }
 
@@ -353,19 +353,20 @@ mod tests {
 
     #[test]
     fn parameters_and_cache_are_in_one_place_each() {
-        let place = |variables: &[(&str, &str)]| Common::from_env(&Env::of(variables)).map(|c| (c.parameters, c.cache));
+        let place =
+            |variables: &[(&str, &str)]| CommonSettings::from_env(&Env::of(variables)).map(|c| (c.parameters, c.cache));
         let file = ("CONFIG_FILE", "/x");
-        let ssm = ParameterPlace::Ssm("/idaa/prod".to_owned());
+        let ssm = ParameterLocation::Ssm("/idaa/prod".to_owned());
         assert!(
-            matches!(place(&[("PARAMETER_PREFIX", "/idaa/prod/")]), Ok((place, CachePlace::InProcess)) if place == ssm)
+            matches!(place(&[("PARAMETER_PREFIX", "/idaa/prod/")]), Ok((place, CacheLocation::InProcess)) if place == ssm)
         );
         assert!(matches!(
             place(&[file, ("CACHE_URL", "rediss://cache.example.org:6380"), ("CACHE_CLUSTER", "true")]),
-            Ok((_, CachePlace::Url { cluster: true, .. }))
+            Ok((_, CacheLocation::Url { cluster: true, .. }))
         ));
         assert!(matches!(
             place(&[file, ("CACHE_ID", "members"), ("CACHE_IAM_USER", "bridge"), ("CACHE_CLUSTER", "false")]),
-            Ok((_, CachePlace::ElastiCache { iam_user: Some(_), .. }))
+            Ok((_, CacheLocation::ElastiCache { iam_user: Some(_), .. }))
         ));
         for (variables, said) in [
             (vec![], "PARAMETER_PREFIX or CONFIG_FILE: one of them must be set"),
@@ -399,7 +400,8 @@ mod tests {
     #[test]
     fn a_blank_value_counts_as_unset() {
         assert!(
-            Common::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("CACHE_URL", " "), ("NOVI_TIMEOUT_MS", "")])).is_ok()
+            CommonSettings::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("CACHE_URL", " "), ("NOVI_TIMEOUT_MS", "")]))
+                .is_ok()
         );
     }
 }

@@ -20,9 +20,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, copy_bi
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::function::venv;
+use crate::http_server;
 use crate::process::{Server, free_port};
 use crate::redis::Authority;
-use crate::serve;
 
 /// Made-up credentials, as Lambda puts them into the environment.
 pub const CREDENTIALS: [(&str, &str); 4] = [
@@ -136,7 +136,7 @@ pub enum Known {
 #[derive(Clone)]
 pub struct ElastiCache {
     caches: Caches,
-    server: serve::Server,
+    server: http_server::Server,
 }
 
 type Caches = Arc<Mutex<HashMap<String, Known>>>;
@@ -149,7 +149,7 @@ impl ElastiCache {
     pub async fn start() -> anyhow::Result<Self> {
         let caches: Caches = Arc::default();
         let known = Arc::clone(&caches);
-        let server = serve::Server::start(move |request| answer(Arc::clone(&known), request)).await?;
+        let server = http_server::Server::start(move |request| answer(Arc::clone(&known), request)).await?;
         Ok(Self { caches, server })
     }
 

@@ -2,7 +2,7 @@
 //! answer or a run, and that full service is back with the first request after.
 //!
 //! Both functions reach every service by a name, over TLS, through an
-//! [`Interference`]. Their clock is one that a test can set (libfaketime), and
+//! [`TcpProxy`]. Their clock is one that a test can set (libfaketime), and
 //! so are the names that they can resolve (nss_wrapper).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,13 +21,13 @@ use crate::api::{Answer, Request};
 use crate::aws::{CREDENTIALS, ElastiCache, Known, Moto};
 use crate::directory::Directory;
 use crate::function::Function;
-use crate::interference::{Fault, Interference};
+use crate::harness;
 use crate::mailman::{self, Mailman};
 use crate::novi::Novi;
 use crate::privacy::Private;
-use crate::process::Holds;
+use crate::process::ResourceUsage;
 use crate::redis::{Authority, Kind, Redis};
-use crate::worlds;
+use crate::tcp_proxy::{Fault, TcpProxy};
 
 /// A service that a function stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -188,7 +188,7 @@ const SLOW: [&str; 3] = ["black hole", "slow to the byte", "an hour frozen, conn
 /// What a function holds: its process, and the tasks in it.
 #[derive(Clone, Copy)]
 struct Holding {
-    process: Holds,
+    process: ResourceUsage,
     tasks: usize,
 }
 
@@ -205,7 +205,7 @@ impl Holding {
 
 impl fmt::Display for Holding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { process: Holds { memory, files, threads }, tasks } = self;
+        let Self { process: ResourceUsage { memory, files, threads }, tasks } = self;
         let mebibytes = *memory as f64 / f64::from(1 << 20);
         write!(f, "{mebibytes:.1} MiB, {files} files, {threads} threads, {tasks} tasks")
     }
@@ -280,7 +280,7 @@ fn library(path: &str) -> Result<String> {
 pub struct Stage {
     which: Which,
     function: Function,
-    between: BTreeMap<Service, Interference>,
+    between: BTreeMap<Service, TcpProxy>,
     novi: Novi,
     redis: Redis,
     mailman: Option<Mailman>,
@@ -332,7 +332,7 @@ impl Stage {
         let mut between = BTreeMap::new();
         for (service, target) in targets {
             let tls = authority.acceptor_for(service.host(), false)?;
-            between.insert(service, Interference::start(target, tls).await?);
+            between.insert(service, TcpProxy::start(target, tls).await?);
         }
         let at = |service: Service| {
             format!("https://{}:{}", service.host(), between.get(&service).map_or(9, |between| between.port))
@@ -785,7 +785,7 @@ impl Stage {
     async fn run_under(&self, service: Service, fault: &Named, when: When, wrong: &mut Vec<String>) -> Result<String> {
         let before = self.roster().await?;
         let returned = self.invoke(&json!({})).await?;
-        let status = match worlds::report(returned.clone()) {
+        let status = match harness::report(returned.clone()) {
             Ok(report) => report["status"].as_str().unwrap_or("?").to_owned(),
             Err(_) => returned["errorType"].as_str().unwrap_or("no report").to_owned(),
         };
@@ -847,7 +847,7 @@ impl Stage {
                 }
             }
             Which::Mirror => {
-                let report = worlds::report(self.invoke(&json!({})).await?)?;
+                let report = harness::report(self.invoke(&json!({})).await?)?;
                 if report["status"] != "ok" {
                     bail!("{when} the run ends {}: {}", report["status"], report["lists"][0]["reason"]);
                 }

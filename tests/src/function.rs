@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::privacy::Private;
-use crate::process::{Holds, Server, children, free_port};
+use crate::process::{ResourceUsage, Server, children, free_port};
 use crate::workspace;
 
 /// How long the emulator lets an invocation take.
@@ -157,8 +157,8 @@ impl Function {
     ///
     /// # Errors
     /// Where the process is not found.
-    pub fn holds(&self) -> anyhow::Result<Holds> {
-        Holds::of(self.process()?)
+    pub fn holds(&self) -> anyhow::Result<ResourceUsage> {
+        ResourceUsage::of(self.process()?)
     }
 
     fn process(&self) -> anyhow::Result<i32> {

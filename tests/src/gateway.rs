@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::api::{Answer, Request};
 use crate::function::Function;
-use crate::serve::Server;
+use crate::http_server::Server;
 
 /// Serves a function. It ends with the runtime it was started on.
 pub struct Gateway {

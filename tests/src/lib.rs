@@ -10,18 +10,18 @@ pub mod directory;
 pub mod faults;
 pub mod function;
 pub mod gateway;
-pub mod interference;
+pub mod harness;
+pub mod http_proxy;
+pub mod http_server;
 pub mod mailman;
 pub mod model;
 pub mod novi;
 pub mod postgres;
 pub mod privacy;
 pub mod process;
-pub mod proxy;
 pub mod redis;
 pub mod runtime;
-pub mod serve;
-pub mod worlds;
+pub mod tcp_proxy;
 
 use std::path::PathBuf;
 
@@ -38,7 +38,7 @@ pub fn workspace() -> PathBuf {
 /// Where the client cannot be built, which would fail every test.
 #[must_use]
 pub fn http() -> reqwest::Client {
-    shared::outbound::install_tls_provider();
-    let tls = shared::outbound::tls_config(&[]).expect("no certificates of our own are added");
-    shared::outbound::client(tls).expect("the product's own client can be built")
+    shared::http_client::install_tls_provider();
+    let tls = shared::http_client::tls_config(&[]).expect("no certificates of our own are added");
+    shared::http_client::build(tls).expect("the product's own client can be built")
 }

@@ -20,10 +20,10 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use crate::directory::Directory;
+use crate::harness::{Mirror, list};
+use crate::http_proxy::{HttpFault, Proxy};
 use crate::mailman::{Database, Mailman};
 use crate::novi::{Fault, State};
-use crate::proxy::{Mishap, Proxy};
-use crate::worlds::{Mirror, list};
 
 /// What sequences came to.
 #[derive(Default)]
@@ -310,7 +310,7 @@ impl Sequence {
         };
         // The next run is further away than a request takes that Mailman was late with.
         self.proxy.settle().await;
-        let report = crate::worlds::report(returned)?;
+        let report = crate::harness::report(returned)?;
         self.tally.runs += 1;
         let forced: BTreeSet<&str> =
             event["force"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -537,7 +537,7 @@ impl Sequence {
     }
 }
 
-/// Holds what a run did to one list against the truth.
+/// Compares what a run did to one list against the truth.
 fn judge(
     truth: &Truth,
     target: &Target,
@@ -607,20 +607,20 @@ fn any_fault(rng: &mut Rng) -> (&'static str, Fault) {
 }
 
 /// What becomes of one request to Mailman.
-fn any_mishap(rng: &mut Rng) -> (&'static str, Mishap) {
+fn any_mishap(rng: &mut Rng) -> (&'static str, HttpFault) {
     const LOCKED: &str =
         r#"{"title": "400 Bad Request", "description": "(sqlite3.OperationalError) database is locked"}"#;
     match rng.u8(..8) {
         5 | 6 => {
             let after = Duration::from_millis(rng.u64(..3_000));
-            ("a request to Mailman is lost, and done later", Mishap::LostAndDone(after))
+            ("a request to Mailman is lost, and done later", HttpFault::LostAndDone(after))
         }
-        7 => ("a proxy gives up waiting for Mailman", Mishap::GivenUp(Arc::new(Semaphore::new(16)))),
-        0 => ("a request to Mailman is lost", Mishap::Lost),
-        1 => ("an answer of Mailman's is lost", Mishap::DoneAndLost),
-        2 => ("Mailman's database is locked, as 400", Mishap::Answer(400, LOCKED)),
-        3 => ("Mailman's database is locked, as 500", Mishap::Answer(500, "<html>database is locked</html>")),
-        4 => ("a proxy answers 502 for Mailman", Mishap::Answer(502, "<html></html>")),
-        _ => ("a proxy answers 504 for Mailman", Mishap::Answer(504, "<html></html>")),
+        7 => ("a proxy gives up waiting for Mailman", HttpFault::GivenUp(Arc::new(Semaphore::new(16)))),
+        0 => ("a request to Mailman is lost", HttpFault::Lost),
+        1 => ("an answer of Mailman's is lost", HttpFault::DoneAndLost),
+        2 => ("Mailman's database is locked, as 400", HttpFault::Answer(400, LOCKED)),
+        3 => ("Mailman's database is locked, as 500", HttpFault::Answer(500, "<html>database is locked</html>")),
+        4 => ("a proxy answers 502 for Mailman", HttpFault::Answer(502, "<html></html>")),
+        _ => ("a proxy answers 504 for Mailman", HttpFault::Answer(504, "<html></html>")),
     }
 }

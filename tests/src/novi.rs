@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::directory::Directory;
+use crate::http_server::Server;
 use crate::privacy::Private;
-use crate::serve::Server;
 
 /// How a fault shows.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ pub struct Server {
 
 /// What a process holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Holds {
+pub struct ResourceUsage {
     /// Resident memory in bytes.
     pub memory: usize,
     /// Open files, sockets among them.
@@ -32,7 +32,7 @@ pub struct Holds {
     pub threads: usize,
 }
 
-impl Holds {
+impl ResourceUsage {
     /// What a process holds now.
     ///
     /// # Errors

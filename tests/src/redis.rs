@@ -81,7 +81,7 @@ fn certificate(names: &[&str]) -> anyhow::Result<CertificateParams> {
 }
 
 fn accept_by(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> anyhow::Result<TlsAcceptor> {
-    shared::outbound::install_tls_provider();
+    shared::http_client::install_tls_provider();
     let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }

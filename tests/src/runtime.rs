@@ -15,9 +15,9 @@ use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::function::binary;
+use crate::http_server::Server;
 use crate::privacy::Private;
 use crate::process;
-use crate::serve::Server;
 
 /// How long an invocation may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -94,7 +94,7 @@ impl Instance {
     /// # Errors
     /// Where the process is not there.
     pub fn memory(&self) -> Result<usize> {
-        Ok(process::Holds::of(self.process.pid())?.memory)
+        Ok(process::ResourceUsage::of(self.process.pid())?.memory)
     }
 }
 

@@ -12,13 +12,13 @@ use tests::api::Request;
 use tests::aws::{CREDENTIALS, Door, ElastiCache, Known, Moto};
 use tests::directory::Directory;
 use tests::function::{Function, binary};
+use tests::harness::Verification;
+use tests::http_proxy::Proxy;
 use tests::mailman::{Mailman, USER};
 use tests::novi::Novi;
 use tests::privacy::Private;
 use tests::process::free_port;
-use tests::proxy::Proxy;
 use tests::redis::{Authority, Kind, Redis};
-use tests::worlds::Verification;
 use uuid::Uuid;
 
 /// The variables that lead to SSM at `url`, and more.

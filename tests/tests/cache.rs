@@ -7,9 +7,9 @@ use std::net::TcpListener;
 use anyhow::Result;
 use serde_json::{Value, json};
 use tests::api::{Answer, Request};
+use tests::harness::Verification;
 use tests::novi::Fault;
 use tests::redis::{Authority, Kind, Redis};
-use tests::worlds::Verification;
 use uuid::Uuid;
 
 const KINDS: [Kind; 3] = [Kind::Plain, Kind::Tls, Kind::Cluster];

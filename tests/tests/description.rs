@@ -12,8 +12,8 @@ use nix::sys::stat::Mode;
 use serde_json::Value;
 use tests::function::{Function, venv};
 use tests::gateway::Gateway;
+use tests::harness::Verification;
 use tests::novi::{Fault, Novi};
-use tests::worlds::Verification;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 

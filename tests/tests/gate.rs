@@ -14,8 +14,8 @@ use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use tests::api::{Answer, Request};
+use tests::harness::{Keys, Verification};
 use tests::redis::{Kind, Redis};
-use tests::worlds::{Keys, Verification};
 use uuid::Uuid;
 
 const MEMBER: &str = "/v3/action/idaa/novi_member/";

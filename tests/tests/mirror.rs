@@ -9,8 +9,8 @@ use fastrand::Rng;
 use http::Method;
 use serde_json::{Value, json};
 use tests::directory::Directory;
+use tests::harness::{Mirror, list};
 use tests::novi::{Fault, State};
-use tests::worlds::{Mirror, list};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 

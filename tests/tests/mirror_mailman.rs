@@ -10,9 +10,9 @@ use fastrand::Rng;
 use http::Method;
 use serde_json::json;
 use tests::directory::Directory;
+use tests::harness::{Mirror, list};
+use tests::http_proxy::{HttpFault, Proxy, Seen};
 use tests::mailman::{Database, Mailman};
-use tests::proxy::{Mishap, Proxy, Seen};
-use tests::worlds::{Mirror, list};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -70,13 +70,13 @@ fn assert_no_blind_write(seen: &[Seen]) {
 async fn bad_moments(database: Database) -> Result<()> {
     let (mut world, group) = world(database, 12, &[]).await?;
     let proxy = world.put_proxy().await?;
-    proxy.fail("GET /3.1/lists", 1, Mishap::Lost);
-    proxy.fail("GET /3.1/lists", 1, Mishap::Answer(500, "<html>database is locked</html>"));
-    proxy.fail("POST /3.1/members", 1, Mishap::DoneAndLost);
-    proxy.fail("POST /3.1/members", 1, Mishap::Lost);
-    proxy.fail("POST /3.1/members", 1, Mishap::Answer(400, LOCKED));
-    proxy.fail("POST /3.1/members", 1, Mishap::Answer(500, "<html></html>"));
-    proxy.fail("POST /3.1/members", 1, Mishap::Answer(400, VANISHED));
+    proxy.fail("GET /3.1/lists", 1, HttpFault::Lost);
+    proxy.fail("GET /3.1/lists", 1, HttpFault::Answer(500, "<html>database is locked</html>"));
+    proxy.fail("POST /3.1/members", 1, HttpFault::DoneAndLost);
+    proxy.fail("POST /3.1/members", 1, HttpFault::Lost);
+    proxy.fail("POST /3.1/members", 1, HttpFault::Answer(400, LOCKED));
+    proxy.fail("POST /3.1/members", 1, HttpFault::Answer(500, "<html></html>"));
+    proxy.fail("POST /3.1/members", 1, HttpFault::Answer(400, VANISHED));
     let report = world.run(json!({})).await?;
     assert_eq!((&report["status"], &list(&report, LIST)["subscribed"]), (&json!("ok"), &json!(12)), "{report}");
     assert_members(&world, group).await?;
@@ -88,8 +88,8 @@ async fn bad_moments(database: Database) -> Result<()> {
     // Removals: locked, done and not answered.
     proxy.forget();
     world.novi.state().directory.groups.entry(group).and_modify(|members| members.truncate(9));
-    proxy.fail("DELETE", 1, Mishap::Answer(500, "<html></html>"));
-    proxy.fail("DELETE", 1, Mishap::DoneAndLost);
+    proxy.fail("DELETE", 1, HttpFault::Answer(500, "<html></html>"));
+    proxy.fail("DELETE", 1, HttpFault::DoneAndLost);
     let report = world.run(json!({})).await?;
     assert_eq!((&report["status"], &list(&report, LIST)["unsubscribed"]), (&json!("ok"), &json!(3)), "{report}");
     assert_members(&world, group).await?;
@@ -171,7 +171,7 @@ async fn an_address_that_mailman_chokes_on_is_reported_and_stops_nobody() -> Res
     let people = addresses(&world, group);
     let (choking, there) = (people.iter().next().cloned().unwrap_or_default(), people.iter().next_back());
     world.mailman.subscribe(LIST, there.map_or("", String::as_str), "member").await?;
-    proxy.fail(&format!("\"subscriber\":\"{choking}\""), usize::MAX, Mishap::Answer(500, "<html></html>"));
+    proxy.fail(&format!("\"subscriber\":\"{choking}\""), usize::MAX, HttpFault::Answer(500, "<html></html>"));
     let report = world.run(json!({})).await?;
     let one = list(&report, LIST);
     assert_eq!(
@@ -191,7 +191,7 @@ async fn what_mailman_says_of_an_address_and_does_not_explain_is_believed_the_se
     let (mut world, group) = world(Database::Sqlite, 3, &[]).await?;
     let proxy = world.put_proxy().await?;
     let odd = format!("\"subscriber\":\"{}\"", addresses(&world, group).iter().next().cloned().unwrap_or_default());
-    proxy.fail(&odd, usize::MAX, Mishap::Answer(400, VANISHED));
+    proxy.fail(&odd, usize::MAX, HttpFault::Answer(400, VANISHED));
     let report = world.run(json!({})).await?;
     let one = list(&report, LIST);
     assert_eq!(
@@ -211,7 +211,7 @@ async fn an_address_that_a_proxy_gave_up_on_is_left_to_the_next_run() -> Result<
     let proxy = world.put_proxy().await?;
     let slow = addresses(&world, group).into_iter().next().unwrap_or_default();
     let at_last = Arc::new(Semaphore::new(0));
-    proxy.fail(&format!("\"subscriber\":\"{slow}\""), 1, Mishap::GivenUp(Arc::clone(&at_last)));
+    proxy.fail(&format!("\"subscriber\":\"{slow}\""), 1, HttpFault::GivenUp(Arc::clone(&at_last)));
     let report = world.run(json!({})).await?;
     let one = list(&report, LIST);
     assert_eq!((&one["status"], &one["subscribed"]), (&json!("partial"), &json!(4)), "{report}");
@@ -237,7 +237,7 @@ async fn an_address_whose_answer_was_lost_is_asked_for_last_and_not_while_mailma
     for database in [Database::Sqlite, Database::Postgres] {
         let (mut world, group) = world(database, 8, &[]).await?;
         let proxy = world.put_proxy().await?;
-        proxy.fail("POST /3.1/members", 3, Mishap::LostAndDone(Duration::from_secs(2)));
+        proxy.fail("POST /3.1/members", 3, HttpFault::LostAndDone(Duration::from_secs(2)));
         let report = world.run(json!({})).await?;
         assert_eq!((&report["status"], &list(&report, LIST)["subscribed"]), (&json!("ok"), &json!(8)), "{report}");
         assert_members(&world, group).await?;
@@ -251,7 +251,7 @@ async fn an_address_whose_answer_was_lost_is_asked_for_last_and_not_while_mailma
 async fn a_mailman_that_can_write_nothing_has_failed() -> Result<()> {
     let (mut world, _) = world(Database::Sqlite, 1, &[]).await?;
     let proxy = world.put_proxy().await?;
-    proxy.fail("POST", usize::MAX, Mishap::Answer(500, "<html>no space left</html>"));
+    proxy.fail("POST", usize::MAX, HttpFault::Answer(500, "<html>no space left</html>"));
     let report = world.run(json!({})).await?;
     assert_eq!(list(&report, LIST)["status"], "failed", "an alarm must see it: {report}");
     Ok(())
@@ -261,7 +261,7 @@ async fn a_mailman_that_can_write_nothing_has_failed() -> Result<()> {
 async fn what_is_no_mailman_is_not_asked_a_thousand_times() -> Result<()> {
     let (mut world, _) = world(Database::Sqlite, 60, &[]).await?;
     let proxy = world.put_proxy().await?;
-    proxy.fail("POST", usize::MAX, Mishap::Answer(418, "teapot"));
+    proxy.fail("POST", usize::MAX, HttpFault::Answer(418, "teapot"));
     let report = world.run(json!({})).await?;
     let one = list(&report, LIST);
     assert_eq!(one["status"], "failed", "{report}");

@@ -8,8 +8,8 @@ use anyhow::Result;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use tests::directory::Directory;
+use tests::harness::{Mirror, list};
 use tests::novi::Fault;
-use tests::worlds::{Mirror, list};
 use uuid::Uuid;
 
 const LIST: &str = "members.lists.example.org";

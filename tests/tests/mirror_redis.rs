@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use tests::api::{Answer, Request};
 use tests::directory::Directory;
 use tests::function::Function;
+use tests::harness::{Mirror, Verification, list};
 use tests::novi::Fault;
 use tests::redis::{Kind, Redis};
-use tests::worlds::{Mirror, Verification, list};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -235,7 +235,7 @@ async fn a_newer_entry_is_left_as_it_is() -> Result<()> {
     let members = shared.members();
     shared.world.novi.state().directory.people.remove(&members[1]);
     let gate = Arc::new(Semaphore::new(0));
-    proxy.fail("/roster/member?", 1, tests::proxy::Mishap::Held(Arc::clone(&gate)));
+    proxy.fail("/roster/member?", 1, tests::http_proxy::HttpFault::Held(Arc::clone(&gate)));
     let event = json!({});
     let run = shared.world.function.invoke(&event);
     let verified_meanwhile = async {

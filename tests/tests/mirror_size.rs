@@ -5,8 +5,8 @@ use anyhow::Result;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use tests::directory::Directory;
+use tests::harness::{Mirror, list};
 use tests::redis::{Kind, Redis};
-use tests::worlds::{Mirror, list};
 use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,9 +12,9 @@ use tempfile::TempDir;
 use tests::aws::{CREDENTIALS, Moto};
 use tests::directory::Directory;
 use tests::function::{Function, venv};
+use tests::harness::Mirror;
 use tests::privacy::Private;
 use tests::workspace;
-use tests::worlds::Mirror;
 
 /// Runs a script of `ops/` with answers on its standard input. The `aws` that it
 /// finds writes down its arguments and is the real one then.

@@ -8,8 +8,8 @@ use fastrand::Rng;
 use serde_json::json;
 use tests::api::Request;
 use tests::directory::Directory;
+use tests::harness::{Mirror, Verification};
 use tests::novi::Fault;
-use tests::worlds::{Mirror, Verification};
 use uuid::Uuid;
 
 fn faults() -> Vec<Fault> {

@@ -174,7 +174,7 @@ fn every_variable_that_the_code_reads_is_set_and_documented_and_no_other() -> Re
 
 #[test]
 fn the_template_s_own_values_are_ones_that_the_functions_take() -> Result<()> {
-    use shared::settings::{CacheTimes, Common, Env};
+    use shared::settings::{CacheTtls, CommonSettings, Env};
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
         for name in ["Verify", "Mirror"] {
@@ -187,8 +187,8 @@ fn the_template_s_own_values_are_ones_that_the_functions_take() -> Result<()> {
                 .collect();
             let env: Vec<(&str, &str)> = texts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
             let env = Env::of(&env);
-            Common::from_env(&env).map(drop).with_context(|| format!("{choice}: {name}"))?;
-            CacheTimes::from_env(&env).map(drop).with_context(|| format!("{choice}: {name}"))?;
+            CommonSettings::from_env(&env).map(drop).with_context(|| format!("{choice}: {name}"))?;
+            CacheTtls::from_env(&env).map(drop).with_context(|| format!("{choice}: {name}"))?;
         }
     }
     Ok(())
@@ -345,7 +345,7 @@ fn every_metric_that_is_asked_for_is_one_that_is_said() -> Result<()> {
 async fn the_cache_s_user_may_do_what_the_functions_do() -> Result<()> {
     use fastrand::Rng;
     use tests::directory::Directory;
-    use tests::worlds::{Mirror, Verification};
+    use tests::harness::{Mirror, Verification};
 
     let resources = resources(&json!({}))?;
     let access = resources["CacheUser"]["Properties"]["AccessString"].as_str().unwrap_or_default().to_owned();

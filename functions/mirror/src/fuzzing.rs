@@ -2,8 +2,8 @@
 //! bytes are. Built by cargo-fuzz alone.
 
 use http::StatusCode;
-use shared::foundation::Parameters as _;
 use shared::fuzzing::{PLANTED, raw};
+use shared::services::Parameters as _;
 
 use crate::event::Event;
 use crate::mailman;

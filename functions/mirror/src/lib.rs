@@ -31,7 +31,7 @@ use futures_util::FutureExt;
 use lambda_runtime::{Diagnostic, LambdaEvent, service_fn};
 use serde_json::Value;
 use shared::cache::MemberCache;
-use shared::foundation::Foundation;
+use shared::services::Services;
 use shared::settings::Env;
 use shared::telemetry;
 use tokio::time::Instant;
@@ -53,9 +53,9 @@ pub async fn run() -> anyhow::Result<()> {
     telemetry::install(&env)?;
     let settings = Settings::from_env(&env)?;
 
-    let foundation = Foundation::<Parameters>::lay(settings.common)?;
-    let cache = foundation.connector().map(|connector| MemberCache::for_a_mirror(settings.cache, connector));
-    let Foundation { http, novi, parameters, .. } = foundation;
+    let services = Services::<Parameters>::new(settings.common)?;
+    let cache = services.connector().map(|connector| MemberCache::for_mirror(settings.cache, connector));
+    let Services { http, novi, parameters, .. } = services;
     parameters.start().await?;
     env.require_lambda()?;
 

@@ -16,8 +16,8 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use shared::outbound::{self, BodyError, NoAnswer};
-use shared::parameters::{ParameterError, ParameterStore, Raw};
+use shared::http_client::{self, BodyError, TransportError};
+use shared::parameters::{ParameterError, ParameterStore, RawParameters};
 use tokio::time::Instant;
 use url::Url;
 
@@ -37,7 +37,7 @@ pub(crate) struct Access {
 
 impl Access {
     /// Reads `mailman_base_url`, `mailman_username` and `mailman_password`.
-    pub(crate) fn from_parameters(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+    pub(crate) fn from_parameters(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {
             base: raw.required_url(
                 "mailman_base_url",
@@ -414,17 +414,17 @@ impl<'r> Mailman<'r> {
         let is_write = *method != Method::GET;
         let fate = |of_write| if is_write { of_write } else { Fate::NotDone };
         let response = request.send().await.map_err(|error| Trouble::NoAnswer {
-            what: outbound::cause(&error),
-            write: match outbound::no_answer(&error) {
-                NoAnswer::NotConnected => Fate::NotDone,
-                NoAnswer::Closed | NoAnswer::CutOff => fate(Fate::Unsettled),
-                NoAnswer::TimedOut => fate(Fate::UnderWay),
+            what: http_client::cause(&error),
+            write: match http_client::transport_error(&error) {
+                TransportError::Connect => Fate::NotDone,
+                TransportError::Closed | TransportError::Truncated => fate(Fate::Unsettled),
+                TransportError::Timeout => fate(Fate::UnderWay),
             },
         })?;
         let status = response.status();
-        let body = outbound::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
+        let body = http_client::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
             BodyError::TooLarge => Trouble::Unexpected(status),
-            BodyError::CutOff => Trouble::NoAnswer { what: "its answer was cut off", write: fate(Fate::Unknown) },
+            BodyError::Truncated => Trouble::NoAnswer { what: "its answer was cut off", write: fate(Fate::Unknown) },
         })?;
         Ok(Answer { status, body, is_write })
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde_json::{Map, Value};
 use shared::member::parse_hyphenated;
-use shared::parameters::{ParameterError, Raw};
+use shared::parameters::{ParameterError, RawParameters};
 use uuid::Uuid;
 
 use crate::address::Address;
@@ -90,7 +90,7 @@ impl Mappings {
     /// # Errors
     /// Where it is missing or no array. A single mapping that does not parse is
     /// no error of the whole: it fails alone.
-    pub(crate) fn from_parameters(raw: &Raw) -> Result<Self, ParameterError> {
+    pub(crate) fn from_parameters(raw: &RawParameters) -> Result<Self, ParameterError> {
         Ok(Self::parse(raw.required_array(NAME, RIGHT)?))
     }
 

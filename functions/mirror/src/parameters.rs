@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::SecretString;
-use shared::parameters::{ParameterError, ParameterStore, Raw};
+use shared::parameters::{ParameterError, ParameterStore, RawParameters};
 use shared::sync::lock;
-use shared::{foundation, novi};
+use shared::{novi, services};
 
 use crate::mailman;
 use crate::mapping::Mappings;
@@ -19,7 +19,7 @@ pub(crate) struct Parameters {
     cache_password: Option<SecretString>,
 }
 
-impl foundation::Parameters for Parameters {
+impl services::Parameters for Parameters {
     const NAMES: &'static [&'static str] = &[
         "novi_api_root_url",
         "novi_idaa_api_key",
@@ -29,11 +29,11 @@ impl foundation::Parameters for Parameters {
         "novi_mailman_sync",
         "cache_password",
     ];
-    const CONTINUED: Option<&'static str> = Some("novi_mailman_sync");
+    const MULTIPART_NAME: Option<&'static str> = Some("novi_mailman_sync");
     /// Nobody waits, and older mappings are worth less than some seconds.
-    const PATIENCE: Duration = Duration::MAX;
+    const REFRESH_TIMEOUT: Duration = Duration::MAX;
 
-    fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+    fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {
             novi: novi::Access::from_parameters(raw, allow_plain_http)?,
             mailman: mailman::Access::from_parameters(raw, allow_plain_http)?,

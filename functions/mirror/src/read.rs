@@ -12,11 +12,11 @@ use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use futures_util::{StreamExt, stream};
-use shared::cache::Fact;
+use shared::cache::MemberUpdate;
 use shared::member::{MemberId, Record};
-use shared::novi::{self, Access, Failure, Page};
-use shared::pace::SlidingWindow;
+use shared::novi::{self, Access, NoviError, Page};
 use shared::parameters::ParameterStore;
+use shared::rate_limit::SlidingWindow;
 use shared::sync::lock;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -79,7 +79,7 @@ pub(crate) struct Ways {
 pub(crate) struct Reading {
     pub(crate) directory: Directory,
     /// The same for the cache, where that is wanted.
-    pub(crate) facts: Vec<Fact>,
+    pub(crate) facts: Vec<MemberUpdate>,
 }
 
 /// Whether Novi lets us in.
@@ -264,7 +264,7 @@ impl<'r> Reader<'r> {
         if let Some(require_active) = self.ways.gather {
             // A record whose name is a number or a list is none that anybody could be verified by.
             let identity = record.map_or(Ok(None), |record| record.verified(require_active));
-            reading.facts.extend(identity.ok().map(|identity| Fact { id, identity, at }));
+            reading.facts.extend(identity.ok().map(|identity| MemberUpdate { id, identity, at }));
         }
         reading.directory.insert(id, Standing::of(record));
     }
@@ -296,7 +296,7 @@ impl<'r> Reader<'r> {
     async fn call<T>(
         &self,
         tries: usize,
-        ask: impl AsyncFn(&Access, Instant) -> Result<T, Failure>,
+        ask: impl AsyncFn(&Access, Instant) -> Result<T, NoviError>,
     ) -> Result<T, NoResult> {
         let mut delays = ExponentialBuilder::default()
             // Half a second, or less where a call may not take eight.
@@ -327,20 +327,20 @@ impl<'r> Reader<'r> {
                 return Err(NoResult::OutOfTime);
             }
             match failure {
-                Failure::RateLimited(seconds) if waits < RATE_LIMITED_WAITS => {
+                NoviError::RateLimited(seconds) if waits < RATE_LIMITED_WAITS => {
                     waits += 1;
                     self.rate_limited.fetch_add(1, Ordering::Relaxed);
                     self.pause(seconds.map_or(RATE_LIMITED, Duration::from_secs));
                     continue;
                 }
-                Failure::CredentialsRejected | Failure::Blocked if !renewed => {
+                NoviError::CredentialsRejected | NoviError::Blocked if !renewed => {
                     renewed = true;
                     let is_same_place = |other: &Parameters, used: &Parameters| other.novi.is_same_place(&used.novi);
                     if self.parameters.after_refusal(&parameters, is_same_place).await.is_some() {
                         continue;
                     }
                 }
-                Failure::Unreachable(_) | Failure::Status(500..) if spent < CALL_LIMIT => {
+                NoviError::Unreachable(_) | NoviError::Status(500..) if spent < CALL_LIMIT => {
                     if let Some(delay) = delays.next() {
                         if Instant::now() + delay >= self.cutoff {
                             return Err(NoResult::OutOfTime);
@@ -353,14 +353,14 @@ impl<'r> Reader<'r> {
                 _ => {}
             }
             // A refusal of this one thing, or an answer that makes no sense, is no outage.
-            if matches!(failure, Failure::Unreachable(_) | Failure::Status(500..) | Failure::RateLimited(_)) {
+            if matches!(failure, NoviError::Unreachable(_) | NoviError::Status(500..) | NoviError::RateLimited(_)) {
                 self.failed_in_a_row.fetch_add(1, Ordering::Relaxed);
             }
             let mut shut_out = lock(&self.shut_out);
             *shut_out = match (*shut_out, failure) {
                 (ShutOut::No, _) => ShutOut::No,
-                (_, Failure::CredentialsRejected | Failure::Blocked) => ShutOut::Yes(describe(failure)),
-                (_, Failure::InvalidResponse) => ShutOut::No,
+                (_, NoviError::CredentialsRejected | NoviError::Blocked) => ShutOut::Yes(describe(failure)),
+                (_, NoviError::InvalidResponse) => ShutOut::No,
                 (before, _) => before,
             };
             drop(shut_out);
@@ -395,14 +395,14 @@ impl<'r> Reader<'r> {
     }
 }
 
-fn describe(failure: Failure) -> &'static str {
+fn describe(failure: NoviError) -> &'static str {
     match failure {
-        Failure::RateLimited(_) => "Novi kept answering 429",
-        Failure::CredentialsRejected => "Novi does not accept the key for it",
-        Failure::Blocked => "the CDN in front of Novi refuses this address",
-        Failure::Unreachable(_) => "Novi could not be reached",
-        Failure::Status(_) => "Novi answered with an error",
-        Failure::InvalidResponse => "Novi's answer makes no sense",
+        NoviError::RateLimited(_) => "Novi kept answering 429",
+        NoviError::CredentialsRejected => "Novi does not accept the key for it",
+        NoviError::Blocked => "the CDN in front of Novi refuses this address",
+        NoviError::Unreachable(_) => "Novi could not be reached",
+        NoviError::Status(_) => "Novi answered with an error",
+        NoviError::InvalidResponse => "Novi's answer makes no sense",
     }
 }
 

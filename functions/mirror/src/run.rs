@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream};
-use shared::cache::{Fact, MemberCache};
+use shared::cache::{MemberCache, MemberUpdate};
 use shared::metrics::{self, Metric};
 use shared::novi;
 use shared::parameters::{ParameterStore, Unavailable};
@@ -86,7 +86,7 @@ struct Outcome {
     lists: Vec<ListReport>,
     explanations: Vec<Explanation>,
     /// What the cache is to take over.
-    facts: Vec<Fact>,
+    facts: Vec<MemberUpdate>,
 }
 
 /// One run.
@@ -140,7 +140,7 @@ impl Mirror {
 
         if let Some(cache) = cache.filter(|_| !outcome.facts.is_empty()) {
             let count = outcome.facts.len();
-            let entries = cache.take_over(outcome.facts, cutoff.saturating_duration_since(Instant::now())).await;
+            let entries = cache.prewarm(outcome.facts, cutoff.saturating_duration_since(Instant::now())).await;
             if entries < count {
                 tracing::warn!(entries, of = count, "the cache did not take everybody over");
             } else {
@@ -222,7 +222,7 @@ impl Run<'_> {
     }
 
     /// Reads the groups of all lists, then everybody in them, each once.
-    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<Fact>), NotRead> {
+    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<MemberUpdate>), NotRead> {
         let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
         let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
         let mut members = HashSet::with_capacity(groups.values().map(|group| group.members.len()).sum());

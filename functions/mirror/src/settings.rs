@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use shared::settings::{CacheTimes, Common, Env, SettingError};
+use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 
 use crate::mailman::Times;
 
 /// What the environment says.
 pub(crate) struct Settings {
-    pub(crate) common: Common,
+    pub(crate) common: CommonSettings,
     /// How long what is put into the cache stays there.
-    pub(crate) cache: CacheTimes,
+    pub(crate) cache: CacheTtls,
     /// `REQUIRE_ACTIVE`, as verification has it: what is put into the cache is what verification would.
     pub(crate) require_active: bool,
     /// `MIRROR_WARMS_CACHE`.
@@ -33,8 +33,8 @@ impl Settings {
             env.number(name, default, 1..=1_000_000, "calls").map(|n| usize::try_from(n).unwrap_or(usize::MAX))
         };
         Ok(Self {
-            common: Common::from_env(env)?,
-            cache: CacheTimes::from_env(env)?,
+            common: CommonSettings::from_env(env)?,
+            cache: CacheTtls::from_env(env)?,
             require_active: env.flag("REQUIRE_ACTIVE", false)?,
             warms_cache: env.flag("MIRROR_WARMS_CACHE", true)?,
             sweep: env.parsed("NOVI_BULK", true, "it must be auto or off (default auto)", |value| match value {

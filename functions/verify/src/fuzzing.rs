@@ -7,8 +7,8 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 use lambda_http::{Context, LambdaEvent};
 use shared::cache::MemberCache;
-use shared::foundation::{Foundation, Parameters as _};
 use shared::fuzzing::{PLANTED, raw};
+use shared::services::{Parameters as _, Services};
 use shared::settings::Env;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
@@ -46,9 +46,9 @@ impl Function {
         let path = config_file.display().to_string();
         let env = Env::of(&[("CONFIG_FILE", &path), ("CORS_ALLOW_ORIGINS", "https://app.example.org")]);
         let settings = Settings::from_env(&env).unwrap_or_else(|error| panic!("{error}"));
-        let foundation = Foundation::<Parameters>::lay(settings.common).unwrap_or_else(|error| panic!("{error}"));
+        let services = Services::<Parameters>::new(settings.common).unwrap_or_else(|error| panic!("{error}"));
         let cache = MemberCache::new(settings.cache, 500, None, Duration::from_millis(1));
-        let Foundation { novi, parameters, .. } = foundation;
+        let Services { novi, parameters, .. } = services;
         let app = App::new(Verifier { parameters, cache, novi, require_active: false }, settings.cors);
         Self { runtime, app }
     }

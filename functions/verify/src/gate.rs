@@ -9,7 +9,7 @@ use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use shared::parameters::{ParameterError, Raw};
+use shared::parameters::{ParameterError, RawParameters};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::problem::Code;
@@ -38,7 +38,7 @@ struct Key {
 
 impl Gate {
     /// Reads `api_keys` and `jwt_secret`.
-    pub(crate) fn from_parameters(raw: &Raw) -> Result<Self, ParameterError> {
+    pub(crate) fn from_parameters(raw: &RawParameters) -> Result<Self, ParameterError> {
         let entries = raw.required_array(KEYS, KEYS_RIGHT)?;
         let malformed = |right: String| ParameterError::Malformed { name: KEYS, right };
         if entries.is_empty() {

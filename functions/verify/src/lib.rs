@@ -21,8 +21,8 @@ use std::time::Duration;
 use lambda_http::{Adapter, LambdaEvent, service_fn};
 use serde::Serialize;
 use shared::cache::MemberCache;
-use shared::foundation::Foundation;
 use shared::parameters::SourceError;
+use shared::services::Services;
 use shared::settings::Env;
 use shared::telemetry::{self, Phase};
 use tower::{Service, ServiceExt};
@@ -49,9 +49,9 @@ pub async fn run() -> anyhow::Result<()> {
     let Settings { common, cache, novi_max_per_minute, require_active, cors } = Settings::from_env(&env)?;
     drop(phase);
     let cache_timeout = common.cache_timeout;
-    let foundation = Foundation::<Parameters>::lay(common)?;
-    let cache = MemberCache::new(cache, novi_max_per_minute, foundation.connector(), cache_timeout);
-    let Foundation { novi, parameters, .. } = foundation;
+    let services = Services::<Parameters>::new(common)?;
+    let cache = MemberCache::new(cache, novi_max_per_minute, services.connector(), cache_timeout);
+    let Services { novi, parameters, .. } = services;
     // Lambda gives the init phase a full CPU: what takes the network is done now, side by side.
     let read_and_reach_novi = async {
         parameters.start().await?;

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use secrecy::SecretString;
-use shared::foundation;
 use shared::novi::Access;
-use shared::parameters::{ParameterError, Raw};
+use shared::parameters::{ParameterError, RawParameters};
+use shared::services;
 
 use crate::gate::Gate;
 
@@ -16,14 +16,14 @@ pub(crate) struct Parameters {
     cache_password: Option<SecretString>,
 }
 
-impl foundation::Parameters for Parameters {
+impl services::Parameters for Parameters {
     const NAMES: &'static [&'static str] =
         &["novi_api_root_url", "novi_idaa_api_key", "api_keys", "jwt_secret", "cache_password"];
-    const CONTINUED: Option<&'static str> = None;
+    const MULTIPART_NAME: Option<&'static str> = None;
     /// A member waits for it.
-    const PATIENCE: Duration = Duration::from_secs(1);
+    const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
-    fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError> {
+    fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {
             gate: Gate::from_parameters(raw)?,
             novi: Access::from_parameters(raw, allow_plain_http)?,

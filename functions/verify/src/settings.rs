@@ -1,13 +1,13 @@
 //! The settings of verification.
 
 use http::HeaderValue;
-use shared::settings::{CacheTimes, Common, Env, SettingError};
+use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 use url::Url;
 
 /// What the environment says.
 pub(crate) struct Settings {
-    pub(crate) common: Common,
-    pub(crate) cache: CacheTimes,
+    pub(crate) common: CommonSettings,
+    pub(crate) cache: CacheTtls,
     /// `VERIFY_NOVI_MAX_PER_MINUTE`.
     pub(crate) novi_max_per_minute: usize,
     /// `REQUIRE_ACTIVE`.
@@ -30,8 +30,8 @@ pub(crate) enum Origins {
 impl Settings {
     pub(crate) fn from_env(env: &Env) -> Result<Self, SettingError> {
         Ok(Self {
-            common: Common::from_env(env)?,
-            cache: CacheTimes::from_env(env)?,
+            common: CommonSettings::from_env(env)?,
+            cache: CacheTtls::from_env(env)?,
             novi_max_per_minute: usize::try_from(env.number(
                 "VERIFY_NOVI_MAX_PER_MINUTE",
                 500,

@@ -10,7 +10,7 @@ use std::time::Duration;
 use shared::cache::{Lookup, MemberCache, Session};
 use shared::member::{Identity, MemberId, Record};
 use shared::metrics::{self, Metric};
-use shared::novi::{self, Failure};
+use shared::novi::{self, NoviError};
 use shared::parameters::ParameterStore;
 use tokio::time::Instant;
 
@@ -93,16 +93,16 @@ impl Verifier {
             Err(failure) => {
                 tracing::warn!(?failure, "Novi did not answer the question");
                 Err(match failure {
-                    Failure::RateLimited(seconds) => {
+                    NoviError::RateLimited(seconds) => {
                         let seconds = seconds.unwrap_or(RATE_LIMITED_SECONDS);
                         cache.cool_down(seconds).await;
                         Problem::rate_limited(seconds)
                     }
-                    Failure::CredentialsRejected => Code::NoviCredentialsRejected.into(),
-                    Failure::Blocked => Code::NoviBlocked.into(),
-                    Failure::Unreachable(_) => Code::NoviUnreachable.into(),
-                    Failure::Status(_) => Code::NoviError.into(),
-                    Failure::InvalidResponse => Code::NoviInvalidResponse.into(),
+                    NoviError::CredentialsRejected => Code::NoviCredentialsRejected.into(),
+                    NoviError::Blocked => Code::NoviBlocked.into(),
+                    NoviError::Unreachable(_) => Code::NoviUnreachable.into(),
+                    NoviError::Status(_) => Code::NoviError.into(),
+                    NoviError::InvalidResponse => Code::NoviInvalidResponse.into(),
                 })
             }
         }
@@ -116,7 +116,7 @@ impl Verifier {
         cache: &mut Session<'_>,
         mut parameters: Arc<Parameters>,
         id: MemberId,
-    ) -> Result<Option<Record>, Failure> {
+    ) -> Result<Option<Record>, NoviError> {
         let by = self.novi.deadline();
         let (mut retried, mut renewed) = (false, false);
         loop {
@@ -132,11 +132,11 @@ impl Verifier {
                 Err(failure) => failure,
             };
             match failure {
-                Failure::CredentialsRejected | Failure::Blocked if !renewed => {
+                NoviError::CredentialsRejected | NoviError::Blocked if !renewed => {
                     renewed = true;
                     parameters = self.parameters.after_refusal(&parameters).await.ok_or(failure)?;
                 }
-                failure if failure.is_momentary() && !retried => {
+                failure if failure.is_transient() && !retried => {
                     retried = true;
                     let pause = Duration::from_millis(fastrand::u64(50..=250));
                     if Instant::now() + pause >= by {

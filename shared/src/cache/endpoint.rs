@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::node::{self, Node};
 use super::remote::Connection;
 use crate::aws;
-use crate::settings::CachePlace;
+use crate::settings::CacheLocation;
 use crate::sync::lock;
 
 /// Gives the current `cache_password`; asked for each connection, told whether
@@ -110,10 +110,15 @@ impl Connector {
     /// A connector to `place`, `None` where there is none. `config` is asked for
     /// ElastiCache alone. `tls` is the process's own: every connector has the same.
     #[must_use]
-    pub fn new(place: &CachePlace, config: Option<SdkConfig>, password: Password, tls: ClientConfig) -> Option<Self> {
+    pub fn new(
+        place: &CacheLocation,
+        config: Option<SdkConfig>,
+        password: Password,
+        tls: ClientConfig,
+    ) -> Option<Self> {
         let place = match place {
-            CachePlace::InProcess => return None,
-            CachePlace::Url { url, cluster } => {
+            CacheLocation::InProcess => return None,
+            CacheLocation::Url { url, cluster } => {
                 let info = url.as_str().into_connection_info().ok()?;
                 let (host, port, tls) = match info.addr() {
                     ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
@@ -124,7 +129,7 @@ impl Connector {
                 let user = info.redis_settings().username().map(str::to_owned);
                 Place::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
             }
-            CachePlace::ElastiCache { id, iam_user } => {
+            CacheLocation::ElastiCache { id, iam_user } => {
                 let config = Box::new(config?);
                 let client = aws_sdk_elasticache::Client::new(&config);
                 let (id, iam_user) = (id.clone(), iam_user.clone());

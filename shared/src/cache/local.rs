@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use super::{Entry, Lookup, unix_now};
 use crate::member::MemberId;
-use crate::pace::SlidingWindow;
-use crate::settings::CacheTimes;
+use crate::rate_limit::SlidingWindow;
+use crate::settings::CacheTtls;
 use crate::sync::lock;
 
 /// Members kept at most: some 200 bytes each.
@@ -30,7 +30,7 @@ impl Local {
         }
     }
 
-    pub(super) fn get(&self, id: MemberId, times: CacheTimes) -> Lookup {
+    pub(super) fn get(&self, id: MemberId, times: CacheTtls) -> Lookup {
         let Some(entry) = self.entries.get(&id) else {
             return Lookup::Miss;
         };

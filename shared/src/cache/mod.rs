@@ -22,7 +22,7 @@ pub use self::endpoint::{Connector, Password};
 use self::local::Local;
 use self::remote::Remote;
 use crate::member::{Identity, MemberId};
-use crate::settings::CacheTimes;
+use crate::settings::CacheTtls;
 use crate::telemetry::Phase;
 
 /// How long a request waits for a Redis that has failed and may be back, once.
@@ -42,7 +42,7 @@ pub enum Lookup {
 }
 
 /// What Novi has said of one member.
-pub struct Fact {
+pub struct MemberUpdate {
     /// Who.
     pub id: MemberId,
     /// Who that is, `None` where Novi knows no such member.
@@ -75,7 +75,7 @@ struct Entry {
 impl Entry {
     /// What the entry is worth at `now`. One from the future tells that a clock
     /// is wrong, and nothing else.
-    fn lookup(self, times: CacheTimes, now: u64) -> Lookup {
+    fn lookup(self, times: CacheTtls, now: u64) -> Lookup {
         match now.checked_sub(self.cached_at) {
             _ if !self.verified => Lookup::Miss,
             Some(age) if age < times.ttl => Lookup::Fresh(self.identity),
@@ -98,7 +98,7 @@ pub enum CacheHealth {
 
 /// The cache.
 pub struct MemberCache {
-    times: CacheTimes,
+    times: CacheTtls,
     local: Local,
     remote: Option<Remote>,
     timeout: Duration,
@@ -109,7 +109,7 @@ impl MemberCache {
     /// may ask of Novi. With a `connector` it lives in the Redis that this
     /// leads to; a request waits on that for at most `timeout`.
     #[must_use]
-    pub fn new(times: CacheTimes, novi_max_per_minute: usize, connector: Option<Connector>, timeout: Duration) -> Self {
+    pub fn new(times: CacheTtls, novi_max_per_minute: usize, connector: Option<Connector>, timeout: Duration) -> Self {
         let local = Local::new(novi_max_per_minute);
         Self { times, local, remote: connector.map(|connector| Remote::new(connector, novi_max_per_minute)), timeout }
     }
@@ -117,7 +117,7 @@ impl MemberCache {
     /// A cache for a mirror: nobody waits for it, and it does not ask for the
     /// allowance of calls.
     #[must_use]
-    pub fn for_a_mirror(times: CacheTimes, connector: Connector) -> Self {
+    pub fn for_mirror(times: CacheTtls, connector: Connector) -> Self {
         Self::new(times, 0, Some(connector), Duration::from_secs(1))
     }
 
@@ -140,14 +140,15 @@ impl MemberCache {
     /// alone is given it. An entry that is newer is left as it is; those of
     /// people whom Novi does not know are deleted. Takes at most `limit`, and
     /// ends where the Redis stops answering. Says how many entries it has seen to.
-    pub async fn take_over(&self, facts: Vec<Fact>, limit: Duration) -> usize {
+    pub async fn prewarm(&self, facts: Vec<MemberUpdate>, limit: Duration) -> usize {
         /// Commands under way at once: enough to keep the wire busy.
         const SIDE_BY_SIDE: usize = 64;
         let Some(remote) = &self.remote else { return 0 };
-        let (gone, known): (Vec<Fact>, Vec<Fact>) = facts.into_iter().partition(|fact| fact.identity.is_none());
+        let (gone, known): (Vec<MemberUpdate>, Vec<MemberUpdate>) =
+            facts.into_iter().partition(|fact| fact.identity.is_none());
         // Who is gone comes first: nobody should be verified who is no member, and a Redis that is full can still delete.
         let done = stream::iter(gone.into_iter().chain(known))
-            .map(|fact| remote.take_over(GRACE, fact, self.times))
+            .map(|fact| remote.prewarm(GRACE, fact, self.times))
             .buffer_unordered(SIDE_BY_SIDE)
             .take_while(|done| std::future::ready(done.is_some()))
             .filter(|done| std::future::ready(*done == Some(true)))
@@ -292,7 +293,7 @@ impl Session<'_> {
 /// Whether an entry of this value is fresh, and whether it is stale; `None` where it is no entry.
 #[cfg(fuzzing)]
 pub(crate) fn worth(value: &[u8], now: u64, ttl: u64, stale: u64) -> Option<(bool, bool)> {
-    let found = serde_json::from_slice::<Entry>(value).ok()?.lookup(CacheTimes { ttl, stale }, now);
+    let found = serde_json::from_slice::<Entry>(value).ok()?.lookup(CacheTtls { ttl, stale }, now);
     Some((matches!(found, Lookup::Fresh(_)), matches!(found, Lookup::Stale(_))))
 }
 
@@ -304,14 +305,14 @@ fn unix(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-crate::unprintable!(Lookup, Fact, Entry);
+crate::unprintable!(Lookup, MemberUpdate, Entry);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn entry(json: &str, now: u64) -> &'static str {
-        let times = CacheTimes { ttl: 100, stale: 50 };
+        let times = CacheTtls { ttl: 100, stale: 50 };
         match serde_json::from_str::<Entry>(json).map(|entry| entry.lookup(times, now)) {
             Ok(Lookup::Fresh(_)) => "fresh",
             Ok(Lookup::Stale(_)) => "stale",

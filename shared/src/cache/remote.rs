@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::endpoint::{Connector, cause};
 use super::node::Node;
-use super::{Entry, Fact, unix, unix_now};
+use super::{Entry, MemberUpdate, unix, unix_now};
 use crate::member::MemberId;
-use crate::settings::CacheTimes;
+use crate::settings::CacheTtls;
 use crate::sync;
 
 /// The longest value that can be an entry. A foreign value may be half a gigabyte.
@@ -79,7 +79,7 @@ return 0";
 
 /// Puts an entry in its place, or deletes it where there is none to put, unless
 /// a newer one is there. One from the future, or no entry at all, is not newer.
-const TAKE_OVER: &str = r"
+const PREWARM: &str = r"
 local at, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 local there = redis.pcall('GET', KEYS[1])
 if type(there) == 'string' then
@@ -189,11 +189,11 @@ impl Remote {
 
     /// Takes over what Novi has said of a member. `Some(false)`: the Redis
     /// refuses; `None`: it cannot be asked.
-    pub(super) async fn take_over(&self, grace: Duration, fact: Fact, times: CacheTimes) -> Option<bool> {
+    pub(super) async fn prewarm(&self, grace: Duration, fact: MemberUpdate, times: CacheTtls) -> Option<bool> {
         let (at, now) = (unix(fact.at), unix_now());
         let expiry = (at + times.ttl + times.stale).saturating_sub(now);
         let mut command = redis::cmd("EVAL");
-        command.arg(TAKE_OVER).arg(1).arg(key(fact.id)).arg(at).arg(now).arg(expiry);
+        command.arg(PREWARM).arg(1).arg(key(fact.id)).arg(at).arg(now).arg(expiry);
         if let Some(identity) = fact.identity {
             if expiry == 0 {
                 return Some(true);

@@ -15,9 +15,9 @@ use anyhow::ensure;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tests::gateway::Gateway;
+use tests::harness::Verification;
 use tests::novi::Fault;
 use tests::process::until_closed;
-use tests::worlds::Verification;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 

@@ -12,11 +12,11 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::sync::{Semaphore, watch};
 
-use crate::serve::Server;
+use crate::http_server::Server;
 
 /// What happens to one request.
 #[derive(Clone)]
-pub enum Mishap {
+pub enum HttpFault {
     /// It never arrives, and the connection is closed.
     Lost,
     /// It arrives and is done, and the connection is closed before the answer.
@@ -42,7 +42,7 @@ pub struct Proxy {
 struct Way {
     target: String,
     http: reqwest::Client,
-    mishaps: Arc<Mutex<Vec<(String, usize, Mishap)>>>,
+    mishaps: Arc<Mutex<Vec<(String, usize, HttpFault)>>>,
     seen: Arc<Mutex<Vec<Seen>>>,
     /// Changes with every request.
     arrivals: watch::Sender<()>,
@@ -96,7 +96,7 @@ impl Proxy {
     }
 
     /// From now on, `times` requests whose method, path or body contain `part` meet this mishap.
-    pub fn fail(&self, part: &str, times: usize, mishap: Mishap) {
+    pub fn fail(&self, part: &str, times: usize, mishap: HttpFault) {
         lock(&self.way.mishaps).push((part.to_owned(), times, mishap));
     }
 
@@ -202,12 +202,12 @@ impl Way {
 
     async fn meet(
         &self,
-        mishap: Option<Mishap>,
+        mishap: Option<HttpFault>,
         forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>> + Send + 'static,
     ) -> Result<Response<Full<Bytes>>, std::io::Error> {
         match mishap {
-            Some(Mishap::Lost) => Err(std::io::Error::other("as asked")),
-            Some(Mishap::GivenUp(until)) => {
+            Some(HttpFault::Lost) => Err(std::io::Error::other("as asked")),
+            Some(HttpFault::GivenUp(until)) => {
                 self.later(async move {
                     if let Ok(permit) = until.acquire().await {
                         permit.forget();
@@ -216,19 +216,19 @@ impl Way {
                 });
                 Ok(respond(504, Bytes::from_static(b"<html></html>")))
             }
-            Some(Mishap::LostAndDone(after)) => {
+            Some(HttpFault::LostAndDone(after)) => {
                 self.later(async move {
                     tokio::time::sleep(after).await;
                     let _ = forward.await;
                 });
                 Err(std::io::Error::other("as asked"))
             }
-            Some(Mishap::Held(until)) => {
+            Some(HttpFault::Held(until)) => {
                 until.acquire().await.map_err(std::io::Error::other)?.forget();
                 forward.await
             }
-            Some(Mishap::Answer(status, body)) => Ok(respond(status, Bytes::from(body))),
-            Some(Mishap::DoneAndLost) => {
+            Some(HttpFault::Answer(status, body)) => Ok(respond(status, Bytes::from(body))),
+            Some(HttpFault::DoneAndLost) => {
                 forward.await?;
                 Err(std::io::Error::other("as asked"))
             }

@@ -1,4 +1,4 @@
-//! What a function costs that does next to nothing: the floor under the product.
+//! What a function costs that does next to nothing: the baseline under the product.
 //!
 //! A trivial function of lambda_http. `/get` also asks a Redis for one value,
 //! `/novi/…` an HTTP server for one body, over the same connections as the
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Error> {
 }
 
 async fn run() -> Result<(), Error> {
-    shared::outbound::install_tls_provider();
+    shared::http_client::install_tls_provider();
     let text = |name: &str| std::env::var(name).ok();
     let authorities = text("EXTRA_CA_CERTS").map(std::fs::read).transpose()?;
     let redis = match text("CACHE_URL") {
@@ -44,7 +44,7 @@ async fn run() -> Result<(), Error> {
             CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?
         }
     };
-    let http = shared::outbound::client(shared::outbound::tls_config(&extra)?)?;
+    let http = shared::http_client::build(shared::http_client::tls_config(&extra)?)?;
     let upstreams = Arc::new(Upstreams { redis, http, novi: text("NOVI").unwrap_or_default() });
     let function = move |request: Request| {
         let upstreams = Arc::clone(&upstreams);
@@ -71,7 +71,7 @@ async fn answer(upstreams: &Upstreams, uri: &Uri) -> Result<String> {
     match uri.path() {
         "/get" => {
             let mut redis = upstreams.redis.clone().context("there is no CACHE_URL")?;
-            let value: Vec<u8> = redis::cmd("GET").arg("idaa:novi_member:floor").query_async(&mut redis).await?;
+            let value: Vec<u8> = redis::cmd("GET").arg("idaa:novi_member:baseline").query_async(&mut redis).await?;
             anyhow::ensure!(!value.is_empty(), "there is nothing to get");
         }
         path if path.starts_with("/novi/") => {

@@ -2,7 +2,7 @@
 //! `scripts/sam`: a simulated Novi with the member of the sample events, a real
 //! Mailman with their list, and moto with the parameters of both functions.
 //!
-//! `backdrop HOST` is told by what address of this machine containers reach
+//! `container_services HOST` is told by what address of this machine containers reach
 //! it. All servers listen on loopback alone, so it forwards their ports from
 //! there. It prints one line of JSON, which says where they are and what opens
 //! them, and runs until its standard input closes or a signal ends it.
@@ -39,10 +39,12 @@ async fn main() -> ExitCode {
         _ => None,
     };
     let Some(host) = host else {
-        eprintln!("usage: backdrop HOST   (an address of this machine that containers reach, such as 172.17.0.1)");
+        eprintln!(
+            "usage: container_services HOST   (an address of this machine that containers reach, such as 172.17.0.1)"
+        );
         return ExitCode::from(2);
     };
-    until_closed("backdrop", serve(host)).await
+    until_closed("container_services", serve(host)).await
 }
 
 async fn serve(host: IpAddr) -> anyhow::Result<()> {

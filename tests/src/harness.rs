@@ -9,10 +9,10 @@ use uuid::Uuid;
 use crate::api::{Answer, Request};
 use crate::directory::Directory;
 use crate::function::Function;
+use crate::http_proxy::Proxy;
 use crate::mailman::{self, Mailman};
 use crate::novi::Novi;
 use crate::privacy::Private;
-use crate::proxy::Proxy;
 
 /// Verification and a Novi of some people.
 pub struct Verification {

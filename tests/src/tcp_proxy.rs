@@ -45,7 +45,7 @@ pub enum Fault {
 }
 
 /// The proxy. It ends with the runtime it was started on.
-pub struct Interference {
+pub struct TcpProxy {
     /// Where it listens.
     pub port: u16,
     shared: Arc<Shared>,
@@ -75,7 +75,7 @@ const DRIP: Duration = Duration::from_millis(25);
 /// How long a restart takes.
 const AWAY: Duration = Duration::from_millis(150);
 
-impl Interference {
+impl TcpProxy {
     /// Starts one before the server that listens on `target` without TLS.
     ///
     /// # Errors

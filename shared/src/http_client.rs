@@ -34,7 +34,7 @@ pub fn tls_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, rus
 ///
 /// # Errors
 /// As reqwest has them; none is expected.
-pub fn client(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+pub fn build(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
     #[expect(clippy::disallowed_methods, reason = "this is the one constructor")]
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
@@ -53,7 +53,7 @@ pub enum BodyError {
     TooLarge,
     /// The connection ended, or time did, before the body did.
     #[error("the body was cut off")]
-    CutOff,
+    Truncated,
 }
 
 /// Reads a body of at most `limit` bytes. What is longer is refused while it
@@ -67,7 +67,7 @@ pub async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<
         return Err(BodyError::TooLarge);
     }
     let mut body = BytesMut::with_capacity(announced);
-    while let Some(chunk) = response.chunk().await.map_err(|_| BodyError::CutOff)? {
+    while let Some(chunk) = response.chunk().await.map_err(|_| BodyError::Truncated)? {
         if body.len() + chunk.len() > limit {
             return Err(BodyError::TooLarge);
         }
@@ -91,26 +91,26 @@ pub fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<u64> {
 
 /// Why a request got no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoAnswer {
+pub enum TransportError {
     /// No connection: refused, unresolved, or TLS failed.
-    NotConnected,
+    Connect,
     /// A connection was there and ended before the answer's head came.
     Closed,
     /// Time ran out.
-    TimedOut,
+    Timeout,
     /// The answer's body ended before its end.
-    CutOff,
+    Truncated,
 }
 
 /// Sorts a transport error. Its own text is dropped: it quotes the URL.
 #[must_use]
-pub fn no_answer(error: &reqwest::Error) -> NoAnswer {
+pub fn transport_error(error: &reqwest::Error) -> TransportError {
     if error.is_timeout() {
-        NoAnswer::TimedOut
+        TransportError::Timeout
     } else if error.is_connect() {
-        NoAnswer::NotConnected
+        TransportError::Connect
     } else {
-        NoAnswer::Closed
+        TransportError::Closed
     }
 }
 
@@ -136,10 +136,10 @@ pub fn cause(error: &reqwest::Error) -> &'static str {
         }
         source = e.source();
     }
-    match no_answer(error) {
-        NoAnswer::TimedOut => "timed out",
-        NoAnswer::NotConnected => "not connected",
-        NoAnswer::Closed | NoAnswer::CutOff => "connection closed",
+    match transport_error(error) {
+        TransportError::Timeout => "timed out",
+        TransportError::Connect => "not connected",
+        TransportError::Closed | TransportError::Truncated => "connection closed",
     }
 }
 

@@ -7,10 +7,10 @@ use rustls::{ClientConfig, Error as TlsError};
 use secrecy::SecretString;
 
 use crate::cache::Connector;
-use crate::parameters::{ConfigFile, ParameterError, ParameterStore, Raw, Source, SourceError, Ssm};
-use crate::settings::{CachePlace, Common, ParameterPlace};
+use crate::parameters::{ConfigFile, ParameterError, ParameterStore, RawParameters, Source, SourceError, Ssm};
+use crate::settings::{CacheLocation, CommonSettings, ParameterLocation};
 use crate::telemetry::Phase;
-use crate::{aws, novi, outbound};
+use crate::{aws, http_client, novi};
 
 /// Why a function cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -31,57 +31,57 @@ pub trait Parameters: Sized + Send + Sync + 'static {
     /// Their names: what is read, and what the function's role must be allowed.
     const NAMES: &'static [&'static str];
     /// The one that may go on in `{name}/1`, `{name}/2`, …
-    const CONTINUED: Option<&'static str>;
+    const MULTIPART_NAME: Option<&'static str>;
     /// The longest that a reading which is due may take where older parameters
     /// can serve instead.
-    const PATIENCE: Duration;
+    const REFRESH_TIMEOUT: Duration;
 
     /// Reads them. `allow_plain_http` is `ALLOW_PLAIN_HTTP`.
     ///
     /// # Errors
     /// What is missing or malformed, by its name.
-    fn read(raw: &Raw, allow_plain_http: bool) -> Result<Self, ParameterError>;
+    fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError>;
 
     /// `cache_password`.
     fn cache_password(&self) -> Option<&SecretString>;
 }
 
 /// The HTTP client, the client of Novi, and a function's own parameters.
-pub struct Foundation<P> {
+pub struct Services<P> {
     /// For every outgoing connection but the cache's.
     pub http: reqwest::Client,
     /// Novi.
     pub novi: novi::Client,
     /// Not read yet: see [`ParameterStore::start`].
     pub parameters: Arc<ParameterStore<P>>,
-    cache: CachePlace,
+    cache: CacheLocation,
     tls: ClientConfig,
 }
 
-impl<P: Parameters> Foundation<P> {
+impl<P: Parameters> Services<P> {
     /// Makes it. Nothing is asked over the network yet.
     ///
     /// # Errors
     /// What is wrong, by its name.
-    pub fn lay(common: Common) -> Result<Self, StartError> {
+    pub fn new(common: CommonSettings) -> Result<Self, StartError> {
         let phase = Phase::start("TLS");
-        outbound::install_tls_provider();
-        let tls = outbound::tls_config(&common.extra_ca_certs)?;
-        let http = outbound::client(tls.clone())?;
+        http_client::install_tls_provider();
+        let tls = http_client::tls_config(&common.extra_ca_certs)?;
+        let http = http_client::build(tls.clone())?;
         drop(phase);
         let _sdk = Phase::start("SDK");
         let source = match common.parameters {
-            ParameterPlace::File(path) => Source::File(ConfigFile::new(path)),
-            ParameterPlace::Ssm(prefix) => {
+            ParameterLocation::File(path) => Source::File(ConfigFile::new(path)),
+            ParameterLocation::Ssm(prefix) => {
                 let client = aws_sdk_ssm::Client::new(&aws::config(http.clone()));
-                Source::Ssm(Ssm::new(client, prefix, P::NAMES, P::CONTINUED))
+                Source::Ssm(Ssm::new(client, prefix, P::NAMES, P::MULTIPART_NAME))
             }
         };
-        let read = move |raw: &Raw| P::read(raw, common.allow_plain_http);
+        let read = move |raw: &RawParameters| P::read(raw, common.allow_plain_http);
         Ok(Self {
             novi: novi::Client::new(http.clone(), common.novi_timeout),
             http,
-            parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, P::PATIENCE, read)),
+            parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, P::REFRESH_TIMEOUT, read)),
             cache: common.cache,
             tls,
         })
@@ -89,10 +89,10 @@ impl<P: Parameters> Foundation<P> {
 
     /// What leads to the Redis, where there is one.
     pub fn connector(&self) -> Option<Connector> {
-        if self.cache == CachePlace::InProcess {
+        if self.cache == CacheLocation::InProcess {
             return None;
         }
-        let is_discovered = matches!(self.cache, CachePlace::ElastiCache { .. });
+        let is_discovered = matches!(self.cache, CacheLocation::ElastiCache { .. });
         let aws = is_discovered.then(|| aws::config(self.http.clone()));
         let store = Arc::clone(&self.parameters);
         let password = move |was_refused| {
