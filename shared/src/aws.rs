@@ -1,12 +1,10 @@
 //! AWS's services, spoken to over the one HTTP client that this project has:
 //! one TLS stack, one set of trusted authorities (`EXTRA_CA_CERTS` included).
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
-use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign};
-use aws_sigv4::sign::v4;
+use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_async::rt::sleep::TokioSleep;
 use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
@@ -117,48 +115,4 @@ impl HttpConnector for Connector {
             HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
-}
-
-/// An ElastiCache IAM token for `user`: a request to the cache that is signed
-/// for 15 minutes and never sent, without its scheme.
-///
-/// The format is ElastiCache's own; see "Authenticating with IAM" in its user
-/// guide. A serverless cache is named as such in the query.
-///
-/// # Errors
-/// What is missing: credentials, a region, or a signable name.
-pub async fn elasticache_token(
-    config: &SdkConfig,
-    cache: &str,
-    user: &str,
-    is_serverless: bool,
-) -> Result<String, &'static str> {
-    const LIFE: Duration = Duration::from_secs(900);
-    let region = config.region().ok_or("no AWS region is configured")?;
-    let provider = config.credentials_provider().ok_or("no AWS credentials are configured")?;
-    let identity = provider.provide_credentials().await.map_err(|_| "the AWS credentials cannot be read")?.into();
-    let mut settings = SigningSettings::default();
-    settings.signature_location = SignatureLocation::QueryParams;
-    settings.expires_in = Some(LIFE);
-    let signing = v4::SigningParams::builder()
-        .identity(&identity)
-        .region(region.as_ref())
-        .name("elasticache")
-        .time(SystemTime::now())
-        .settings(settings)
-        .build()
-        .map_err(|_| "the token cannot be signed")?;
-    let mut url = url::Url::parse(&format!("http://{}/", cache.to_ascii_lowercase()))
-        .map_err(|_| "CACHE_ID is no name of a cache")?;
-    url.query_pairs_mut().append_pair("Action", "connect").append_pair("User", user);
-    if is_serverless {
-        url.query_pairs_mut().append_pair("ResourceType", "ServerlessCache");
-    }
-    let request = SignableRequest::new("GET", url.as_str(), std::iter::empty(), SignableBody::Bytes(&[]))
-        .map_err(|_| "the token cannot be signed")?;
-    let (instructions, _) =
-        sign(request, &SigningParams::V4(signing)).map_err(|_| "the token cannot be signed")?.into_parts();
-    let mut signed = http::Request::builder().uri(url.as_str()).body(()).map_err(|_| "the token cannot be signed")?;
-    instructions.apply_to_request_http1x(&mut signed);
-    Ok(signed.uri().to_string().trim_start_matches("http://").to_owned())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Entry, Lookup, unix_now};
+use super::entry::{Entry, Lookup, unix_now};
 use crate::member::MemberId;
 use crate::rate_limit::SlidingWindow;
 use crate::settings::CacheTtls;

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use futures_util::future::select_ok;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
-use redis::cluster_async::Connect;
+use redis::cluster_async::{ClusterConnection, Connect};
 use redis::{
-    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, RedisFuture,
-    RedisResult, Value,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
+    Pipeline, RedisConnectionInfo, RedisFuture, RedisResult, Value,
 };
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -39,6 +39,45 @@ static TLS: OnceLock<TlsConnector> = OnceLock::new();
 pub(super) fn trust(tls: ClientConfig) {
     // There is but one configuration: another call would say the same.
     let _ = TLS.set(TlsConnector::from(Arc::new(tls)));
+}
+
+/// A connection of either kind. Clones share it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(Node),
+    Cluster(ClusterConnection<Node>),
+}
+
+impl Connection {
+    pub(super) async fn query<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        match self {
+            Self::Single(connection) => command.query_async(connection).await,
+            Self::Cluster(connection) => command.query_async(connection).await,
+        }
+    }
+}
+
+/// A Redis to connect to.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) tls: bool,
+    pub(super) cluster: bool,
+    pub(super) serverless: bool,
+    pub(super) db: i64,
+}
+
+impl Endpoint {
+    pub(super) fn info(&self, settings: RedisConnectionInfo) -> RedisResult<ConnectionInfo> {
+        let host = self.host.clone();
+        let addr = if self.tls {
+            ConnectionAddr::TcpTls { host, port: self.port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, self.port)
+        };
+        Ok(addr.into_connection_info()?.set_redis_settings(settings))
+    }
 }
 
 /// The connection. Clones share it, and it is closed with the last one.

@@ -5,20 +5,14 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use aws_types::SdkConfig;
-use futures_util::{Stream, stream};
 use redis::cluster::{ClusterClient, ClusterClientBuilder, TlsMode};
-use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
-    RedisResult,
-};
-use redis::{BasicAuth, StreamingCredentialsProvider};
+use redis::{AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::Instant;
 
-use super::node::{self, Node};
-use super::remote::Connection;
-use crate::aws;
+use super::connection::{self, Connection, Endpoint, Node};
+use super::elasticache::{Found, Tokens, discover};
+use super::error::{Cause, cause, is_refusal};
 use crate::settings::CacheLocation;
 use crate::sync::lock;
 
@@ -42,69 +36,6 @@ enum Place {
         found: Mutex<Found>,
     },
 }
-
-/// What is known of an ElastiCache cache.
-#[derive(Default)]
-struct Found {
-    /// Where it is, as far as it was ever found.
-    endpoint: Option<Endpoint>,
-    /// When ElastiCache was last asked.
-    asked: Option<Instant>,
-}
-
-impl Found {
-    /// Whether ElastiCache may be asked, which is not for every request of every
-    /// instance to do.
-    fn may_ask(&mut self) -> bool {
-        const PAUSE: Duration = Duration::from_secs(1);
-        let may = self.asked.is_none_or(|asked| asked.elapsed() >= PAUSE);
-        if may {
-            self.asked = Some(Instant::now());
-        }
-        may
-    }
-}
-
-/// Signs a token for each connection, those that a cluster's client makes by
-/// itself included, and another before ElastiCache cuts the connection, which
-/// it does 12 hours after the last one.
-#[derive(Clone)]
-struct Tokens {
-    config: SdkConfig,
-    cache: String,
-    user: String,
-    is_serverless: bool,
-}
-
-impl StreamingCredentialsProvider for Tokens {
-    fn subscribe(&self) -> Pin<Box<dyn Stream<Item = RedisResult<BasicAuth>> + Send + 'static>> {
-        const RENEWAL: Duration = Duration::from_secs(6 * 3_600);
-        let tokens = stream::unfold((self.clone(), Duration::ZERO), |(signer, pause)| async move {
-            tokio::time::sleep(pause).await;
-            let Tokens { config, cache, user, is_serverless } = &signer;
-            let token = aws::elasticache_token(config, cache, user, *is_serverless).await;
-            let login = token
-                .map(|token| BasicAuth::new(user.clone(), token))
-                .map_err(|cause| (ErrorKind::AuthenticationFailed, cause).into());
-            Some((login, (signer, RENEWAL)))
-        });
-        Box::pin(tokens)
-    }
-}
-
-/// A Redis to connect to.
-#[derive(Clone)]
-struct Endpoint {
-    host: String,
-    port: u16,
-    tls: bool,
-    cluster: bool,
-    serverless: bool,
-    db: i64,
-}
-
-/// What ends a try; every cause is fixed text.
-type Cause = &'static str;
 
 impl Connector {
     /// A connector to `place`, `None` where there is none. `config` is asked for
@@ -136,7 +67,7 @@ impl Connector {
                 Place::ElastiCache { id, iam_user, config, client, found: Mutex::default() }
             }
         };
-        node::trust(tls);
+        connection::trust(tls);
         Some(Self { place, password })
     }
 
@@ -265,88 +196,4 @@ impl Connector {
     }
 }
 
-impl Endpoint {
-    fn info(&self, settings: RedisConnectionInfo) -> RedisResult<ConnectionInfo> {
-        let host = self.host.clone();
-        let addr = if self.tls {
-            ConnectionAddr::TcpTls { host, port: self.port, insecure: false, tls_params: None }
-        } else {
-            ConnectionAddr::Tcp(host, self.port)
-        };
-        Ok(addr.into_connection_info()?.set_redis_settings(settings))
-    }
-}
-
-/// Asks ElastiCache for the endpoint: that of a serverless cache by this name,
-/// else that of a replication group by this id.
-async fn discover(client: &aws_sdk_elasticache::Client, id: &str) -> Result<Endpoint, Cause> {
-    const NOT_ASKED: Cause = "ElastiCache's API cannot be asked for the endpoint";
-    const NOT_FOUND: Cause = "ElastiCache knows no serverless cache and no replication group by CACHE_ID";
-    const NOT_READY: Cause = "ElastiCache gives no endpoint for CACHE_ID yet";
-    let located = |endpoint: Option<&aws_sdk_elasticache::types::Endpoint>| {
-        let endpoint = endpoint?;
-        Some((endpoint.address()?.to_owned(), u16::try_from(endpoint.port()?).ok()?))
-    };
-    match client.describe_serverless_caches().serverless_cache_name(id).send().await {
-        Ok(answer) => {
-            if let Some(cache) = answer.serverless_caches().first() {
-                let (host, port) = located(cache.endpoint()).ok_or(NOT_READY)?;
-                // A serverless cache always speaks TLS and the cluster's protocol.
-                return Ok(Endpoint { host, port, tls: true, cluster: true, serverless: true, db: 0 });
-            }
-        }
-        Err(error) => {
-            let error = error.into_service_error();
-            // A name that no serverless cache can have may still be a group's.
-            if !error.is_serverless_cache_not_found_fault() && !error.is_invalid_parameter_value_exception() {
-                return Err(NOT_ASKED);
-            }
-        }
-    }
-    let answer = client.describe_replication_groups().replication_group_id(id).send().await.map_err(|error| {
-        if error.into_service_error().is_replication_group_not_found_fault() { NOT_FOUND } else { NOT_ASKED }
-    })?;
-    let group = answer.replication_groups().first().ok_or(NOT_FOUND)?;
-    let cluster = group.cluster_enabled().unwrap_or(false);
-    let endpoint = if cluster {
-        group.configuration_endpoint()
-    } else {
-        group.node_groups().first().and_then(|nodes| nodes.primary_endpoint())
-    };
-    let (host, port) = located(endpoint).ok_or(NOT_READY)?;
-    let tls = group.transit_encryption_enabled().unwrap_or(false);
-    Ok(Endpoint { host, port, tls, cluster, serverless: false, db: 0 })
-}
-
-/// Whether the password was refused. A cluster's client tells it in the detail alone.
-fn is_refusal(error: &redis::RedisError) -> bool {
-    let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
-    error.kind() == ErrorKind::AuthenticationFailed
-        || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
-        || ["authentication failed", "wrongpass", "noauth"].iter().any(|sign| detail.contains(sign))
-}
-
-/// Whether more came in answer than any answer has.
-fn is_endless(error: &redis::RedisError) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
-    source.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData && io.get_ref().is_none())
-}
-
-/// A cause in words that quote nothing.
-pub(super) fn cause(error: &redis::RedisError) -> Cause {
-    if error.is_connection_refusal() {
-        "connection refused"
-    } else if error.is_timeout() {
-        "no connection in time"
-    } else if error.is_connection_dropped() {
-        "connection closed"
-    } else if is_endless(error) {
-        "an answer without end"
-    } else if error.is_io_error() {
-        "no connection: the name is unknown, or TLS failed"
-    } else {
-        "an answer that makes no sense"
-    }
-}
-
-crate::unprintable!(Connector, Tokens);
+crate::unprintable!(Connector);
