@@ -1,56 +1,56 @@
-# Each target does its own set-up. `make` alone lists them.
+# Each target sets up what it needs. `make` without a target lists them all.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-frontend test-sam soak faults fuzz bench bench-check lint deny sbom build deploy parameters \
   invoke-mirror
 
-# cargo-nextest where it is installed: one summary, and a process for each test.
+# cargo-nextest, if it is installed: it prints one summary and runs each test in its own process.
 TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
 
-setup: ## install what the other targets need: tools by apt, Python pieces into .venv
+setup: ## install what the other targets need: tools with apt, Python packages into .venv
 	@scripts/setup
 
-run: setup ## show both functions at work on this machine, then serve; ARGS=--once ends instead
+run: setup ## demonstrate both functions on this machine, then serve; ARGS=--once exits instead
 	@cargo build --workspace --bins
 	@exec target/debug/sandbox $(ARGS)
 
-test: ## run every test, against a real Mailman, real Redis and AWS's emulator; ARGS go to the test runner
+test: ## run all tests against a real Mailman, a real Redis and AWS's Lambda emulator; ARGS go to the test runner
 	@scripts/setup test
 	@cargo build --workspace --all-targets
 	@cargo $(TEST) --workspace --all-targets $(ARGS)
 
-test-frontend: ## test the front end's module, and its demo page in Chromium before the real verify function
+test-frontend: ## test the front-end module, and its demo page in Chromium against the real verify function
 	@scripts/setup frontend
 	@cargo build --workspace --bins
 	@cd frontend && npm ci --no-audit --no-fund --loglevel=error && npm test
 
-test-sam: setup ## build both functions for both processors, and run them in containers by sam local; needs Docker, or root
+test-sam: setup ## build both functions for both architectures and run them with sam local; needs Docker or root
 	@.venv/bin/python scripts/sam
 
-soak: ## try the mirror at random against a model of it; ARGS='--minutes 5 --seed N'
+soak: ## run a randomized, model-based test of the mirror; ARGS='--minutes 5 --seed N'
 	@scripts/setup test
 	@cargo build --workspace --bins
 	@target/debug/soak $(ARGS)
 
-faults: ## try every fault of every service on both functions, with a table; then some 200 times; ARGS=mirror for one
+faults: ## inject every fault of every service, print a table, then repeat six of them 200 times; ARGS=mirror tests one
 	@scripts/setup test
 	@cargo build --workspace --bins
 	@target/debug/faults $(ARGS)
 
-fuzz: ## fuzz whatever is read from outside, a minute each; ARGS='600 tokens' for ten minutes of one
+fuzz: ## fuzz every parser of external input for one minute each; ARGS='600 tokens' fuzzes one for ten minutes
 	@scripts/setup fuzz
 	@fuzz/run $(ARGS)
 
-bench: ## measure both functions beside their peers, and write the figures into docs/performance.md; ARGS='--only PART'
+bench: ## benchmark both functions and their peers, and write the results to docs/performance.md; ARGS='--only PART'
 	@scripts/setup bench
 	@cargo build --release -p verify -p mirror -p benches
 	@target/release/bench $(ARGS)
 
-bench-check: ## see whether a hot path takes more instructions than it used to; ARGS=--accept keeps to the new count
+bench-check: ## check that no hot path takes more instructions than its baseline; ARGS=--accept updates the baseline
 	@scripts/setup bench
 	@cargo build --release -p verify -p mirror -p benches
 	@target/release/bench check $(ARGS)
@@ -60,22 +60,22 @@ lint: ## check the format and the lints
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@cargo clippy --workspace --all-targets -- -D warnings
 
-deny: ## see whether the dependencies are allowed, needed and without known holes
+deny: ## check that all dependencies are allowed, used and free of known vulnerabilities
 	@scripts/setup supply
 	@scripts/deny
 
-sbom: ## write what both functions are built from into target/sbom, as CycloneDX
+sbom: ## write a CycloneDX SBOM of each function to target/sbom
 	@scripts/setup supply
 	@python3 ops/sbom.py
 
-build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 for arm64
+build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 builds for arm64
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
 
-deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes a parameter, ARCH the processor
+deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes a parameter, ARCH the architecture
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python ops/deploy.py $(ARGS)
 
-parameters: setup ## ask for each parameter and write it to SSM; ARGS='--only NAME' changes one
+parameters: setup ## prompt for each parameter and write it to SSM; ARGS='--only NAME' changes one
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/parameters.py $(ARGS)
 
-invoke-mirror: setup ## run the mirror once and show its report; ARGS=--dry-run, '--force LIST', --explain
+invoke-mirror: setup ## run the mirror once and print its report; ARGS=--dry-run, '--force LIST' or --explain
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/invoke_mirror.py $(ARGS)

@@ -1,26 +1,26 @@
-// Asks novi-bridge whether a UUID is that of a member, from a browser.
+// Asks novi-bridge, from a browser, whether a UUID belongs to a member.
 //
-// A person is denied on one answer alone: status 404, as
-// application/problem+json, with the code "member_not_found". Whatever else
-// happens says nothing about the person: a rate limit, an outage, the sign-in
-// page of a hotel's wifi, a wrong address, a bug.
+// Only one response denies a person: status 404, as application/problem+json,
+// with the code "member_not_found". No other result says anything about the
+// person. It may be a rate limit, an outage, the sign-in page of a hotel's Wi-Fi,
+// a wrong URL or a bug.
 //
-// Nothing here is logged or stored, and nothing is tried again: the caller
-// decides, by `retryAfterSeconds`.
+// This module logs and stores nothing, and it never retries. The caller decides
+// whether to retry, based on `retryAfterSeconds`.
 
-/** What came of it. Switch on `outcome`. */
+/** The result of a verification. Switch on `outcome`. */
 export type Verification =
   /** A member. A part that Novi does not have is null. */
   | { readonly outcome: "verified"; readonly fullName: string | null; readonly email: string | null }
-  /** Novi knows no member with this UUID. */
+  /** No member has this UUID. */
   | { readonly outcome: "denied" }
-  /** Too many requests. Ask again after so many seconds, not before. */
+  /** Too many requests. Retry after `retryAfterSeconds`, not earlier. */
   | { readonly outcome: "rate_limited"; readonly retryAfterSeconds: number }
   /**
-   * Nobody knows: say that the service has a problem, never that the person is
-   * no member. `retryAfterSeconds` is null where the service did not say, `code`
-   * where it gave none (docs/frontend.md lists them), `status` where there was
-   * no answer that could be read.
+   * Membership is undetermined. Show that the service has a problem, never that
+   * the person is not a member. `retryAfterSeconds` is null if the service did
+   * not specify it, `code` if the response has none (docs/frontend.md lists
+   * them), and `status` if there was no readable response.
    */
   | {
       readonly outcome: "service_error";
@@ -29,37 +29,37 @@ export type Verification =
       readonly status: number | null;
     };
 
-/** A token (JWT), or what gives a fresh one for each question. */
+/** A token (JWT), or a function that returns a fresh one for each request. */
 export type TokenSource = string | (() => string | Promise<string>);
 
-/** On whose behalf is asked: one of the two. Prefer the token. */
+/** Identifies the account that the request is made for: by token or by account id. Prefer the token. */
 export type AccountContext =
   | { readonly token: TokenSource; readonly accountId?: undefined }
   | { readonly accountId: string; readonly token?: undefined };
 
 export type Options = AccountContext & {
-  /** Where the API is, a stage's path included, such as `https://api.example.org/prod`. */
+  /** The root URL of the API, including the stage's path, such as `https://api.example.org/prod`. */
   readonly apiRoot: string;
-  /** The front end's own key. It identifies and is no secret: never a `bypass` key. */
+  /** The front end's own key. It is an identifier, not a secret, so never use a `bypass` key. */
   readonly apiKey: string;
-  /** Aborts; the promise is then rejected with the signal's reason. */
+  /** Aborts the verification. The promise is then rejected with the signal's reason. */
   readonly signal?: AbortSignal | undefined;
-  /** The most that it takes in all, a token included. Default: 15 seconds. */
+  /** The overall timeout, including the time to get a token. Default: 15 seconds. */
   readonly timeoutMs?: number | undefined;
-  /** In place of the browser's own, for tests. */
+  /** Replaces the browser's `fetch`, for tests. */
   readonly fetch?: ((url: string, init: RequestInit) => Promise<Response>) | undefined;
 };
 
 const PATH = "/v3/action/idaa/novi_member/";
 const TIMEOUT_MS = 15_000;
-/** The longest time that a timer takes. */
+/** The maximum delay of a timer. */
 const TIMEOUT_MAX_MS = 2 ** 31 - 1;
-/** What to wait after a 429 that does not say. */
+/** The wait after a 429 without a usable `Retry-After`. */
 const RATE_LIMITED_SECONDS = 30;
-/** An answer of the API has a few hundred bytes. */
+/** The maximum size of a body. The API's responses have a few hundred bytes. */
 const BODY_MAX_BYTES = 64 * 1024;
 
-/** Verifies a member. It is rejected only where `options.signal` aborts. */
+/** Verifies a member. The promise is rejected only if `options.signal` aborts. */
 export async function verify_novi_uuid(uuid: string, options: Options): Promise<Verification> {
   const { signal, timeoutMs = TIMEOUT_MS } = options;
   signal?.throwIfAborted();
@@ -75,21 +75,21 @@ export async function verify_novi_uuid(uuid: string, options: Options): Promise<
   signal?.addEventListener("abort", stop);
   const timer = setTimeout(stop, timeoutMs > 0 ? Math.min(timeoutMs, TIMEOUT_MAX_MS) : TIMEOUT_MS);
   try {
-    // Stopped means stopped, even where a token or a stubbed fetch does not heed the signal.
-    return await Promise.race([stopped, ask(uuid, options, controller.signal)]);
+    // Stops on time even if the token source or a stubbed fetch ignores the signal.
+    return await Promise.race([stopped, send(uuid, options, controller.signal)]);
   } catch {
-    // The error may hold the address that was asked, and so the UUID: it goes nowhere.
+    // The error may contain the request's URL and therefore the UUID, so it is discarded.
     signal?.throwIfAborted();
     return serviceError(null, null, null);
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", stop);
-    // Whatever of a body was not read is let go.
+    // Cancels the rest of a body that was not fully read.
     controller.abort();
   }
 }
 
-async function ask(uuid: string, options: Options, signal: AbortSignal): Promise<Verification> {
+async function send(uuid: string, options: Options, signal: AbortSignal): Promise<Verification> {
   const headers: Record<string, string> = {
     accept: "application/json, application/problem+json",
     "x-api-key": options.apiKey,
@@ -115,11 +115,11 @@ async function ask(uuid: string, options: Options, signal: AbortSignal): Promise
   });
 
   const retryAfter = retryAfterSeconds(response);
-  // Whoever says 429, API Gateway's own throttling included, means the same.
+  // A 429 means the same from any source, including API Gateway's own throttling.
   if (response.status === 429 && !response.redirected) {
     return { outcome: "rate_limited", retryAfterSeconds: retryAfter ?? RATE_LIMITED_SECONDS };
   }
-  const body = parsed(await text(response));
+  const body = parseObject(await readText(response));
   if (!response.redirected) {
     const identity = response.status === 200 ? identityIn(body) : null;
     if (identity !== null) {
@@ -136,9 +136,9 @@ function serviceError(response: Response | null, retryAfter: number | null, code
   return {
     outcome: "service_error",
     retryAfterSeconds: retryAfter,
-    // This code means nothing but in the one answer that denies.
+    // This code has a meaning only in the one response that denies.
     code: code === "member_not_found" ? null : code,
-    // An opaque answer has the status 0.
+    // An opaque response has the status 0.
     status: response === null || response.status === 0 ? null : response.status,
   };
 }
@@ -155,21 +155,21 @@ function isStringOrNull(value: unknown): value is string | null {
   return value === null || typeof value === "string";
 }
 
-/** The code of a problem (RFC 9457), where the answer is one. */
+/** Returns the code of a problem (RFC 9457), if the response is one. */
 function problemCode(response: Response, body: Record<string, unknown> | null): string | null {
   const type = response.headers.get("content-type")?.split(";")[0]?.trim().toLowerCase();
   const code = type === "application/problem+json" ? body?.["code"] : null;
   return typeof code === "string" && /^[a-z_]{1,64}$/.test(code) ? code : null;
 }
 
-/** The API always gives whole seconds. */
+/** Returns the seconds in `Retry-After`. The API always sends whole seconds. */
 function retryAfterSeconds(response: Response): number | null {
   const value = response.headers.get("retry-after")?.trim() ?? "";
   return /^\d{1,5}$/.test(value) ? Number(value) : null;
 }
 
-/** The body, where it ends within its limit and is text. */
-async function text(response: Response): Promise<string | null> {
+/** Returns the body if it is valid text within the size limit. */
+async function readText(response: Response): Promise<string | null> {
   try {
     if (response.body === null) {
       return null;
@@ -177,25 +177,25 @@ async function text(response: Response): Promise<string | null> {
     const reader = response.body.getReader();
     const decoder = new TextDecoder("utf-8", { fatal: true });
     let size = 0;
-    let read = "";
+    let content = "";
     for (;;) {
       const { done, value } = await reader.read();
       if (done) {
-        return read + decoder.decode();
+        return content + decoder.decode();
       }
       size += value.byteLength;
       if (size > BODY_MAX_BYTES) {
         return null;
       }
-      read += decoder.decode(value, { stream: true });
+      content += decoder.decode(value, { stream: true });
     }
   } catch {
     return null;
   }
 }
 
-/** The JSON object in a text, where it is one. */
-function parsed(text: string | null): Record<string, unknown> | null {
+/** Returns the parsed text if it is a JSON object. */
+function parseObject(text: string | null): Record<string, unknown> | null {
   try {
     const value: unknown = JSON.parse(text ?? "");
     return typeof value === "object" ? (value as Record<string, unknown> | null) : null;

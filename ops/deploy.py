@@ -1,8 +1,8 @@
 """Builds both functions and deploys the stack.
 
-The first time it asks for the template's parameters, and keeps the answers in
-samconfig.local.toml; none is a secret. After that SET='NAME=value …' changes
-some, and ARGS=--guided asks for all again.
+The first run prompts for the template's parameters and saves their values in
+samconfig.local.toml. None of them is a secret. After that, SET='NAME=value …'
+changes individual parameters, and ARGS=--guided prompts for all of them again.
 """
 
 import os
@@ -13,21 +13,21 @@ import shutil
 import subprocess
 import sys
 
-from stack import FILE, ROOT, Stack
+from stack import LOCAL_CONFIG, ROOT, Stack
 
-PRICES = """What the choices cost in a month, in us-east-1, before requests (docs/operations.md has the arithmetic):
+PRICES = """Monthly cost of each choice in us-east-1, excluding requests (docs/operations.md has the calculation):
 
-  Cache=serverless, a network of its own     some 51 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 8
-  Cache=serverless, a network that is there  some 15 USD: cache 6, metrics and alarms 8
-  Cache=existing                             some  8 USD: metrics and alarms
-  Cache=none                                 some  8 USD: metrics and alarms; no lock, no shared limits
+  Cache=serverless, in a new network        about 51 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 8
+  Cache=serverless, in an existing network  about 15 USD: cache 6, metrics and alarms 8
+  Cache=existing                            about  8 USD: metrics and alarms
+  Cache=none                                about  8 USD: metrics and alarms (no locks, no shared limits)
 
-The mirror writes nothing until MirrorApply is true. Look at a dry run first: make invoke-mirror ARGS=--dry-run
+The mirror writes nothing until MirrorApply is true. Do a dry run first: make invoke-mirror ARGS=--dry-run
 """
 
 
-def fail(text):
-    sys.exit(f"make deploy: {text}")
+def fail(message):
+    sys.exit(f"make deploy: {message}")
 
 
 def run(stack, *command):
@@ -35,10 +35,10 @@ def run(stack, *command):
         fail(f"{' '.join(command[:2])} failed")
 
 
-def ask_aws(stack, *arguments):
-    done = subprocess.run(["aws", *arguments, "--output", "text"], capture_output=True, text=True, check=False,
-                          env=stack.environment())
-    return done.stdout.strip() if done.returncode == 0 else None
+def query_aws(stack, *arguments):
+    completed = subprocess.run(["aws", *arguments, "--output", "text"], capture_output=True, text=True, check=False,
+                               env=stack.environment())
+    return completed.stdout.strip() if completed.returncode == 0 else None
 
 
 def build(stack, architecture):
@@ -48,7 +48,7 @@ def build(stack, architecture):
 
 
 def deploy(stack, *arguments):
-    run(stack, "sam", "deploy", "--config-file", str(ROOT / FILE), *arguments)
+    run(stack, "sam", "deploy", "--config-file", str(ROOT / LOCAL_CONFIG), *arguments)
 
 
 def main():
@@ -56,34 +56,35 @@ def main():
     changes = dict(pair.partition("=")[::2] for pair in shlex.split(os.environ.get("SET", "")))
     if os.environ.get("ARCH"):
         changes["Architecture"] = os.environ["ARCH"]
-    if ask_aws(stack, "sts", "get-caller-identity", "--query", "Account") is None:
-        fail("the AWS CLI finds no account; run `aws configure`, or set AWS_PROFILE")
-    more = sys.argv[1:]
+    if query_aws(stack, "sts", "get-caller-identity", "--query", "Account") is None:
+        fail("the AWS CLI could not identify an account. Run `aws configure` or set AWS_PROFILE.")
+    arguments = sys.argv[1:]
     if stack.is_new:
-        more = ["--guided", *(argument for argument in more if argument != "--guided")]
+        arguments = ["--guided", *(argument for argument in arguments if argument != "--guided")]
         changes.setdefault("Architecture", "arm64")
-        # One instance is reserved for the mirror, and AWS wants 100 left for all others.
-        left = ask_aws(stack, "lambda", "get-account-settings", "--query", "AccountLimit.UnreservedConcurrentExecutions")
-        if left and left.isdigit() and int(left) <= 100:
-            print(f"This account's Lambda quota leaves {left} instances, of which none can be reserved: "
-                  "ReserveConcurrency=false. Ask AWS to raise it.")
+        # The mirror reserves one instance, and AWS requires 100 to stay unreserved.
+        unreserved = query_aws(stack, "lambda", "get-account-settings",
+                               "--query", "AccountLimit.UnreservedConcurrentExecutions")
+        if unreserved and unreserved.isdigit() and int(unreserved) <= 100:
+            print(f"This account's Lambda quota leaves {unreserved} instances, too few to reserve one for the mirror: "
+                  "setting ReserveConcurrency=false. Ask AWS to raise the quota.")
             changes.setdefault("ReserveConcurrency", "false")
     print(PRICES)
-    stack.remember(changes)
+    stack.save(changes)
     built = stack.parameters.get("Architecture", "arm64")
     build(stack, built)
-    deploy(stack, *more)
+    deploy(stack, *arguments)
 
     stack = Stack()
     if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", stack.name):
-        print("The stack's name should be lower case and at most 32 characters: the cache's name is made of it.")
-    answered = stack.parameters.get("Architecture", "arm64")
-    if answered != built:
-        print(f"The answer was {answered}, and {built} was built: once more.")
-        build(stack, answered)
+        print("The stack name should be lower case and at most 32 characters: the cache's name is derived from it.")
+    chosen = stack.parameters.get("Architecture", "arm64")
+    if chosen != built:
+        print(f"You chose {chosen}, but {built} was built. Building and deploying again.")
+        build(stack, chosen)
         deploy(stack)
     query = "Stacks[0].Outputs[].[OutputKey,OutputValue]"
-    print(ask_aws(stack, "cloudformation", "describe-stacks", "--stack-name", stack.name, "--query", query) or "")
+    print(query_aws(stack, "cloudformation", "describe-stacks", "--stack-name", stack.name, "--query", query) or "")
 
 
 main()

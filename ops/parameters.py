@@ -1,8 +1,8 @@
-"""Asks for each parameter and writes it to SSM's Parameter Store, with its right type.
+"""Prompts for each parameter and writes it to SSM's Parameter Store with the correct type.
 
-Nothing secret is shown, logged, or given to a program as an argument, where the
-list of processes would show it.
-Run it again to change one: an empty answer keeps what is there.
+Secrets are never shown or logged. They are also never passed to a program as an
+argument, which would expose them in the process list.
+Run it again to change a parameter: empty input keeps the current value.
 """
 
 import argparse
@@ -18,38 +18,38 @@ import urllib.parse
 
 from stack import Stack
 
-# The largest value of a standard parameter, which costs nothing.
-LIMIT = 4096
+# The maximum size of a standard parameter, which is free of charge.
+MAX_BYTES = 4096
 
 
-class Wrong(Exception):
-    """An answer that cannot be used. It quotes nothing of it."""
+class InvalidValue(Exception):
+    """Raised for input that can't be used. The message never quotes the input."""
 
 
 def url(text):
     parts = urllib.parse.urlsplit(text)
     if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise Wrong("it must be a URL such as https://www.example.org/api")
+        raise InvalidValue("expected a URL such as https://www.example.org/api")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise Wrong("it must be a URL without user, password, ? and #")
+        raise InvalidValue("expected a URL without user, password, query (?) or fragment (#)")
     if parts.scheme == "http":
-        print("  http:// is refused beyond loopback unless the stack has AllowPlainHttp=true")
+        print("  the functions reject http:// beyond loopback unless the stack has AllowPlainHttp=true")
     return [text]
 
 
-def word(text):
+def printable_ascii(text):
     if not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise Wrong("it must be printable ASCII without spaces")
+        raise InvalidValue("expected printable ASCII without spaces")
     return [text]
 
 
-def array(text, check):
+def json_array(text, check):
     try:
         items = json.loads(text)
     except ValueError as error:
-        raise Wrong(f"it is no JSON (character {getattr(error, 'pos', 0) + 1})") from None
+        raise InvalidValue(f"invalid JSON at character {getattr(error, 'pos', 0) + 1}") from None
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise Wrong("it must be a JSON array of objects")
+        raise InvalidValue("expected a JSON array of objects")
     for number, item in enumerate(items, 1):
         check(number, item)
     return items
@@ -58,54 +58,57 @@ def array(text, check):
 def api_keys(text):
     def check(number, item):
         if not isinstance(item.get("name"), str) or not isinstance(item.get("key"), str):
-            raise Wrong(f"entry {number} needs a name and a key")
+            raise InvalidValue(f"entry {number} is invalid: expected a name and a key")
         if len(item["key"]) < 20:
-            raise Wrong(f"the key of entry {number} is shorter than 20 characters; openssl rand -hex 24 makes one")
+            raise InvalidValue(f"the key of entry {number} is shorter than 20 characters. "
+                               "Generate one with: openssl rand -hex 24")
         if not isinstance(item.get("bypass", False), bool):
-            raise Wrong(f"bypass of entry {number} must be true or false")
+            raise InvalidValue(f"bypass of entry {number} is invalid: expected true or false")
 
-    if not (items := array(text, check)):
-        raise Wrong("without any key nobody can ask")
+    if not (items := json_array(text, check)):
+        raise InvalidValue("expected at least one API key")
     return [json.dumps(items, separators=(",", ":"))]
 
 
 def mappings(text):
     def check(number, item):
         if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", str(item.get("group_guid"))):
-            raise Wrong(f"group_guid of mapping {number} must be a hyphenated UUID")
+            raise InvalidValue(f"group_guid of mapping {number} is invalid: expected a hyphenated UUID")
         if not isinstance(item.get("list_id"), str):
-            raise Wrong(f"mapping {number} needs a list_id")
+            raise InvalidValue(f"mapping {number} is invalid: expected a list_id")
 
-    # What does not fit goes on in further parameters, mapping by mapping.
+    # Mappings that don't fit continue in further parameters. A single mapping is never split.
     parts = [[]]
-    for item in array(text, check):
-        if parts[-1] and len(json.dumps(parts[-1] + [item], separators=(",", ":"))) > LIMIT:
+    for item in json_array(text, check):
+        if parts[-1] and len(json.dumps(parts[-1] + [item], separators=(",", ":"))) > MAX_BYTES:
             parts.append([])
         parts[-1].append(item)
     return [json.dumps(part, separators=(",", ":")) for part in parts]
 
 
-# name, SSM type, whether it is required, what it is, what becomes of an answer
+# (name, SSM type, required, description, parser)
 PARAMETERS = [
-    ("novi_api_root_url", "String", True, "Root of Novi's API, such as https://www.example.org/api", url),
-    ("novi_idaa_api_key", "SecureString", True, "Novi's API key, as issued", word),
+    ("novi_api_root_url", "String", True, "Root URL of Novi's API, such as https://www.example.org/api", url),
+    ("novi_idaa_api_key", "SecureString", True, "Novi's API key, as issued", printable_ascii),
     ("api_keys", "SecureString", True,
-     'Keys of those who may ask, as JSON: [{"name":"frontend","key":"…","bypass":false}]', api_keys),
-    ("jwt_secret", "SecureString", False, "HS256 secret of JWTs; without it no JWT is accepted", word),
-    ("mailman_base_url", "String", True, "Mailman's REST API, such as https://lists.example.org/mailman-api", url),
-    ("mailman_username", "String", True, "Its user", word),
-    ("mailman_password", "SecureString", True, "Its password", word),
+     'API keys of the callers, as JSON: [{"name":"frontend","key":"…","bypass":false}]', api_keys),
+    ("jwt_secret", "SecureString", False, "HS256 secret of JWTs. Without it, no JWT is accepted", printable_ascii),
+    ("mailman_base_url", "String", True,
+     "Root URL of Mailman's REST API, such as https://lists.example.org/mailman-api", url),
+    ("mailman_username", "String", True, "User name for Mailman's REST API", printable_ascii),
+    ("mailman_password", "SecureString", True, "Password for Mailman's REST API", printable_ascii),
     ("novi_mailman_sync", "SecureString", True,
      'Mappings, as JSON: [{"group_guid":"…","list_id":"members.lists.example.org"}]', mappings),
-    ("cache_password", "SecureString", False, "Password of an existing Redis; not with IAM, and not with Cache=serverless", word),
+    ("cache_password", "SecureString", False,
+     "Password of an existing Redis. Leave it out with IAM and with Cache=serverless", printable_ascii),
 ]
 
 
 @contextlib.contextmanager
-def readable(text):
-    """A path at which a program that we start can read this, as often as it likes, and nobody else."""
+def private_file(text):
+    """Yields a path from which only child processes can read `text`, any number of times."""
     if hasattr(os, "memfd_create"):
-        # In memory alone. The CLI reads it twice, so a pipe will not do.
+        # Only in memory. The CLI reads the file twice, so a pipe wouldn't work.
         with open(os.memfd_create("request", 0), "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -118,33 +121,33 @@ def readable(text):
 
 
 def aws(*arguments, request=None):
-    """Runs the AWS CLI. `request` is no argument, which the list of processes would show."""
+    """Runs the AWS CLI. `request` goes into a file, because arguments appear in the process list."""
     command = ["aws", *arguments, "--output", "json"]
-    with readable(json.dumps(request)) as path:
+    with private_file(json.dumps(request)) as path:
         if request is not None:
             command += ["--cli-input-json", f"file://{path}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False,
-                              env=Stack().environment())
-    if done.returncode:
-        sys.exit(f"aws {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
-    return json.loads(done.stdout or "{}")
+        completed = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False,
+                                   env=Stack().environment())
+    if completed.returncode:
+        sys.exit(f"aws {' '.join(arguments[:2])} failed: {completed.stderr.strip()}")
+    return json.loads(completed.stdout or "{}")
 
 
-def versions(prefix):
-    """The version of each parameter that is there, the continued ones included."""
+def existing_versions(prefix):
+    """Returns the version of each parameter that exists, including the further parts of a multipart parameter."""
     names = [f"{prefix}/{name}" for name, *_ in PARAMETERS]
-    there = aws("ssm", "get-parameters", "--names", *names)["Parameters"]
-    there += aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/novi_mailman_sync")["Parameters"]
-    return {parameter["Name"].removeprefix(f"{prefix}/"): parameter["Version"] for parameter in there}
+    existing = aws("ssm", "get-parameters", "--names", *names)["Parameters"]
+    existing += aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/novi_mailman_sync")["Parameters"]
+    return {parameter["Name"].removeprefix(f"{prefix}/"): parameter["Version"] for parameter in existing}
 
 
-def key_of(name):
-    """The key that a parameter is encrypted with: another value must not lose it."""
+def kms_key_of(name):
+    """Returns the key that encrypts a parameter, so that a new value is encrypted with the same key."""
     described = aws("ssm", "describe-parameters", "--parameter-filters", f"Key=Name,Values={name}")
     return next((parameter.get("KeyId") for parameter in described["Parameters"]), None)
 
 
-def ask(prompt, is_secret):
+def read_input(prompt, is_secret):
     if not sys.stdin.isatty():
         print(prompt)
         return sys.stdin.readline().strip()
@@ -154,64 +157,64 @@ def ask(prompt, is_secret):
 def main():
     parser = argparse.ArgumentParser(prog="make parameters", description=__doc__.split("\n\n")[0])
     prefix = Stack().parameters.get("ParameterPrefix", "/idaa")
-    parser.add_argument("--prefix", default=prefix, help=f"the stack's ParameterPrefix (default {prefix})")
-    parser.add_argument("--key", help="a customer key (its ARN) for the SecureStrings, the stack's KmsKeyArn")
+    parser.add_argument("--prefix", default=prefix, help=f"the stack's ParameterPrefix (default: {prefix})")
+    parser.add_argument("--key", help="ARN of a customer managed key for the SecureStrings (the stack's KmsKeyArn)")
     parser.add_argument("--only", metavar="NAME", action="append", choices=[name for name, *_ in PARAMETERS],
-                        help="ask for this one alone; may be given more than once")
-    given = parser.parse_args()
-    prefix = given.prefix.rstrip("/")
-    there = versions(prefix)
-    print(f"Parameters below {prefix}. Enter keeps what is there or leaves an optional one out, - deletes an optional")
-    print("one, @FILE reads a file. Secrets are not shown while you type.\n")
-    changed = 0
-    for name, kind, required, what, parse in PARAMETERS:
-        if given.only and name not in given.only:
+                        help="prompt only for this parameter; may be given more than once")
+    arguments = parser.parse_args()
+    prefix = arguments.prefix.rstrip("/")
+    existing = existing_versions(prefix)
+    print(f"Parameters below {prefix}. Press Enter to keep the current value or to skip an optional parameter.")
+    print("Enter - to delete an optional parameter, or @FILE to read the value from a file. Secrets are not echoed.\n")
+    written = 0
+    for name, kind, required, description, parse in PARAMETERS:
+        if arguments.only and name not in arguments.only:
             continue
-        state = f"set, version {there[name]}" if name in there else "required" if required else "optional"
+        state = f"set, version {existing[name]}" if name in existing else "required" if required else "optional"
         while True:
-            answer = ask(f"{name} ({state})\n  {what}: ", kind == "SecureString")
+            text = read_input(f"{name} ({state})\n  {description}: ", kind == "SecureString")
             try:
-                if not answer:
-                    if required and name not in there:
-                        raise Wrong("it is required")
+                if not text:
+                    if required and name not in existing:
+                        raise InvalidValue("this parameter is required")
                     break
-                if answer == "-":
+                if text == "-":
                     if required:
-                        raise Wrong("it is required, and cannot be deleted")
-                    if name in there:
+                        raise InvalidValue("this parameter is required and can't be deleted")
+                    if name in existing:
                         aws("ssm", "delete-parameter", "--name", f"{prefix}/{name}")
                     print("  deleted")
                     break
-                if answer.startswith("@"):
+                if text.startswith("@"):
                     try:
-                        with open(answer[1:], encoding="utf-8") as file:
-                            answer = file.read().strip()
+                        with open(text[1:], encoding="utf-8") as file:
+                            text = file.read().strip()
                     except OSError as error:
-                        raise Wrong(f"the file cannot be read: {error.strerror}") from None
-                values = parse(answer)
-                if any(len(value.encode()) > LIMIT for value in values):
-                    raise Wrong(f"it is longer than the {LIMIT} bytes of a parameter")
-                # The first part last: a run that reads in between must not find a beginning without its end.
+                        raise InvalidValue(f"reading the file failed: {error.strerror}") from None
+                values = parse(text)
+                if any(len(value.encode()) > MAX_BYTES for value in values):
+                    raise InvalidValue(f"the value exceeds the maximum of {MAX_BYTES} bytes per parameter")
+                # Write the first part last, so that a run that reads in between never sees it without the rest.
                 for number, value in reversed(list(enumerate(values))):
-                    place = f"{prefix}/{name}" + (f"/{number}" if number else "")
-                    request = {"Name": place, "Type": kind, "Value": value, "Overwrite": True}
-                    if kind == "SecureString" and (key := given.key or key_of(f"{prefix}/{name}")):
+                    path = f"{prefix}/{name}" + (f"/{number}" if number else "")
+                    request = {"Name": path, "Type": kind, "Value": value, "Overwrite": True}
+                    if kind == "SecureString" and (key := arguments.key or kms_key_of(f"{prefix}/{name}")):
                         request["KeyId"] = key
                     aws("ssm", "put-parameter", request=request)
-                # What an earlier, longer value went on in would be read with it.
-                for old in there:
+                # Delete leftover parts of a longer earlier value, which would be read along with the new one.
+                for old in existing:
                     number = old.removeprefix(f"{name}/")
                     if number != old and number.isdigit() and int(number) >= len(values):
                         aws("ssm", "delete-parameter", "--name", f"{prefix}/{old}")
-                changed += 1
+                written += 1
                 print("  written" + (f", in {len(values)} parts" if len(values) > 1 else ""))
                 break
-            except Wrong as wrong:
-                print(f"  {wrong}")
+            except InvalidValue as error:
+                print(f"  {error}")
                 if not sys.stdin.isatty():
                     sys.exit(f"{name} was not written")
-    print(f"\n{changed} written. The functions read them within ParameterTtlSeconds (five minutes), or at once where")
-    print("Novi or Mailman refuses the old ones.")
+    print(f"\n{written} written. The functions read new values within ParameterTtlSeconds (five minutes), or")
+    print("immediately if Novi or Mailman rejects the old ones.")
 
 
 main()

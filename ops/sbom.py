@@ -1,6 +1,6 @@
-"""Writes what each function is built from into target/sbom, as CycloneDX: crates, versions, licences and digests.
+"""Writes a CycloneDX SBOM of each function to target/sbom: its crates with their versions, licenses and digests.
 
-The same commit gives the same bytes, wherever it lies.
+The same commit produces the same bytes, wherever the repository is checked out.
 """
 
 import json
@@ -19,14 +19,14 @@ def output(*command):
     return subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def describe(folder):
-    """Has cargo-cyclonedx describe a copy of the workspace: it writes beside each Cargo.toml."""
+def run_cyclonedx(folder):
+    """Runs cargo-cyclonedx on a copy of the workspace, because it writes its output next to each Cargo.toml."""
     files = output("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.toml", "*.rs", "Cargo.lock")
     for file in filter(None, files.split("\0")):
         if (ROOT / file).exists():
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / file, folder / file)
-    # With a date of its own it would also make up a serial number.
+    # Without a fixed date, cargo-cyclonedx would also generate a random serial number.
     date = os.environ.get("SOURCE_DATE_EPOCH") or output("git", "log", "-1", "--format=%ct").strip()
     subprocess.run(
         [ROOT / "target/tools/bin/cargo-cyclonedx", "cyclonedx", "--format", "json", "--spec-version", "1.5",
@@ -34,61 +34,64 @@ def describe(folder):
         cwd=folder, env={**os.environ, "SOURCE_DATE_EPOCH": date}, check=True)
 
 
-def built():
-    """What cargo builds of what, as (name, version)."""
-    needs = {}
-    above = []
+def dependency_graph():
+    """Returns the crates that cargo builds, each as (name, version), with their direct dependencies."""
+    graph = {}
+    ancestors = []
     for line in output("cargo", "tree", "--locked", "--edges", "normal,build", "--target", TARGET, "--prefix", "depth",
                        "--format", " {p}").splitlines():
         if not line:
             continue
         depth, name, version = line.split()[:3]
         crate = (name, version.removeprefix("v"))
-        above[int(depth):] = [crate]
-        needs.setdefault(crate, set())
-        if len(above) > 1:
-            needs[above[-2]].add(crate)
-    return needs
+        ancestors[int(depth):] = [crate]
+        graph.setdefault(crate, set())
+        if len(ancestors) > 1:
+            graph[ancestors[-2]].add(crate)
+    return graph
 
 
-def closure(needs, root):
-    found, new = set(), [root]
-    while new:
-        crate = new.pop()
-        if crate not in found:
-            found.add(crate)
-            new.extend(needs[crate])
-    return found
+def closure(graph, root):
+    visited, pending = set(), [root]
+    while pending:
+        crate = pending.pop()
+        if crate not in visited:
+            visited.add(crate)
+            pending.extend(graph[crate])
+    return visited
 
 
-def narrow(sbom, crates):
-    """Leaves these alone. cargo-cyclonedx also names crates that nothing switched on, such as a second TLS provider."""
+def retain(sbom, crates):
+    """Removes all other crates from an SBOM.
+
+    cargo-cyclonedx also lists crates that no feature enables, such as a second TLS provider.
+    """
     def identity(component):
         return component["name"], component["version"]
 
-    named = [sbom["metadata"]["component"], *sbom["components"]]
-    if missing := crates - set(map(identity, named)):
-        raise SystemExit(f"make sbom: cargo builds what cargo-cyclonedx does not name: {sorted(missing)}")
-    kept = {component["bom-ref"] for component in named if identity(component) in crates}
-    sbom["components"] = [component for component in sbom["components"] if component["bom-ref"] in kept]
+    components = [sbom["metadata"]["component"], *sbom["components"]]
+    if missing := crates - set(map(identity, components)):
+        raise SystemExit(f"make sbom: cargo builds crates that cargo-cyclonedx does not list: {sorted(missing)}")
+    refs = {component["bom-ref"] for component in components if identity(component) in crates}
+    sbom["components"] = [component for component in sbom["components"] if component["bom-ref"] in refs]
     sbom["dependencies"] = [
-        {**of, "dependsOn": [ref for ref in of.get("dependsOn", []) if ref in kept]}
-        for of in sbom["dependencies"] if of["ref"] in kept]
+        {**entry, "dependsOn": [ref for ref in entry.get("dependsOn", []) if ref in refs]}
+        for entry in sbom["dependencies"] if entry["ref"] in refs]
 
 
 def main():
-    place = ROOT / "target/sbom"
-    place.mkdir(parents=True, exist_ok=True)
-    needs = built()
-    with tempfile.TemporaryDirectory(dir=ROOT / "target") as name:
-        folder = pathlib.Path(name)
-        describe(folder)
+    destination = ROOT / "target/sbom"
+    destination.mkdir(parents=True, exist_ok=True)
+    graph = dependency_graph()
+    with tempfile.TemporaryDirectory(dir=ROOT / "target") as path:
+        folder = pathlib.Path(path)
+        run_cyclonedx(folder)
         for function in FUNCTIONS:
             text = (folder / f"functions/{function}/{function}_bin.cdx.json").read_text()
             sbom = json.loads(text.replace(f"path+file://{folder}/", "path+file:///"))
-            own = sbom["metadata"]["component"]
-            narrow(sbom, closure(needs, (own["name"], own["version"])))
-            file = place / f"{function}.cdx.json"
+            root = sbom["metadata"]["component"]
+            retain(sbom, closure(graph, (root["name"], root["version"])))
+            file = destination / f"{function}.cdx.json"
             file.write_text(json.dumps(sbom, indent=2) + "\n")
             print(f"{file.relative_to(ROOT)}: {len(sbom['components'])} crates")
 

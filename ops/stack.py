@@ -1,4 +1,4 @@
-"""Where the stack is: what `make deploy` was told is kept in samconfig.local.toml."""
+"""The deployed stack's name, region and parameters, which `make deploy` saves in samconfig.local.toml."""
 
 import os
 import pathlib
@@ -8,14 +8,14 @@ from samcli.cli.types import CfnParameterOverridesType
 from samcli.lib.config.samconfig import SamConfig
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-FILE = "samconfig.local.toml"
+LOCAL_CONFIG = "samconfig.local.toml"
 
 
 class Stack:
-    """The answers that are kept, beside the defaults of samconfig.toml."""
+    """The saved configuration, or the defaults of samconfig.toml if nothing has been saved."""
 
     def __init__(self):
-        self._config = SamConfig(str(ROOT), FILE if (ROOT / FILE).exists() else "samconfig.toml")
+        self._config = SamConfig(str(ROOT), LOCAL_CONFIG if (ROOT / LOCAL_CONFIG).exists() else "samconfig.toml")
 
     def _get(self, name, default=None):
         for command in (["deploy"], ["global"]):
@@ -35,25 +35,26 @@ class Stack:
 
     @property
     def parameters(self):
-        """The template's parameters as they were answered; none before the first deployment."""
-        kept = self._get("parameter_overrides", "")
-        return dict(CfnParameterOverridesType().convert(kept, None, None)) if kept else {}
+        """The saved values of the template's parameters. Empty before the first deployment."""
+        overrides = self._get("parameter_overrides", "")
+        return dict(CfnParameterOverridesType().convert(overrides, None, None)) if overrides else {}
 
     @property
     def is_new(self):
-        """Whether nobody was asked yet: `make deploy` itself decides these two."""
+        """True if `sam deploy --guided` has not run yet: `make deploy` sets these two parameters itself."""
         return set(self.parameters) <= {"Architecture", "ReserveConcurrency"}
 
-    def remember(self, changes):
-        if not (ROOT / FILE).exists():
-            shutil.copy(ROOT / "samconfig.toml", ROOT / FILE)
-        self._config = SamConfig(str(ROOT), FILE)
-        kept = {**self.parameters, **changes}
-        text = " ".join(f'{name}="{value}"' for name, value in kept.items())
+    def save(self, changes):
+        """Merges `changes` into the saved parameters."""
+        if not (ROOT / LOCAL_CONFIG).exists():
+            shutil.copy(ROOT / "samconfig.toml", ROOT / LOCAL_CONFIG)
+        self._config = SamConfig(str(ROOT), LOCAL_CONFIG)
+        parameters = {**self.parameters, **changes}
+        text = " ".join(f'{name}="{value}"' for name, value in parameters.items())
         self._config.put(["deploy"], "parameters", "parameter_overrides", text, "default")
         self._config.flush()
 
     def environment(self):
-        """What every program is started with that asks AWS: the stack's own region above all."""
+        """The environment for every program that calls AWS. It sets the stack's region."""
         region = {"AWS_REGION": self.region, "AWS_DEFAULT_REGION": self.region} if self.region else {}
         return {**os.environ, **region, "SAM_CLI_TELEMETRY": "0"}

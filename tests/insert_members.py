@@ -1,9 +1,9 @@
-"""Makes members of a list by writing into Mailman's SQLite database.
+"""Adds members to a list by writing to Mailman's SQLite database.
 
 usage: insert_members.py DATABASE LIST_ID < addresses
 
-For lists of thousands, which Mailman's API takes minutes to fill, and for
-memberships that are there twice, which it makes by accident only.
+Used for lists of thousands, which take minutes to fill through Mailman's API, and
+for duplicate memberships, which the API creates only by accident.
 """
 
 import sqlite3

@@ -1,10 +1,10 @@
-"""Prints what CloudFormation would make of template.yaml.
+"""Prints template.yaml as CloudFormation would process it.
 
 usage: process_template.py TEMPLATE '{"Parameter": "value"}'
 
 SAM's own translator expands the serverless resources. Conditions and functions
-are then worked out as far as they can be without an account: a reference to a
-resource is its name, an attribute is "Name.Attribute".
+are then evaluated as far as possible without an AWS account: a reference to a
+resource becomes its name, and an attribute becomes "Name.Attribute".
 """
 
 import json
@@ -22,47 +22,47 @@ PSEUDO = {
     "AWS::StackName": "bridge",
     "AWS::URLSuffix": "amazonaws.com",
 }
-NOTHING = object()
+NO_VALUE = object()
 
 
 class NoManagedPolicies:
-    """The template names none, so nothing has to be asked of AWS."""
+    """Stands in for the loader of managed policies. The template uses none, so AWS isn't queried."""
 
     def load(self):
         return {}
 
 
 def main():
-    # The translator looks for a region, and asks nobody.
+    # The translator requires a region, although it makes no calls to AWS.
     os.environ["AWS_DEFAULT_REGION"] = PSEUDO["AWS::Region"]
-    path, given = sys.argv[1], json.loads(sys.argv[2])
+    path, overrides = sys.argv[1], json.loads(sys.argv[2])
     with open(path, encoding="utf-8") as file:
         template = yaml_parse(file.read())
     parameters = {}
     for name, parameter in template["Parameters"].items():
-        value = given.pop(name, parameter.get("Default"))
+        value = overrides.pop(name, parameter.get("Default"))
         if value is None:
-            sys.exit(f"{name} has no default and was not given")
+            sys.exit(f"parameter {name} is missing: it has no default")
         if parameter["Type"] == "CommaDelimitedList":
             value = value.split(",")
         elif value not in parameter.get("AllowedValues", [value]):
-            sys.exit(f"{name} cannot be {value}")
+            sys.exit(f"parameter {name}={value} is invalid: expected one of {parameter['AllowedValues']}")
         parameters[name] = value
-    if given:
-        sys.exit(f"no such parameters: {', '.join(given)}")
+    if overrides:
+        sys.exit(f"unknown parameters: {', '.join(overrides)}")
     conditions = template["Conditions"]
     for resource in template["Resources"].values():
-        # Where `sam deploy` would have put what `sam build` built.
+        # The location where `sam deploy` would have uploaded the build.
         if "CodeUri" in resource.get("Properties", {}):
             resource["Properties"]["CodeUri"] = "s3://bucket/code"
     template = transform(template, {}, NoManagedPolicies())
 
-    def holds(name):
+    def condition(name):
         return evaluate(conditions[name])
 
     def reference(name):
         if name == "AWS::NoValue":
-            return NOTHING
+            return NO_VALUE
         if name in PSEUDO:
             return PSEUDO[name]
         return parameters.get(name, name)
@@ -82,8 +82,8 @@ def main():
 
     functions = {
         "Ref": reference,
-        "Condition": holds,
-        "Fn::If": lambda value: evaluate(value[1] if holds(value[0]) else value[2]),
+        "Condition": condition,
+        "Fn::If": lambda value: evaluate(value[1] if condition(value[0]) else value[2]),
         "Fn::Equals": lambda value: evaluate(value[0]) == evaluate(value[1]),
         "Fn::Not": lambda value: not evaluate(value[0]),
         "Fn::And": lambda value: all(map(evaluate, value)),
@@ -98,20 +98,20 @@ def main():
 
     def evaluate(value):
         if isinstance(value, dict):
-            # A policy statement has a Condition of its own, which is no name.
+            # A policy statement also has a `Condition` key, but its value isn't a condition name.
             if len(value) == 1 and (name := next(iter(value))) in functions and not (
                 name == "Condition" and not isinstance(value[name], str)
             ):
                 return functions[name](value[name])
             items = ((key, evaluate(item)) for key, item in value.items())
-            return {key: item for key, item in items if item is not NOTHING}
+            return {key: item for key, item in items if item is not NO_VALUE}
         if isinstance(value, list):
-            return [item for item in map(evaluate, value) if item is not NOTHING]
+            return [item for item in map(evaluate, value) if item is not NO_VALUE]
         return value
 
     resources = {}
     for name, resource in template["Resources"].items():
-        if "Condition" not in resource or holds(resource["Condition"]):
+        if "Condition" not in resource or condition(resource["Condition"]):
             resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {}))}
     json.dump({"Resources": resources, "Outputs": list(template["Outputs"])}, sys.stdout)
 

@@ -1,6 +1,6 @@
-"""Makes a list equal to a file of addresses with mailmanclient.
+"""Syncs a list to a file of addresses with mailmanclient.
 
-A peer for `make bench`, as one would write it with Mailman's own client:
+A peer for `make bench`, written the way one would use Mailman's own client.
 
 usage: mailmanclient_sync.py API USER PASSWORD LIST_ID FILE
 """

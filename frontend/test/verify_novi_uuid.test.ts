@@ -1,4 +1,4 @@
-// Every answer that there may be, from stubs and from a real server.
+// Tests every possible response, from stubs and from a real server.
 
 import assert from "node:assert/strict";
 import { createServer, type IncomingHttpHeaders, type ServerResponse } from "node:http";
@@ -13,32 +13,32 @@ const DENIAL = JSON.stringify({
   type: "urn:novi-bridge:problem:member_not_found",
   title: "Not a member",
   status: 404,
-  detail: "Novi knows no member with this UUID.",
+  detail: "No member has this UUID.",
   code: "member_not_found",
 });
 const VERIFIED = JSON.stringify({ verified: true, full_name: "Ada L.", email: "ada+lists@example.org" });
 
 type Stub = NonNullable<Options["fetch"]>;
 
-/** Asks with what is usual, a stub for the network. */
-function ask(fetch: Stub, more: Partial<Options> = {}, uuid = UUID): Promise<Verification> {
+/** Verifies a UUID with default options and a stub for the network. */
+function verifyWith(fetch: Stub, overrides: Partial<Options> = {}, uuid = UUID): Promise<Verification> {
   return verify_novi_uuid(uuid, {
     apiRoot: "https://api.example.org",
     apiKey: "key",
     accountId: "account-1",
     fetch,
-    ...more,
+    ...overrides,
   } as Options);
 }
 
-/** Some statuses may not have a body. */
+/** Builds a response. Some statuses can't have a body. */
 function response(status: number, body: string, headers: Record<string, string> = {}): Response {
   return new Response([204, 205, 304].includes(status) ? null : body, { status, headers });
 }
 
-/** Asks somebody who gives this answer. */
-function answered(status: number, body: string, headers: Record<string, string> = {}): Promise<Verification> {
-  return ask(() => Promise.resolve(response(status, body, headers)));
+/** Returns the outcome of a verification that gets this response. */
+function outcomeOf(status: number, body: string, headers: Record<string, string> = {}): Promise<Verification> {
+  return verifyWith(() => Promise.resolve(response(status, body, headers)));
 }
 
 function serviceError(
@@ -49,8 +49,8 @@ function serviceError(
   return { outcome: "service_error", retryAfterSeconds, code, status };
 }
 
-/** How many requests a stub has had, and the last of them. */
-function recorder(answer: () => Response = () => response(404, DENIAL, { "content-type": PROBLEM })): {
+/** Returns a stub and the calls that it has received. */
+function recorder(respond: () => Response = () => response(404, DENIAL, { "content-type": PROBLEM })): {
   fetch: Stub;
   calls: { url: string; init: RequestInit }[];
 } {
@@ -59,14 +59,14 @@ function recorder(answer: () => Response = () => response(404, DENIAL, { "conten
     calls,
     fetch: (url, init) => {
       calls.push({ url, init });
-      return Promise.resolve(answer());
+      return Promise.resolve(respond());
     },
   };
 }
 
-describe("what counts as what", () => {
-  test("a member", async () => {
-    assert.deepEqual(await answered(200, VERIFIED, { "content-type": "application/json" }), {
+describe("outcomes of responses", () => {
+  test("a member is verified", async () => {
+    assert.deepEqual(await outcomeOf(200, VERIFIED, { "content-type": "application/json" }), {
       outcome: "verified",
       fullName: "Ada L.",
       email: "ada+lists@example.org",
@@ -75,25 +75,25 @@ describe("what counts as what", () => {
       [null, "ada@example.org"],
       ["Élodie ክ.", null],
     ]) {
-      const body = JSON.stringify({ verified: true, full_name, email, later: ["more"] });
-      assert.deepEqual(await answered(200, body), { outcome: "verified", fullName: full_name, email });
+      const body = JSON.stringify({ verified: true, full_name, email, future_field: ["more"] });
+      assert.deepEqual(await outcomeOf(200, body), { outcome: "verified", fullName: full_name, email });
     }
   });
 
-  test("no member", async () => {
+  test("an unknown UUID is denied", async () => {
     for (const type of [PROBLEM, `${PROBLEM}; charset=utf-8`, "Application/Problem+JSON"]) {
-      assert.deepEqual(await answered(404, DENIAL, { "content-type": type }), { outcome: "denied" });
+      assert.deepEqual(await outcomeOf(404, DENIAL, { "content-type": type }), { outcome: "denied" });
     }
   });
 
-  test("a 404 that is not ours, or not about the member", async () => {
+  test("a 404 from another source or about something else is not a denial", async () => {
     const problem = (code: unknown): string => JSON.stringify({ status: 404, code });
     for (const [body, type, code] of [
       [problem("route_not_found"), PROBLEM, "route_not_found"],
       ['{"message":"Not Found"}', "application/json", null],
       ["<!doctype html><title>404</title>", "text/html", null],
       ["", "", null],
-      // Almost ours.
+      // Almost the denial.
       [DENIAL, "application/json", null],
       [DENIAL, "text/html", null],
       [DENIAL, "application/problem+jsonp", null],
@@ -108,14 +108,14 @@ describe("what counts as what", () => {
       [problem(["member_not_found"]), PROBLEM, null],
       [problem({ code: "member_not_found" }), PROBLEM, null],
       [JSON.stringify({ problem: { code: "member_not_found" } }), PROBLEM, null],
-      [problem("<b>you are no member</b>"), PROBLEM, null],
+      [problem("<b>you are not a member</b>"), PROBLEM, null],
       [" ".repeat(70_000) + DENIAL, PROBLEM, null],
     ] as const) {
-      assert.deepEqual(await answered(404, body, { "content-type": type }), serviceError(404, code), body.slice(0, 99));
+      assert.deepEqual(await outcomeOf(404, body, { "content-type": type }), serviceError(404, code), body.slice(0, 99));
     }
   });
 
-  test("a 200 that is not ours", async () => {
+  test("a 200 from another source is a service error", async () => {
     for (const body of [
       "",
       "<!doctype html><title>Welcome to the Grand Hotel</title>",
@@ -135,21 +135,21 @@ describe("what counts as what", () => {
       '{"verified":true,"full_name":null,"email":["a@example.org"]}',
       VERIFIED + " ".repeat(70_000),
     ]) {
-      assert.deepEqual(await answered(200, body), serviceError(200), body.slice(0, 99));
+      assert.deepEqual(await outcomeOf(200, body), serviceError(200), body.slice(0, 99));
     }
-    assert.deepEqual(await answered(200, DENIAL, { "content-type": PROBLEM }), serviceError(200));
+    assert.deepEqual(await outcomeOf(200, DENIAL, { "content-type": PROBLEM }), serviceError(200));
     const bytes = new Uint8Array([...new TextEncoder().encode(VERIFIED)].map((byte) => (byte === 0x41 ? 0xff : byte)));
-    assert.deepEqual(await ask(() => Promise.resolve(new Response(bytes))), serviceError(200));
+    assert.deepEqual(await verifyWith(() => Promise.resolve(new Response(bytes))), serviceError(200));
   });
 
-  test("a rate limit, whoever sets it", async () => {
+  test("a 429 from any source is a rate limit", async () => {
     const limited = (seconds: number): Verification => ({ outcome: "rate_limited", retryAfterSeconds: seconds });
     for (const [header, seconds] of [
       ["17", 17],
       [" 17 ", 17],
       ["0", 0],
       ["86400", 86_400],
-      // Garbage.
+      // Invalid values.
       ["", 30],
       ["-1", 30],
       ["1.5", 30],
@@ -160,14 +160,14 @@ describe("what counts as what", () => {
       ["17, 18", 30],
       ["Wed, 21 Oct 2026 07:28:00 GMT", 30],
     ] as const) {
-      assert.deepEqual(await answered(429, "", { "retry-after": header }), limited(seconds), header);
+      assert.deepEqual(await outcomeOf(429, "", { "retry-after": header }), limited(seconds), header);
     }
-    assert.deepEqual(await answered(429, '{"message":"Too Many Requests"}'), limited(30));
-    assert.deepEqual(await answered(429, DENIAL, { "content-type": PROBLEM }), limited(30));
+    assert.deepEqual(await outcomeOf(429, '{"message":"Too Many Requests"}'), limited(30));
+    assert.deepEqual(await outcomeOf(429, DENIAL, { "content-type": PROBLEM }), limited(30));
   });
 
-  test("everything else", async () => {
-    for (const [status, code, after] of [
+  test("every other response is a service error", async () => {
+    for (const [status, code, retryAfter] of [
       [400, "invalid_uuid", null],
       [401, "api_key_missing", null],
       [401, "api_key_invalid", null],
@@ -180,19 +180,19 @@ describe("what counts as what", () => {
       [503, "parameters_unavailable", 5],
     ] as const) {
       const headers: Record<string, string> = { "content-type": PROBLEM };
-      if (after !== null) {
-        headers["retry-after"] = String(after);
+      if (retryAfter !== null) {
+        headers["retry-after"] = String(retryAfter);
       }
       const body = JSON.stringify({ type: "about:blank", title: "…", status, detail: "…", code });
-      assert.deepEqual(await answered(status, body, headers), serviceError(status, code, after));
+      assert.deepEqual(await outcomeOf(status, body, headers), serviceError(status, code, retryAfter));
     }
-    assert.deepEqual(await answered(403, '{"message":"Forbidden"}'), serviceError(403));
-    assert.deepEqual(await answered(502, "<h1>Bad gateway</h1>", { "retry-after": "later" }), serviceError(502));
-    // The code that denies means nothing elsewhere, and is not handed on.
-    assert.deepEqual(await answered(410, DENIAL, { "content-type": PROBLEM }), serviceError(410));
+    assert.deepEqual(await outcomeOf(403, '{"message":"Forbidden"}'), serviceError(403));
+    assert.deepEqual(await outcomeOf(502, "<h1>Bad gateway</h1>", { "retry-after": "later" }), serviceError(502));
+    // The denial code has no meaning in another response, and is not passed on.
+    assert.deepEqual(await outcomeOf(410, DENIAL, { "content-type": PROBLEM }), serviceError(410));
   });
 
-  test("over every status and odd body, only one answer denies and only one verifies", async () => {
+  test("across all statuses and odd bodies, only one response denies and only one verifies", async () => {
     const denials = [DENIAL, JSON.stringify({ verified: true, full_name: null, email: null, code: "member_not_found" })];
     const bodies = [
       ...denials,
@@ -208,12 +208,12 @@ describe("what counts as what", () => {
       "",
     ];
     const types = [PROBLEM, "application/json", "text/html", ""];
-    const seen = { verified: 0, denied: 0, rate_limited: 0, service_error: 0 };
+    const counts = { verified: 0, denied: 0, rate_limited: 0, service_error: 0 };
     for (let status = 200; status < 600; status += 1) {
       for (const body of bodies) {
         for (const type of types) {
-          const { outcome } = await answered(status, body, { "content-type": type, "retry-after": "7" });
-          seen[outcome] += 1;
+          const { outcome } = await outcomeOf(status, body, { "content-type": type, "retry-after": "7" });
+          counts[outcome] += 1;
           let expected = "service_error";
           if (status === 404 && type === PROBLEM && denials.includes(body)) {
             expected = "denied";
@@ -226,43 +226,44 @@ describe("what counts as what", () => {
         }
       }
     }
-    const each = bodies.length * types.length;
-    const [denied, verified, rate_limited] = [denials.length, 2 * types.length, each];
-    const service_error = 400 * each - denied - verified - rate_limited;
-    assert.deepEqual(seen, { verified, denied, rate_limited, service_error });
+    const perStatus = bodies.length * types.length;
+    const [denied, verified, rate_limited] = [denials.length, 2 * types.length, perStatus];
+    const service_error = 400 * perStatus - denied - verified - rate_limited;
+    assert.deepEqual(counts, { verified, denied, rate_limited, service_error });
   });
 
-  test("what fetch gives where there is nothing to read", async () => {
-    const shaped = (shape: object): Response =>
+  test("an unreadable response or a failed fetch is a service error", async () => {
+    const withFields = (fields: object): Response =>
       new Proxy(response(404, DENIAL, { "content-type": PROBLEM }), {
         get: (target, name) => {
-          const value: unknown = name in shape ? shape[name as keyof typeof shape] : Reflect.get(target, name, target);
+          const value: unknown = name in fields ? fields[name as keyof typeof fields] : Reflect.get(target, name, target);
           return typeof value === "function" ? value.bind(target) : value;
         },
       });
-    const given = (shape: object): Promise<Verification> => ask(() => Promise.resolve(shaped(shape)));
-    assert.deepEqual(await given({}), { outcome: "denied" });
-    assert.deepEqual(await given({ type: "opaque", status: 0, body: null, headers: new Headers() }), serviceError(null));
-    assert.deepEqual(await given({ redirected: true }), serviceError(404));
-    assert.deepEqual(await given({ redirected: true, status: 429 }), serviceError(429));
-    assert.deepEqual(await ask(() => Promise.resolve(Response.error())), serviceError(null));
+    const outcomeWith = (fields: object): Promise<Verification> => verifyWith(() => Promise.resolve(withFields(fields)));
+    assert.deepEqual(await outcomeWith({}), { outcome: "denied" });
+    const opaque = { type: "opaque", status: 0, body: null, headers: new Headers() };
+    assert.deepEqual(await outcomeWith(opaque), serviceError(null));
+    assert.deepEqual(await outcomeWith({ redirected: true }), serviceError(404));
+    assert.deepEqual(await outcomeWith({ redirected: true, status: 429 }), serviceError(429));
+    assert.deepEqual(await verifyWith(() => Promise.resolve(Response.error())), serviceError(null));
     const broken = new ReadableStream({ start: (body) => body.error(new TypeError("network error")) });
     const init = { status: 404, headers: { "content-type": PROBLEM } };
-    assert.deepEqual(await ask(() => Promise.resolve(new Response(broken, init))), serviceError(404));
+    assert.deepEqual(await verifyWith(() => Promise.resolve(new Response(broken, init))), serviceError(404));
     for (const error of [new TypeError("Failed to fetch"), new DOMException("", "AbortError"), null, "no"]) {
-      assert.deepEqual(await ask(() => Promise.reject(error)), serviceError(null));
+      assert.deepEqual(await verifyWith(() => Promise.reject(error)), serviceError(null));
     }
     assert.deepEqual(
-      await ask(() => {
-        throw new TypeError("at once");
+      await verifyWith(() => {
+        throw new TypeError("synchronous error");
       }),
       serviceError(null),
     );
   });
 });
 
-describe("what is asked", () => {
-  test("the address", async () => {
+describe("requests", () => {
+  test("the URL contains the root and the encoded UUID", async () => {
     for (const [root, uuid, url] of [
       ["https://api.example.org", UUID, `https://api.example.org/v3/action/idaa/novi_member/${UUID}`],
       ["https://api.example.org/", UUID, `https://api.example.org/v3/action/idaa/novi_member/${UUID}`],
@@ -271,7 +272,7 @@ describe("what is asked", () => {
       ["/api", "a/b?c#d e", "/api/v3/action/idaa/novi_member/a%2Fb%3Fc%23d%20e"],
     ] as const) {
       const { fetch, calls } = recorder();
-      await ask(fetch, { apiRoot: root }, uuid);
+      await verifyWith(fetch, { apiRoot: root }, uuid);
       assert.deepEqual(
         calls.map((call) => call.url),
         [url],
@@ -279,9 +280,9 @@ describe("what is asked", () => {
     }
   });
 
-  test("nothing more than is needed, once", async () => {
+  test("one request is sent, with only the necessary headers and options", async () => {
     const { fetch, calls } = recorder(() => response(503, "", { "retry-after": "1" }));
-    await ask(fetch);
+    await verifyWith(fetch);
     assert.equal(calls.length, 1);
     const { headers, signal, ...init } = calls[0]!.init;
     assert.ok(signal instanceof AbortSignal);
@@ -300,116 +301,116 @@ describe("what is asked", () => {
     });
   });
 
-  test("a token in place of an account id", async () => {
+  test("a token replaces the account id", async () => {
     let count = 0;
     for (const token of ["t1", () => "t1", async () => `t${(count += 1)}`]) {
       const { fetch, calls } = recorder();
-      await ask(fetch, { token, accountId: undefined } as Partial<Options>);
+      await verifyWith(fetch, { token, accountId: undefined } as Partial<Options>);
       const headers = new Headers(calls[0]!.init.headers);
       assert.deepEqual([headers.get("authorization"), headers.get("x-account-id")], ["Bearer t1", null]);
     }
     assert.equal(count, 1);
   });
 
-  test("nothing, where it cannot be asked", async () => {
+  test("no request is sent if it can't be built", async () => {
     const { fetch, calls } = recorder();
-    const failing = (token: unknown): Promise<Verification> => ask(fetch, { token } as Partial<Options>);
-    assert.deepEqual(await failing(() => Promise.reject(new Error("signed out"))), serviceError(null));
+    const withToken = (token: unknown): Promise<Verification> => verifyWith(fetch, { token } as Partial<Options>);
+    assert.deepEqual(await withToken(() => Promise.reject(new Error("signed out"))), serviceError(null));
     assert.deepEqual(
-      await failing(() => {
+      await withToken(() => {
         throw new Error("signed out");
       }),
       serviceError(null),
     );
-    assert.deepEqual(await ask(fetch, {}, "\ud800"), serviceError(null));
+    assert.deepEqual(await verifyWith(fetch, {}, "\ud800"), serviceError(null));
     assert.equal(calls.length, 0);
-    // By the real fetch.
-    for (const wrong of [{ apiRoot: "not an address" }, { apiRoot: "https://u:p@api.example.org" }, { apiKey: "a\nb" }]) {
-      assert.deepEqual(await ask(globalThis.fetch, wrong), serviceError(null));
+    // With the real fetch.
+    for (const invalid of [{ apiRoot: "not a URL" }, { apiRoot: "https://u:p@api.example.org" }, { apiKey: "a\nb" }]) {
+      assert.deepEqual(await verifyWith(globalThis.fetch, invalid), serviceError(null));
     }
   });
 });
 
-describe("an end by time or by the caller", () => {
+describe("timeouts and aborts", () => {
   const never: Stub = () => new Promise(() => undefined);
   const stuck: Stub = () => Promise.resolve(new Response(new ReadableStream(), { status: 404 }));
 
-  test("a time-out, whatever hangs", async () => {
+  test("a timeout ends the call, whatever hangs", async () => {
     const token = (): Promise<string> => new Promise(() => undefined);
-    for (const [fetch, more] of [
+    for (const [fetch, overrides] of [
       [never, {}],
       [stuck, {}],
       [recorder().fetch, { token }],
     ] as const) {
-      assert.deepEqual(await ask(fetch, { timeoutMs: 20, ...more } as Partial<Options>), serviceError(null));
+      assert.deepEqual(await verifyWith(fetch, { timeoutMs: 20, ...overrides } as Partial<Options>), serviceError(null));
     }
   });
 
-  test("no question is sent once it is over", async () => {
+  test("no request is sent after the timeout", async () => {
     const { fetch, calls } = recorder();
     const token = (): Promise<string> => new Promise((resolve) => setTimeout(resolve, 60, "late"));
-    assert.deepEqual(await ask(fetch, { token, timeoutMs: 20 } as Partial<Options>), serviceError(null));
+    assert.deepEqual(await verifyWith(fetch, { token, timeoutMs: 20 } as Partial<Options>), serviceError(null));
     await new Promise((resolve) => setTimeout(resolve, 80));
     assert.equal(calls.length, 0);
   });
 
-  test("a time-out that makes no sense is not one of nothing", async () => {
+  test("an invalid timeout does not mean zero", async () => {
     for (const timeoutMs of [0, -1, NaN, Infinity, 2 ** 40]) {
       const slow: Stub = () =>
         new Promise((resolve) => setTimeout(resolve, 20, response(404, DENIAL, { "content-type": PROBLEM })));
-      assert.deepEqual(await ask(slow, { timeoutMs }), { outcome: "denied" });
+      assert.deepEqual(await verifyWith(slow, { timeoutMs }), { outcome: "denied" });
     }
   });
 
-  test("the caller's abort, with the caller's reason", async () => {
+  test("an abort by the caller rejects with the caller's reason", async () => {
     const { fetch, calls } = recorder();
     const reason = new Error("the page was left");
-    await assert.rejects(ask(fetch, { signal: AbortSignal.abort(reason) }), reason);
+    await assert.rejects(verifyWith(fetch, { signal: AbortSignal.abort(reason) }), reason);
     assert.equal(calls.length, 0);
     for (const hanging of [never, stuck]) {
       const controller = new AbortController();
       setTimeout(() => controller.abort(reason), 10);
-      await assert.rejects(ask(hanging, { signal: controller.signal }), reason);
+      await assert.rejects(verifyWith(hanging, { signal: controller.signal }), reason);
     }
     const controller = new AbortController();
     setTimeout(() => controller.abort(), 10);
-    await assert.rejects(ask(never, { signal: controller.signal }), { name: "AbortError" });
+    await assert.rejects(verifyWith(never, { signal: controller.signal }), { name: "AbortError" });
   });
 
-  test("a signal that never fires is left alone", async () => {
+  test("no listener stays on a signal that never fires", async () => {
     const controller = new AbortController();
     let listeners = 0;
     const { signal } = controller;
-    for (const [name, by] of [
+    for (const [name, change] of [
       ["addEventListener", 1],
       ["removeEventListener", -1],
     ] as const) {
       const real = signal[name].bind(signal) as (type: string, listener: EventListener) => void;
       signal[name] = (type: string, listener: unknown) => {
-        listeners += by;
+        listeners += change;
         real(type, listener as EventListener);
       };
     }
-    assert.deepEqual(await ask(recorder().fetch, { signal }), { outcome: "denied" });
+    assert.deepEqual(await verifyWith(recorder().fetch, { signal }), { outcome: "denied" });
     assert.equal(listeners, 0);
   });
 });
 
-test("nothing is printed", async () => {
-  const printed: unknown[] = [];
+test("nothing is logged", async () => {
+  const logged: unknown[] = [];
   const real = { ...console };
   for (const name of ["log", "info", "warn", "error", "debug", "trace"] as const) {
-    console[name] = (...all: unknown[]) => void printed.push(all);
+    console[name] = (...values: unknown[]) => void logged.push(values);
   }
   try {
-    await answered(200, VERIFIED);
-    await answered(404, DENIAL, { "content-type": PROBLEM });
-    await answered(500, "");
-    await ask(() => Promise.reject(new TypeError(UUID)));
+    await outcomeOf(200, VERIFIED);
+    await outcomeOf(404, DENIAL, { "content-type": PROBLEM });
+    await outcomeOf(500, "");
+    await verifyWith(() => Promise.reject(new TypeError(UUID)));
   } finally {
     Object.assign(console, real);
   }
-  assert.deepEqual(printed, []);
+  assert.deepEqual(logged, []);
 });
 
 describe("over real HTTP", () => {
@@ -426,32 +427,32 @@ describe("over real HTTP", () => {
     server.close();
   });
 
-  const asked = (given: typeof handler, timeoutMs = 5_000): Promise<Verification> => {
-    handler = given;
+  const outcomeFrom = (respond: typeof handler, timeoutMs = 5_000): Promise<Verification> => {
+    handler = respond;
     return verify_novi_uuid(UUID, { apiRoot: root, apiKey: "key", accountId: "account-1", timeoutMs });
   };
   const deny = (response: ServerResponse): void => {
     response.writeHead(404, { "content-type": PROBLEM }).end(DENIAL);
   };
 
-  test("a member, no member, a rate limit, an outage", async () => {
-    let seen: unknown;
-    const verified = await asked((response, headers, path) => {
-      seen = [path, headers["x-api-key"], headers["x-account-id"], headers.referer, headers.cookie];
-      // In pieces that part a character.
+  test("a member, an unknown UUID, a rate limit and an outage are told apart", async () => {
+    let received: unknown;
+    const verified = await outcomeFrom((response, headers, path) => {
+      received = [path, headers["x-api-key"], headers["x-account-id"], headers.referer, headers.cookie];
+      // In chunks that split a character.
       const bytes = Buffer.from('{"verified":true,"full_name":"Élodie L.","email":null}');
       response.writeHead(200, { "content-type": "application/json" });
       response.write(bytes.subarray(0, 30));
       setTimeout(() => response.end(bytes.subarray(30)), 10);
     });
     assert.deepEqual(verified, { outcome: "verified", fullName: "Élodie L.", email: null });
-    assert.deepEqual(seen, [`/prod/v3/action/idaa/novi_member/${UUID}`, "key", "account-1", undefined, undefined]);
-    assert.deepEqual(await asked(deny), { outcome: "denied" });
-    assert.deepEqual(await asked((response) => response.writeHead(429, { "retry-after": "3" }).end()), {
+    assert.deepEqual(received, [`/prod/v3/action/idaa/novi_member/${UUID}`, "key", "account-1", undefined, undefined]);
+    assert.deepEqual(await outcomeFrom(deny), { outcome: "denied" });
+    assert.deepEqual(await outcomeFrom((response) => response.writeHead(429, { "retry-after": "3" }).end()), {
       outcome: "rate_limited",
       retryAfterSeconds: 3,
     });
-    assert.deepEqual(await asked((response) => response.writeHead(503, { "retry-after": "5" }).end()), {
+    assert.deepEqual(await outcomeFrom((response) => response.writeHead(503, { "retry-after": "5" }).end()), {
       ...serviceError(503, null, 5),
     });
   });
@@ -459,7 +460,7 @@ describe("over real HTTP", () => {
   test("a redirect is not followed, even to a denial", async () => {
     for (const status of [301, 302, 303, 307, 308]) {
       let hits = 0;
-      const outcome = await asked((response) => {
+      const outcome = await outcomeFrom((response) => {
         hits += 1;
         return hits === 1 ? response.writeHead(status, { location: "/elsewhere" }).end() : deny(response);
       });
@@ -467,44 +468,44 @@ describe("over real HTTP", () => {
     }
   });
 
-  test("a connection that breaks", async () => {
-    assert.deepEqual(await asked((response) => void response.destroy()), serviceError(null));
-    const half = await asked((response) => {
+  test("a broken connection is a service error", async () => {
+    assert.deepEqual(await outcomeFrom((response) => void response.destroy()), serviceError(null));
+    const half = await outcomeFrom((response) => {
       response.writeHead(404, { "content-type": PROBLEM, "content-length": DENIAL.length });
       response.write(DENIAL.slice(0, 40), () => response.destroy());
     });
     assert.deepEqual(half, serviceError(404));
-    // A whole denial that announces more than it holds.
-    const short = await asked((response) => {
+    // A complete denial, with a content-length larger than its body.
+    const short = await outcomeFrom((response) => {
       response.writeHead(404, { "content-type": PROBLEM, "content-length": DENIAL.length + 9 });
       response.write(DENIAL, () => response.destroy());
     });
     assert.deepEqual(short, serviceError(404));
   });
 
-  test("silence, and a body that trickles or never ends", async () => {
-    assert.deepEqual(await asked(() => undefined, 50), serviceError(null));
-    const trickle = asked((response) => {
+  test("a silent server, a stalled body and an endless body are service errors", async () => {
+    assert.deepEqual(await outcomeFrom(() => undefined, 50), serviceError(null));
+    const stalled = outcomeFrom((response) => {
       response.writeHead(404, { "content-type": PROBLEM });
       response.write(DENIAL);
     }, 50);
-    assert.deepEqual(await trickle, serviceError(null));
+    assert.deepEqual(await stalled, serviceError(null));
     let closed: (() => void) | undefined;
     const isClosed = new Promise<void>((resolve) => (closed = resolve));
-    const endless = asked((response) => {
+    const endless = outcomeFrom((response) => {
       response.writeHead(404, { "content-type": PROBLEM });
-      const pour = (): void => {
+      const write = (): void => {
         while (!response.destroyed && response.write(" ".repeat(16_384)));
       };
-      response.on("drain", pour).on("close", () => closed?.());
-      pour();
+      response.on("drain", write).on("close", () => closed?.());
+      write();
     });
     assert.deepEqual(await endless, serviceError(404));
     await isClosed;
   });
 
   test("a rate limit does not wait for its body", async () => {
-    const limited = asked((response) => {
+    const limited = outcomeFrom((response) => {
       response.writeHead(429, { "retry-after": "3" });
       response.write("…");
     });
