@@ -1,8 +1,8 @@
-//! `make bench-check`: whether a hot path takes more instructions than it used
-//! to. Valgrind counts them, so a busy machine does not matter.
+//! `make bench-check`: fails if a hot path takes more instructions than its baseline. Valgrind counts them, so the load
+//! of the machine doesn't matter.
 //!
-//! Each path is walked a few times and then many times in a process of its own;
-//! the difference is what walking it costs, without the start.
+//! Each path runs a few times in one process, and many times in another. The difference is the cost of the path without
+//! startup.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,87 +13,89 @@ use serde_json::json;
 use tests::function::binary;
 use tests::workspace;
 
-use crate::growth::mailman;
-use crate::mirror::{Mirror, configuration};
+use crate::growth::simulated_mailman;
+use crate::mirror::{Mirror, configure};
 use crate::novi::People;
 use crate::runtime::Instance;
 use crate::table::progress;
-use crate::verification::{World, is_answered};
+use crate::verification::{Environment, ensure_origin};
 
-/// How far from that is too far.
+/// The maximum relative difference from the baseline.
 const TOLERANCE: f64 = 0.10;
-/// Valgrind is some fifty times slower: nobody's patience may end.
-const PATIENCE: [(&str, &str); 3] = [("CACHE_TIMEOUT_MS", "10000"), ("NOVI_TIMEOUT_MS", "25000"), ("CONFIG_FILE", "")];
+/// Settings with long timeouts, because Valgrind is some fifty times slower. With `CONFIG_FILE`, parameters are read
+/// from a file.
+const LONG_TIMEOUTS: [(&str, &str); 3] =
+    [("CACHE_TIMEOUT_MS", "10000"), ("NOVI_TIMEOUT_MS", "25000"), ("CONFIG_FILE", "")];
 
-/// Counts, and compares with the baseline; or makes the counts the baseline.
+/// Counts instructions, and compares them with the baseline. With `accept`, writes the counts as the new baseline.
 pub(crate) async fn check(accept: bool) -> Result<()> {
-    let mut counts = BTreeMap::from([("a plan of 10,000", plan().await?)]);
-    for (name, origin) in [("a hit", "hit"), ("a miss", "miss")] {
-        counts.insert(name, verification(origin).await?);
+    let mut counts = BTreeMap::from([("mirror plan of 10,000", plan().await?)]);
+    for (name, origin) in [("cache hit", "hit"), ("cache miss", "miss")] {
+        counts.insert(name, verify(origin).await?);
     }
-    // Another processor has other instructions.
+    // Each architecture has its own instructions.
     let name = format!("benches/instructions.{}.json", std::env::consts::ARCH);
     let file = workspace().join(&name);
     if accept {
         return Ok(std::fs::write(file, format!("{:#}\n", json!(counts)))?);
     }
     if !file.exists() {
-        progress(&format!("NOT CHECKED: there is no {name}; make bench-check ARGS=--accept makes it"));
+        progress(&format!("NOT CHECKED: {name} doesn't exist. make bench-check ARGS=--accept creates it"));
         return Ok(());
     }
     let baseline: BTreeMap<String, u64> =
-        serde_json::from_slice(&std::fs::read(&file)?).with_context(|| format!("{name} makes no sense"))?;
-    let mut is_off = false;
+        serde_json::from_slice(&std::fs::read(&file)?).with_context(|| format!("parsing {name} failed"))?;
+    let mut has_failed = false;
     for (path, count) in counts {
-        let before = *baseline.get(path).with_context(|| format!("{name} does not know {path}"))?;
+        let expected = *baseline.get(path).with_context(|| format!("expected {path} in {name}"))?;
         #[expect(clippy::cast_precision_loss, reason = "a ratio")]
-        let ratio = count as f64 / before as f64;
-        progress(&format!("{path}: {count} instructions, {ratio:.3} of the {before} that it used to take"));
-        // One that was much better would let it get worse again unseen.
-        is_off |= (ratio - 1.0).abs() > TOLERANCE;
+        let ratio = count as f64 / expected as f64;
+        progress(&format!("{path}: {count} instructions, {ratio:.3}× the baseline of {expected}"));
+        // A count far below the baseline also fails, because a later regression would go unnoticed.
+        has_failed |= (ratio - 1.0).abs() > TOLERANCE;
     }
-    if is_off {
+    if has_failed {
         bail!(
-            "a path takes more than {:.0} % more or fewer instructions than it used to; \
-             where that is as it should be: make bench-check ARGS=--accept",
+            "a path takes over {:.0} % more or fewer instructions than its baseline. \
+             If that is intended, run make bench-check ARGS=--accept",
             TOLERANCE * 1e2
         );
     }
     Ok(())
 }
 
-/// What one answer costs.
-async fn verification(origin: &str) -> Result<u64> {
-    const FEW: usize = 20;
-    const MANY: usize = 120;
-    let mut world = World::start(2 + FEW + MANY, Duration::ZERO, &PATIENCE).await?;
+/// Counts the instructions of one request.
+async fn verify(origin: &str) -> Result<u64> {
+    const SHORT_RUN: usize = 20;
+    const LONG_RUN: usize = 120;
+    let mut environment = Environment::start(2 + SHORT_RUN + LONG_RUN, Duration::ZERO, &LONG_TIMEOUTS).await?;
     let mut totals = Vec::new();
-    for times in [FEW, MANY] {
-        let mut counted = Counted::start("verify", world.variables()).await?;
-        let known = world.stranger()?;
-        counted.instance.invoke(&known).await?;
+    for times in [SHORT_RUN, LONG_RUN] {
+        let mut counted = Counted::start("verify", environment.variables()).await?;
+        let cached = environment.uncached_member()?;
+        counted.instance.invoke(&cached).await?;
         for _ in 0..times {
-            let event = if origin == "hit" { known.clone() } else { world.stranger()? };
-            is_answered(&counted.instance.invoke(&event).await?.0, origin)?;
+            let event = if origin == "hit" { cached.clone() } else { environment.uncached_member()? };
+            ensure_origin(&counted.instance.invoke(&event).await?.0, origin)?;
         }
         totals.push(counted.total()?);
     }
-    Ok((totals[1] - totals[0]) / (MANY - FEW) as u64)
+    Ok((totals[1] - totals[0]) / (LONG_RUN - SHORT_RUN) as u64)
 }
 
-/// What a run of the mirror with nothing to do costs: reading, comparing, planning.
+/// Counts the instructions of a run of the mirror with nothing to do: reading, comparing, planning.
 async fn plan() -> Result<u64> {
     const PEOPLE: usize = 10_000;
     const LIST: &str = "members.lists.example.org";
-    let upstream = mailman(vec![(LIST.to_owned(), (0..PEOPLE).collect())]).await?;
+    let upstream = simulated_mailman(vec![(LIST.to_owned(), (0..PEOPLE).collect())]).await?;
     let mut totals = Vec::new();
     for times in [1, 3] {
         let mut people = People::new(PEOPLE, crate::growth::DOMAIN);
         let group = people.group(0..PEOPLE);
-        let stage =
-            configuration(people, &upstream.url(), "a password", &[(group, LIST.to_owned())], &PATIENCE[..2]).await?;
-        let counted = Counted::start("mirror", &stage.variables).await?;
-        let mut mirror = Mirror::on(stage, counted.instance);
+        let config =
+            configure(people, &upstream.url(), "a password", &[(group, LIST.to_owned())], &LONG_TIMEOUTS[..2]).await?;
+        let counted = Counted::start("mirror", &config.variables).await?;
+        let mut mirror = Mirror::new(config, counted.instance);
         for _ in 0..times {
             mirror.run(&json!({})).await?;
         }
@@ -102,13 +104,14 @@ async fn plan() -> Result<u64> {
     Ok((totals[1] - totals[0]) / 2)
 }
 
-/// An instance whose instructions are counted.
+/// An instance that runs under Valgrind, which counts its instructions.
 struct Counted {
     instance: Instance,
     out: tempfile::TempPath,
 }
 
 impl Counted {
+    /// Starts a function under Valgrind.
     async fn start(name: &str, variables: &[(String, String)]) -> Result<Self> {
         let out = tempfile::NamedTempFile::new()?.into_temp_path();
         let program = binary(name)?.display().to_string();
@@ -117,11 +120,11 @@ impl Counted {
         Ok(Self { instance, out })
     }
 
-    /// Ends it. How many instructions it took in all.
+    /// Terminates the instance. Returns its total number of instructions.
     fn total(self) -> Result<u64> {
         self.instance.terminate()?;
         let profile = std::fs::read_to_string(&self.out)?;
         let total = profile.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
-        total.context("valgrind has counted nothing")
+        total.context("expected a total in the output of valgrind")
     }
 }

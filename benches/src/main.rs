@@ -1,8 +1,6 @@
-//! `make bench`: what the product costs on this machine, each figure beside
-//! something else of the same run.
+//! `make bench`: measures the cost of the product on this machine, compared with something else in the same run.
 //!
-//! `bench [--only PART] [--rounds N]` measures and writes the parts of
-//! `docs/performance.md` that are made by it.
+//! `bench [--only PART] [--rounds N] [--joiners N]` measures, and writes the generated parts of `docs/performance.md`.
 
 mod check;
 mod growth;
@@ -22,9 +20,9 @@ use tests::workspace;
 
 use crate::table::{Table, progress, splice};
 
-/// Measurements of each figure, unless it is told otherwise.
+/// The default number of measurements of each figure.
 const ROUNDS: usize = 20;
-/// Subscriptions of one first fill, unless it is told otherwise.
+/// The default number of subscriptions in one first fill.
 const JOINERS: usize = 250;
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,7 +30,7 @@ async fn main() -> ExitCode {
     match run().await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "whoever has started the program reads it")]
+            #[expect(clippy::print_stderr, reason = "the person who started the program reads it")]
             {
                 eprintln!("bench: {error:#}");
             }
@@ -41,15 +39,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What this runs on, and when.
+/// Describes the machine and the time.
 fn machine() -> Result<String> {
     let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    let after = |text: &str, key: &str| {
+    let value_of = |text: &str, key: &str| {
         let line = text.lines().find(|line| line.starts_with(key))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     };
-    let model = after(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned());
-    let kilobytes = after(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
+    let model = value_of(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| "unknown".to_owned());
+    let kilobytes = value_of(&read("/proc/meminfo"), "MemTotal").unwrap_or_default();
     let gigabytes = kilobytes.trim_end_matches(" kB").parse::<u64>().unwrap_or_default() >> 20;
     Ok(format!(
         "Measured on {}: {} processors ({model}), {gigabytes} GiB, Linux {}.",
@@ -59,6 +57,7 @@ fn machine() -> Result<String> {
     ))
 }
 
+/// Runs the parts that the arguments select.
 async fn run() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("check") {
         return check::check(std::env::args().nth(2).as_deref() == Some("--accept")).await;
@@ -68,8 +67,10 @@ async fn run() -> Result<()> {
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.next()) {
             ("--only", Some(part)) => only = Some(part),
-            ("--rounds", Some(number)) => rounds = number.parse().context("--rounds needs a number")?,
-            ("--joiners", Some(number)) => joiners = number.parse().context("--joiners needs a number")?,
+            ("--rounds", Some(number)) => rounds = number.parse().context("--rounds is invalid: expected a number")?,
+            ("--joiners", Some(number)) => {
+                joiners = number.parse().context("--joiners is invalid: expected a number")?;
+            }
             _ => bail!("usage: bench [--only verification|large|fills|calls|growth] [--rounds N] [--joiners N]"),
         }
     }
@@ -83,7 +84,7 @@ async fn run() -> Result<()> {
         write("verification", &table)?;
     }
     if is_wanted("large") {
-        progress("The mirror over a large list…");
+        progress("The mirror with a large list…");
         write("large", &mirror::large(rounds).await?)?;
     }
     if is_wanted("calls") {

@@ -1,5 +1,5 @@
-//! A Novi of thousands, made ahead: groups, single records, and all of them in
-//! pages.
+//! A simulated Novi with thousands of people. Its responses are prepared in advance: groups, single records, and pages
+//! of all records.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -11,42 +11,42 @@ use serde_json::json;
 use tests::directory::record;
 use uuid::Uuid;
 
-use crate::upstream::{Upstream, number, page};
+use crate::upstream::{Upstream, page, query_number};
 
-/// Who is in Novi.
+/// The people in Novi.
 pub(crate) struct People {
     ids: Vec<Uuid>,
     records: Vec<String>,
-    /// By group, the indices of its members.
+    /// The indices of the members of each group.
     groups: HashMap<Uuid, Vec<usize>>,
-    /// Whether all records can be listed.
-    pub(crate) are_listed: bool,
+    /// True if all records can be listed in bulk.
+    pub(crate) are_listable: bool,
 }
 
 impl People {
-    /// So many, with addresses at `domain`.
+    /// Creates `count` people with addresses at `domain`.
     pub(crate) fn new(count: usize, domain: &str) -> Self {
         let ids: Vec<Uuid> = (0..count).map(|_| Uuid::from_u128(fastrand::u128(..))).collect();
         let person = |(n, id): (usize, &Uuid)| record(*id, "Marguerite", "Delacroix", &address(n, domain)).to_string();
         let records = ids.iter().enumerate().map(person).collect();
-        Self { ids, records, groups: HashMap::new(), are_listed: true }
+        Self { ids, records, groups: HashMap::new(), are_listable: true }
     }
 
-    /// A group of these.
+    /// Adds a group of these people. Returns its id.
     pub(crate) fn group(&mut self, members: impl IntoIterator<Item = usize>) -> Uuid {
         let group = Uuid::from_u128(fastrand::u128(..));
         self.groups.insert(group, members.into_iter().collect());
         group
     }
 
-    /// The calls that reading these groups and everybody in them takes at least, in pages of a thousand.
-    pub(crate) fn fewest_calls(&self) -> usize {
-        const PAGE: usize = 1_000;
-        let groups: usize = self.groups.values().map(|members| members.len().div_ceil(PAGE)).sum();
-        groups + if self.are_listed { self.ids.len().div_ceil(PAGE) } else { self.ids.len() }
+    /// Returns the minimum number of calls for reading these groups and all people in them, with pages of a thousand.
+    pub(crate) fn minimum_calls(&self) -> usize {
+        const PAGE_SIZE: usize = 1_000;
+        let groups: usize = self.groups.values().map(|members| members.len().div_ceil(PAGE_SIZE)).sum();
+        groups + if self.are_listable { self.ids.len().div_ceil(PAGE_SIZE) } else { self.ids.len() }
     }
 
-    /// Lets them be asked for.
+    /// Starts a server with these people.
     pub(crate) async fn serve(self) -> Result<Upstream> {
         let rows = |members: &Vec<usize>| -> Vec<String> {
             members
@@ -58,19 +58,19 @@ impl People {
             self.groups.iter().map(|(id, members)| (format!("/api/groups/{id}/members"), rows(members))).collect();
         let single: HashMap<String, usize> =
             self.ids.iter().enumerate().map(|(n, id)| (format!("/api/customers/{id}"), n)).collect();
-        let (records, are_listed) = (self.records, self.are_listed);
-        let answers = move |uri: &Uri| {
+        let (records, are_listable) = (self.records, self.are_listable);
+        let responses = move |uri: &Uri| {
             if let Some(n) = single.get(uri.path()) {
                 return Some(Bytes::from(records[*n].clone()));
             }
-            let rows = if uri.path() == "/api/members" && are_listed { &records } else { groups.get(uri.path())? };
-            Some(page(rows, number(uri, "offset")?, number(uri, "pageSize")?, "TotalCount", "Results"))
+            let rows = if uri.path() == "/api/members" && are_listable { &records } else { groups.get(uri.path())? };
+            Some(page(rows, query_number(uri, "offset")?, query_number(uri, "pageSize")?, "TotalCount", "Results"))
         };
-        Upstream::start(answers, Duration::ZERO, None).await
+        Upstream::start(responses, Duration::ZERO, None).await
     }
 }
 
-/// The address of the person at an index.
+/// Returns the address of the person at an index.
 pub(crate) fn address(n: usize, domain: &str) -> String {
     format!("person{n:06}@{domain}")
 }

@@ -1,15 +1,13 @@
-//! Lambda's Runtime API, as far as one instance of a function uses it, and when
-//! what passes by it.
+//! Lambda's Runtime API, as far as one instance of a function uses it, with the time of each call.
 //!
-//! AWS's own emulator stands between a caller and a function with a millisecond
-//! of its own; here the clock stands where Lambda's does.
+//! AWS's own emulator adds a millisecond between a caller and a function. Here, time is measured at the same point as
+//! on Lambda.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::processor::Place;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -22,65 +20,68 @@ use tempfile::TempDir;
 use tests::http_server::Server;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
-/// The longest that a start or an invocation may take here.
-const LIMIT: Duration = Duration::from_secs(300);
+use crate::processor::CpuAffinity;
 
-/// What one instance says to the Runtime API.
-enum Said {
-    /// It asks for the next event.
+/// The timeout of a start or an invocation.
+const TIMEOUT: Duration = Duration::from_secs(300);
+
+/// A call by an instance to the Runtime API.
+enum ApiCall {
+    /// A request for the next event, and when it arrived.
     Next(Instant),
-    /// It has answered the last one: when, after how long, and what.
-    Answered(Duration, Bytes),
-    /// It has failed.
-    Failed(Bytes),
+    /// The response to the last event: how long it took, and its body.
+    Response(Duration, Bytes),
+    /// An error report.
+    Error(Bytes),
 }
 
-/// An instance of a function that waits for an event.
+/// An instance of a function, which waits for an event.
 pub(crate) struct Instance {
     child: Child,
-    /// From the start of the process to its first request for an event.
+    /// The time from the start of the process to its first request for an event.
     pub(crate) init: Duration,
     events: mpsc::Sender<Bytes>,
-    said: mpsc::UnboundedReceiver<Said>,
+    calls: mpsc::UnboundedReceiver<ApiCall>,
     dir: TempDir,
 }
 
-/// The Runtime API's side of an instance.
+/// The Runtime API of an instance.
 #[derive(Clone)]
 struct Api {
     events: Arc<AsyncMutex<mpsc::Receiver<Bytes>>>,
-    /// When the last event was handed out.
-    handed_out: Arc<Mutex<Instant>>,
-    says: mpsc::UnboundedSender<Said>,
+    /// The time at which the last event was sent.
+    sent_at: Arc<Mutex<Instant>>,
+    calls: mpsc::UnboundedSender<ApiCall>,
 }
 
 impl Instance {
-    /// Starts one and waits until it asks for an event.
+    /// Starts an instance, and waits until it requests an event.
     pub(crate) async fn start(program: &Path, arguments: &[&str], variables: &[(String, String)]) -> Result<Self> {
-        Self::start_on(None, program, arguments, variables).await
+        Self::start_with_affinity(None, program, arguments, variables).await
     }
 
-    /// The same on a processor that nothing else of the bench's uses.
-    pub(crate) async fn start_apart(
+    /// Does the same on a CPU that no other process of the benchmark uses.
+    pub(crate) async fn start_pinned(
         program: &Path,
         arguments: &[&str],
         variables: &[(String, String)],
     ) -> Result<Self> {
-        Self::start_on(Some(Place::on(true)?), program, arguments, variables).await
+        Self::start_with_affinity(Some(CpuAffinity::set(true)?), program, arguments, variables).await
     }
 
-    async fn start_on(
-        place: Option<Place>,
+    /// Starts an instance. It inherits the affinity of this thread, which is restored afterward.
+    async fn start_with_affinity(
+        affinity: Option<CpuAffinity>,
         program: &Path,
         arguments: &[&str],
         variables: &[(String, String)],
     ) -> Result<Self> {
         let (events, queue) = mpsc::channel(1);
-        let (says, said) = mpsc::unbounded_channel();
+        let (calls_sender, calls) = mpsc::unbounded_channel();
         let queue = Arc::new(AsyncMutex::new(queue));
-        let api = Api { events: queue, handed_out: Arc::new(Mutex::new(Instant::now())), says };
-        let server = Server::start(move |request| api.clone().answer(request)).await?;
-        // In memory, where there is such a place: Lambda's log is no file on a disk.
+        let api = Api { events: queue, sent_at: Arc::new(Mutex::new(Instant::now())), calls: calls_sender };
+        let server = Server::start(move |request| api.clone().handle(request)).await?;
+        // In memory if possible, because Lambda doesn't write the log to a disk.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
         let log = std::fs::File::create(dir.path().join("log"))?;
         let mut command = Command::new(program);
@@ -99,36 +100,40 @@ impl Instance {
             .stdout(log.try_clone()?)
             .stderr(log);
         let started = Instant::now();
-        let child = command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
-        drop(place);
-        let mut instance = Self { child, init: Duration::ZERO, events, said, dir };
-        instance.init = instance.ready().await?.duration_since(started);
+        let child = command.spawn().with_context(|| format!("starting {} failed", program.display()))?;
+        drop(affinity);
+        let mut instance = Self { child, init: Duration::ZERO, events, calls, dir };
+        instance.init = instance.wait_until_ready().await?.duration_since(started);
         Ok(instance)
     }
 
-    /// Hands it an event. Gives what it answers, and how long it took from the
-    /// event to the answer. It waits for an event again when this returns.
+    /// Sends an event. Returns the response, and the time from the event to the response. When this returns, the
+    /// instance is waiting for an event again.
     pub(crate) async fn invoke(&mut self, event: &Bytes) -> Result<(Value, Duration)> {
         self.events.send(event.clone()).await?;
-        let (took, answer) = match self.hear().await? {
-            Said::Answered(took, answer) => (took, answer),
-            Said::Failed(error) => bail!("the function failed: {}", String::from_utf8_lossy(&error)),
-            Said::Next(_) => bail!("the function gave no answer"),
+        let (took, response) = match self.next_call().await? {
+            ApiCall::Response(took, response) => (took, response),
+            ApiCall::Error(error) => bail!("the function failed: {}", String::from_utf8_lossy(&error)),
+            ApiCall::Next(_) => bail!("expected a response, but the function requested the next event"),
         };
-        self.ready().await?;
-        Ok((serde_json::from_slice(&answer)?, took))
+        self.wait_until_ready().await?;
+        Ok((serde_json::from_slice(&response)?, took))
     }
 
-    async fn ready(&mut self) -> Result<Instant> {
-        match self.hear().await? {
-            Said::Next(at) => Ok(at),
-            Said::Failed(error) => bail!("the function does not start: {}", String::from_utf8_lossy(&error)),
-            Said::Answered(..) => bail!("the function answered twice"),
+    /// Waits until the instance requests an event. Returns when it did.
+    async fn wait_until_ready(&mut self) -> Result<Instant> {
+        match self.next_call().await? {
+            ApiCall::Next(at) => Ok(at),
+            ApiCall::Error(error) => bail!("the function reported an error: {}", String::from_utf8_lossy(&error)),
+            ApiCall::Response(..) => {
+                bail!("expected a request for the next event, but the function sent a second response")
+            }
         }
     }
 
-    async fn hear(&mut self) -> Result<Said> {
-        let ended = async {
+    /// Waits for the next call. Fails if the process exits.
+    async fn next_call(&mut self) -> Result<ApiCall> {
+        let exit = async {
             loop {
                 if let Ok(Some(status)) = self.child.try_wait() {
                     return status;
@@ -137,46 +142,46 @@ impl Instance {
             }
         };
         tokio::select! {
-            said = tokio::time::timeout(LIMIT, self.said.recv()) => said?.context("the Runtime API ended"),
-            status = ended => bail!("the function ended with {status}: {}", self.printed()),
+            call = tokio::time::timeout(TIMEOUT, self.calls.recv()) => call?.context("the Runtime API stopped"),
+            status = exit => bail!("the function exited with {status}: {}", self.log()),
         }
     }
 
-    /// What it has printed so far.
-    pub(crate) fn printed(&self) -> String {
+    /// Returns the output so far.
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
-    /// Its process.
+    /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The most memory that it has held, in MiB.
+    /// Returns the peak memory, in MiB.
     pub(crate) fn peak_memory(&self) -> Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        Ok(kilobytes.context("/proc says nothing of its memory")?.parse::<f64>()? / 1024.0)
+        Ok(kilobytes.context("expected VmHWM in /proc/PID/status")?.parse::<f64>()? / 1024.0)
     }
 
-    /// How long its main thread has had a processor.
-    pub(crate) fn busy(&self) -> Result<Duration> {
+    /// Returns the CPU time of the main thread.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
         let text = std::fs::read_to_string(format!("/proc/{}/schedstat", self.pid()))?;
         let nanoseconds = text.split(' ').next().and_then(|number| number.parse().ok());
-        Ok(Duration::from_nanos(nanoseconds.context("/proc says nothing of its time")?))
+        Ok(Duration::from_nanos(nanoseconds.context("expected a CPU time in /proc/PID/schedstat")?))
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Sends SIGTERM, and waits until the process has exited.
     pub(crate) fn terminate(mut self) -> Result<()> {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM)?;
         self.child.wait()?;
         Ok(())
     }
 
-    /// Ends it, as Lambda does, and waits until it has gone.
-    pub(crate) fn end(mut self) -> Result<()> {
+    /// Sends SIGKILL, as Lambda does, and waits until the process has exited.
+    pub(crate) fn kill(mut self) -> Result<()> {
         self.child.kill()?;
-        ensure!(!self.child.wait()?.success(), "it ended by itself");
+        ensure!(!self.child.wait()?.success(), "the function exited before it was killed");
         Ok(())
     }
 }
@@ -189,12 +194,13 @@ impl Drop for Instance {
 }
 
 impl Api {
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
+    /// Handles a call by the function.
+    async fn handle(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let path = request.uri().path().to_owned();
         if path.ends_with("/invocation/next") {
-            let _ = self.says.send(Said::Next(Instant::now()));
+            let _ = self.calls.send(ApiCall::Next(Instant::now()));
             let event = self.events.lock().await.recv().await.context("there are no more events")?;
-            let deadline = (SystemTime::now() + LIMIT).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+            let deadline = (SystemTime::now() + TIMEOUT).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
             let response = Response::builder()
                 .header("Lambda-Runtime-Aws-Request-Id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd")
                 .header("Lambda-Runtime-Deadline-Ms", deadline.to_string())
@@ -205,13 +211,13 @@ impl Api {
                 )
                 .header("Content-Type", "application/json")
                 .body(Full::from(event))?;
-            *self.handed_out.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *self.sent_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             return Ok(response);
         }
         let body = request.into_body().collect().await?.to_bytes();
-        let took = self.handed_out.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        let said = if path.ends_with("/response") { Said::Answered(took, body) } else { Said::Failed(body) };
-        let _ = self.says.send(said);
+        let took = self.sent_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let call = if path.ends_with("/response") { ApiCall::Response(took, body) } else { ApiCall::Error(body) };
+        let _ = self.calls.send(call);
         let mut response = Response::new(Full::from("{\"status\":\"OK\"}"));
         *response.status_mut() = StatusCode::ACCEPTED;
         Ok(response)

@@ -1,5 +1,4 @@
-//! Figures, what they are held against, and the part of `docs/performance.md`
-//! that is made of them.
+//! Figures, their baselines, and the tables in `docs/performance.md` that are generated from them.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -7,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// With fewer measurements than this a figure says how many there are.
-const ENOUGH: usize = 20;
+/// A figure from fewer measurements than this states their number.
+const FULL_SAMPLE: usize = 20;
 
-/// How a figure is shown.
+/// The unit of a figure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unit {
     Seconds,
@@ -22,6 +21,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
+    /// Formats a value with this unit.
     fn show(self, value: f64) -> String {
         match self {
             Self::Seconds => format!("{value:.2} s"),
@@ -35,7 +35,7 @@ impl Unit {
     }
 }
 
-/// Measurements of one thing.
+/// A series of measurements of the same quantity.
 #[derive(Clone)]
 pub(crate) struct Series {
     unit: Unit,
@@ -43,20 +43,22 @@ pub(crate) struct Series {
 }
 
 impl Series {
+    /// Creates an empty series.
     pub(crate) fn new(unit: Unit) -> Self {
         Self { unit, values: Vec::new() }
     }
 
-    /// One that is the same however often it is looked at.
+    /// Creates a series with a single value, which doesn't vary between measurements.
     pub(crate) fn exact(unit: Unit, value: f64) -> Self {
         Self { unit, values: vec![value] }
     }
 
+    /// Adds a value in the unit of the series.
     pub(crate) fn push(&mut self, value: f64) {
         self.values.push(value);
     }
 
-    /// Adds a time, in the unit of the series.
+    /// Adds a duration, converted to the unit of the series.
     pub(crate) fn time(&mut self, time: Duration) {
         let seconds = time.as_secs_f64();
         self.push(match self.unit {
@@ -66,8 +68,8 @@ impl Series {
         });
     }
 
-    /// The value that so much of all values is not above.
-    fn quantile(&self, part: f64) -> f64 {
+    /// Returns the value at this quantile, for example 0.5 for the median.
+    fn quantile(&self, quantile: f64) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
         #[expect(
@@ -76,99 +78,107 @@ impl Series {
             clippy::cast_precision_loss,
             reason = "an index"
         )]
-        let index = ((sorted.len().saturating_sub(1)) as f64 * part).round() as usize;
+        let index = ((sorted.len().saturating_sub(1)) as f64 * quantile).round() as usize;
         sorted.get(index).copied().unwrap_or(f64::NAN)
     }
 
+    /// Returns the median.
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
     }
 
-    /// The median of this and that together, as of one thing that is done after the other.
-    pub(crate) fn and(&self, other: &Self) -> Self {
+    /// Adds the values of both series pairwise, as if the two operations ran one after the other.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
         Self { unit: self.unit, values: self.values.iter().zip(&other.values).map(|(one, two)| one + two).collect() }
     }
 
+    /// Formats the median, and the interquartile range if there are several values.
     fn show(&self) -> String {
-        let middle = self.unit.show(self.median());
+        let median = self.unit.show(self.median());
         let count = self.values.len();
         if count < 2 {
-            return middle;
+            return median;
         }
-        let few = if count < ENOUGH { format!(", of {count}") } else { String::new() };
-        format!("{middle} ({} to {}{few})", self.unit.show(self.quantile(0.25)), self.unit.show(self.quantile(0.75)))
+        let sample_size = if count < FULL_SAMPLE { format!(", n = {count}") } else { String::new() };
+        format!(
+            "{median} ({} to {}{sample_size})",
+            self.unit.show(self.quantile(0.25)),
+            self.unit.show(self.quantile(0.75))
+        )
     }
 }
 
-/// What is to be reached.
+/// The goal of a comparison.
 #[derive(Clone, Copy)]
 pub(crate) enum Goal {
-    /// So many times as fast, or as small.
-    Times(f64),
-    /// At most so much of the other's.
-    AtMost(f64),
-    /// At least so much of the other's speed.
-    Speed(f64),
-    /// At most so much more than the other's, in its unit.
-    Over(f64),
-    /// Less than the other.
-    Below,
-    /// No goal: for the reader.
+    /// At least this many times as fast or as small as the baseline.
+    FactorBetter(f64),
+    /// At most this multiple of the baseline.
+    MaxRatio(f64),
+    /// At least this multiple of the baseline's speed.
+    MinSpeedRatio(f64),
+    /// At most this much more than the baseline, in its unit.
+    MaxExcess(f64),
+    /// Less than the baseline.
+    Less,
+    /// No goal. The comparison is only for information.
     None,
 }
 
-/// Rows of markdown.
+/// A Markdown table.
 #[derive(Default)]
 pub(crate) struct Table {
     rows: Vec<[String; 4]>,
 }
 
 impl Table {
-    /// A figure on its own.
-    pub(crate) fn figure(&mut self, what: &str, figure: &Series) {
-        self.row([what.to_owned(), figure.show(), String::new(), String::new()]);
+    /// Adds a figure without a baseline or goal.
+    pub(crate) fn figure(&mut self, label: &str, figure: &Series) {
+        self.row([label.to_owned(), figure.show(), String::new(), String::new()]);
     }
 
-    /// A figure and the most that it may be.
-    pub(crate) fn at_most(&mut self, what: &str, figure: &Series, most: f64) {
-        let reach = verdict(figure.median() <= most, &format!("at most {}", figure.unit.show(most)));
-        self.row([what.to_owned(), figure.show(), String::new(), reach]);
+    /// Adds a figure with a maximum.
+    pub(crate) fn at_most(&mut self, label: &str, figure: &Series, maximum: f64) {
+        let goal = verdict(figure.median() <= maximum, &format!("at most {}", figure.unit.show(maximum)));
+        self.row([label.to_owned(), figure.show(), String::new(), goal]);
     }
 
-    /// A figure beside another of the same run.
-    pub(crate) fn against(&mut self, what: &str, figure: &Series, other: &str, against: &Series, goal: Goal) {
-        let (ours, theirs) = (figure.median(), against.median());
-        let (ratio, reach) = match goal {
-            Goal::Times(times) => (
-                format!("{:.1} times better", theirs / ours),
-                verdict(theirs / ours >= times, &format!("{times} times")),
+    /// Adds a figure with a baseline from the same run.
+    pub(crate) fn compare(&mut self, label: &str, figure: &Series, baseline_name: &str, baseline: &Series, goal: Goal) {
+        let (measured, reference) = (figure.median(), baseline.median());
+        let (ratio, goal) = match goal {
+            Goal::FactorBetter(times) => (
+                format!("{:.1}× better", reference / measured),
+                verdict(reference / measured >= times, &format!("at least {times}×")),
             ),
-            Goal::AtMost(most) => {
-                (format!("{:.2} of it", ours / theirs), verdict(ours / theirs <= most, &format!("at most {most}")))
+            Goal::MaxRatio(maximum) => (
+                format!("{:.2}×", measured / reference),
+                verdict(measured / reference <= maximum, &format!("at most {maximum}×")),
+            ),
+            Goal::MinSpeedRatio(minimum) => {
+                let speed = reference / measured;
+                (format!("{speed:.2}× its speed"), verdict(speed >= minimum, &format!("at least {minimum}×")))
             }
-            Goal::Speed(least) => {
-                let speed = theirs / ours;
-                (format!("{speed:.2} of its speed"), verdict(speed >= least, &format!("at least {least}")))
-            }
-            Goal::Over(more) => {
+            Goal::MaxExcess(excess) => {
                 let unit = figure.unit;
-                let reach = verdict(ours - theirs <= more, &format!("at most {} more", unit.show(more)));
-                (format!("{} more", unit.show(ours - theirs)), reach)
+                let goal = verdict(measured - reference <= excess, &format!("at most {} more", unit.show(excess)));
+                (format!("{} more", unit.show(measured - reference)), goal)
             }
-            Goal::Below => (format!("{:.2} of it", ours / theirs), verdict(ours < theirs, "less")),
-            Goal::None => (format!("{:.2} of it", ours / theirs), String::new()),
+            Goal::Less => (format!("{:.2}×", measured / reference), verdict(measured < reference, "less")),
+            Goal::None => (format!("{:.2}×", measured / reference), String::new()),
         };
-        self.row([what.to_owned(), figure.show(), format!("{other}: {}; {ratio}", against.show()), reach]);
+        self.row([label.to_owned(), figure.show(), format!("{baseline_name}: {}, {ratio}", baseline.show()), goal]);
     }
 
+    /// Adds a row, and prints it.
     fn row(&mut self, row: [String; 4]) {
         progress(&format!("| {} |", row.join(" | ")));
         self.rows.push(row);
     }
 
-    /// All of it, as markdown.
+    /// Returns the table as Markdown.
     pub(crate) fn markdown(&self) -> String {
-        let mut text = "| what | median (its middle half) | held against | goal |\n|---|---|---|---|\n".to_owned();
+        let mut text = "| measurement | median (IQR) | baseline | goal |\n|---|---|---|---|\n".to_owned();
         for row in &self.rows {
             let _ = writeln!(text, "| {} |", row.join(" | "));
         }
@@ -176,23 +186,24 @@ impl Table {
     }
 }
 
+/// Formats a goal with the result.
 fn verdict(is_met: bool, goal: &str) -> String {
     if is_met { format!("{goal}: met") } else { format!("{goal}: **missed**") }
 }
 
-/// Says where the bench is.
+/// Prints the progress of the benchmark.
 pub(crate) fn progress(text: &str) {
-    #[expect(clippy::print_stdout, reason = "a table on the terminal is what this is for")]
+    #[expect(clippy::print_stdout, reason = "progress belongs on the terminal")]
     {
         println!("{text}");
     }
 }
 
-/// Puts `text` between the marks of `part` in a file of markdown.
+/// Replaces the text between the markers of `part` in a Markdown file.
 pub(crate) fn splice(file: &Path, part: &str, text: &str) -> Result<()> {
-    let (from, to) = (format!("<!-- {part}: made by make bench -->"), format!("<!-- end of {part} -->"));
-    let whole = std::fs::read_to_string(file).with_context(|| format!("{} cannot be read", file.display()))?;
-    let missing = || format!("{} has no place for {part}", file.display());
+    let (from, to) = (format!("<!-- {part}: generated by make bench -->"), format!("<!-- end of {part} -->"));
+    let whole = std::fs::read_to_string(file).with_context(|| format!("reading {} failed", file.display()))?;
+    let missing = || format!("expected the markers of {part} in {}", file.display());
     let (before, rest) = whole.split_once(&from).with_context(missing)?;
     let (_, after) = rest.split_once(&to).with_context(missing)?;
     Ok(std::fs::write(file, format!("{before}{from}\n{}\n{to}{after}", text.trim_end()))?)

@@ -1,5 +1,5 @@
-//! Upstreams that answer at once, or after a given time: what they say is made
-//! ahead, so that they are never what is measured.
+//! Upstreams that respond immediately or after a given time. Their responses are prepared in advance, so that their own
+//! work isn't measured.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,24 +10,23 @@ use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tests::http_server::Server;
-use tests::redis::Authority;
+use tests::redis::CertificateAuthority;
 
-/// A server of JSON.
+/// A server that returns JSON.
 pub(crate) struct Upstream {
     server: Server,
     scheme: &'static str,
 }
 
 impl Upstream {
-    /// Starts one, behind TLS where there is an authority that vouches for it.
-    /// What `answers` does not know is a 404.
+    /// Starts a server, with TLS if `authority` is set. Paths for which `responses` returns `None` get a 404.
     pub(crate) async fn start(
-        answers: impl Fn(&Uri) -> Option<Bytes> + Send + Sync + 'static,
+        responses: impl Fn(&Uri) -> Option<Bytes> + Send + Sync + 'static,
         latency: Duration,
-        authority: Option<&Authority>,
+        authority: Option<&CertificateAuthority>,
     ) -> Result<Self> {
-        let answers = Arc::new(answers);
-        let handler = move |request| respond(Arc::clone(&answers), latency, request);
+        let responses = Arc::new(responses);
+        let handler = move |request| respond(Arc::clone(&responses), latency, request);
         let (server, scheme) = match authority {
             None => (Server::start(handler).await?, "http"),
             Some(authority) => (Server::start_tls(authority.acceptor()?, handler).await?, "https"),
@@ -35,21 +34,22 @@ impl Upstream {
         Ok(Self { server, scheme })
     }
 
-    /// Where it answers.
+    /// Returns the base URL.
     pub(crate) fn url(&self) -> String {
         format!("{}://127.0.0.1:{}", self.scheme, self.server.port)
     }
 }
 
+/// Responds to a request after the latency.
 async fn respond(
-    answers: Arc<impl Fn(&Uri) -> Option<Bytes>>,
+    responses: Arc<impl Fn(&Uri) -> Option<Bytes>>,
     latency: Duration,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>> {
     if !latency.is_zero() {
         tokio::time::sleep(latency).await;
     }
-    let body = answers(request.uri());
+    let body = responses(request.uri());
     let status = if body.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
     let mut response = Response::new(Full::from(body.unwrap_or_default()));
     *response.status_mut() = status;
@@ -57,13 +57,13 @@ async fn respond(
     Ok(response)
 }
 
-/// A number in a query.
-pub(crate) fn number(uri: &Uri, name: &str) -> Option<usize> {
+/// Returns a number from the query string.
+pub(crate) fn query_number(uri: &Uri, name: &str) -> Option<usize> {
     let query = uri.query()?.as_bytes();
     url::form_urlencoded::parse(query).find(|(key, _)| key == name)?.1.parse().ok()
 }
 
-/// A part of some rows, in an envelope that tells of all.
+/// Returns a page of rows, in an envelope with the total count.
 pub(crate) fn page(rows: &[String], offset: usize, count: usize, total: &str, entries: &str) -> Bytes {
     let from = offset.min(rows.len());
     let part = rows[from..(from + count).min(rows.len())].join(",");

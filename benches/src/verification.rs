@@ -1,5 +1,4 @@
-//! Verification: its start, a hit, a miss, its size; beside the same job in
-//! Python and beside a function that does next to nothing.
+//! Verification: startup, hits, misses, and size. Compares it with the same job in Python, and with a minimal function.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -18,36 +17,37 @@ use tests::redis::{Kind, Redis};
 use tests::workspace;
 use uuid::Uuid;
 
-use crate::processor::{Place, Quota, SHARE};
+use crate::processor::{CPU_SHARE, CpuAffinity, Quota};
 use crate::runtime::Instance;
 use crate::table::{Goal, Series, Table, Unit, progress};
 use crate::upstream::Upstream;
 
-/// How long Novi takes here.
+/// The latency of Novi.
 const LATENCY: Duration = Duration::from_millis(20);
 const PREFIX: &str = "/idaa";
-const KEY: &str = "a key of the bench's own, of the usual length";
-/// Warm invocations of each kind in one measurement.
-const WARM: usize = 2_000;
-/// Warm misses: each takes as long as Novi does.
-const MISSES: usize = 200;
+const KEY: &str = "a key of the usual length for this benchmark.";
+/// The number of warm invocations of each kind.
+const WARM_HITS: usize = 2_000;
+/// The number of warm misses. It is smaller, because each one takes at least as long as Novi.
+const WARM_MISSES: usize = 200;
 
-/// What verification stands on here.
-pub(crate) struct World {
+/// The services that verification needs.
+pub(crate) struct Environment {
     redis: Redis,
-    /// Kept alive: parameters are read from it.
+    /// Kept alive, because parameters are read from it.
     _moto: Moto,
     novi: Upstream,
     variables: Vec<(String, String)>,
-    /// Whom Novi knows.
+    /// The members in Novi.
     members: Vec<Uuid>,
-    /// The next of them who was not asked for yet.
-    fresh: usize,
+    /// The index of the next member that no instance has verified.
+    next_uncached: usize,
     _dir: TempDir,
 }
 
-impl World {
-    pub(crate) async fn start(people: usize, latency: Duration, more: &[(&str, &str)]) -> Result<Self> {
+impl Environment {
+    /// Starts the services. With `CONFIG_FILE` in `extra`, parameters are read from a file instead of SSM.
+    pub(crate) async fn start(people: usize, latency: Duration, extra: &[(&str, &str)]) -> Result<Self> {
         let redis = Redis::start(Kind::Tls)?;
         let members: Vec<Uuid> = (0..people).map(|_| Uuid::from_u128(fastrand::u128(..))).collect();
         let pages: HashMap<String, Bytes> = members
@@ -73,30 +73,31 @@ impl World {
         let mut add = |name: &str, value: &str| variables.push((name.to_owned(), value.to_owned()));
         add("AWS_DEFAULT_REGION", "us-east-1");
         add("VERIFY_NOVI_MAX_PER_MINUTE", "100000");
-        if more.iter().any(|(name, _)| *name == "CONFIG_FILE") {
+        if extra.iter().any(|(name, _)| *name == "CONFIG_FILE") {
             add("CONFIG_FILE", &file.display().to_string());
         } else {
             add("PARAMETER_PREFIX", PREFIX);
             add("AWS_ENDPOINT_URL", &moto.url());
         }
-        for (name, value) in more.iter().filter(|(name, _)| *name != "CONFIG_FILE") {
+        for (name, value) in extra.iter().filter(|(name, _)| *name != "CONFIG_FILE") {
             add(name, value);
         }
-        Ok(Self { redis, _moto: moto, novi, variables, members, fresh: 0, _dir: dir })
+        Ok(Self { redis, _moto: moto, novi, variables, members, next_uncached: 0, _dir: dir })
     }
 
-    /// What the product and its peer are told.
+    /// Returns the environment variables of the product and its peer.
     pub(crate) fn variables(&self) -> &[(String, String)] {
         &self.variables
     }
 
-    /// The event of a request for somebody who was not asked for yet.
-    pub(crate) fn stranger(&mut self) -> Result<Bytes> {
-        let id = self.members.get(self.fresh).context("everybody was asked for")?;
-        self.fresh += 1;
+    /// Returns the event of a request for a member that no instance has verified.
+    pub(crate) fn uncached_member(&mut self) -> Result<Bytes> {
+        let id = self.members.get(self.next_uncached).context("there are no more members")?;
+        self.next_uncached += 1;
         Ok(Self::event(*id))
     }
 
+    /// Returns the event of a request for this member.
     fn event(id: Uuid) -> Bytes {
         let request = Request::get(&format!("/v3/action/idaa/novi_member/{}", id.hyphenated()))
             .header("x-api-key", KEY)
@@ -106,13 +107,15 @@ impl World {
         Bytes::from(request.http_api("$default").to_string())
     }
 
+    /// Starts the minimal function.
     async fn baseline(&self) -> Result<Instance> {
         let mut variables = self.variables.clone();
         variables.push(("CACHE_PASSWORD".to_owned(), self.redis.password().unwrap_or_default().to_owned()));
         variables.push(("NOVI".to_owned(), self.novi.url()));
-        Instance::start_apart(&binary("baseline")?, &[], &variables).await
+        Instance::start_pinned(&binary("baseline")?, &[], &variables).await
     }
 
+    /// Starts the peer in Python.
     async fn python(&self) -> Result<Instance> {
         let mut variables = self.variables.clone();
         let tasks = workspace().join("benches/python").display().to_string();
@@ -120,95 +123,95 @@ impl World {
             [("LAMBDA_TASK_ROOT", tasks.as_str()), ("PYTHONPATH", &tasks), ("_HANDLER", "verify.handler")]
                 .map(|(name, value)| (name.to_owned(), value.to_owned())),
         );
-        Instance::start_apart(&python(), &["-m", "awslambdaric", "verify.handler"], &variables).await
+        Instance::start_pinned(&python(), &["-m", "awslambdaric", "verify.handler"], &variables).await
     }
 
+    /// Starts the product.
     pub(crate) async fn product(&self) -> Result<Instance> {
-        Instance::start_apart(&binary("verify")?, &[], &self.variables).await
+        Instance::start_pinned(&binary("verify")?, &[], &self.variables).await
     }
 }
 
-/// The Python that has the peers.
+/// Returns the path of the Python interpreter of the peers.
 pub(crate) fn python() -> PathBuf {
     workspace().join("benches/.venv/bin/python")
 }
 
-/// Checks that an answer is a 200 from where it should be.
-pub(crate) fn is_answered(answer: &Value, origin: &str) -> Result<()> {
-    ensure!(answer["statusCode"] == 200 && answer["headers"]["x-cache"] == origin, "{answer}");
+/// Fails unless the response is a 200 with this origin in `X-Cache`.
+pub(crate) fn ensure_origin(response: &Value, origin: &str) -> Result<()> {
+    ensure!(response["statusCode"] == 200 && response["headers"]["x-cache"] == origin, "{response}");
     Ok(())
 }
 
-/// Measures it.
+/// Measures verification.
 pub(crate) async fn measure(rounds: usize) -> Result<Table> {
     let mut table = Table::default();
-    let _here = Place::on(false)?;
-    let mut world = World::start(4 * rounds, Duration::ZERO, &[]).await?;
-    starts(&mut world, rounds, &mut table).await?;
-    phases(&world, rounds, &mut table).await?;
-    drop(world);
-    let mut world = World::start(1 + 2 * MISSES, LATENCY, &[]).await?;
-    warm(&mut world, &mut table).await?;
+    let _affinity = CpuAffinity::set(false)?;
+    let mut environment = Environment::start(4 * rounds, Duration::ZERO, &[]).await?;
+    starts(&mut environment, rounds, &mut table).await?;
+    phases(&environment, rounds, &mut table).await?;
+    drop(environment);
+    let mut environment = Environment::start(1 + 2 * WARM_MISSES, LATENCY, &[]).await?;
+    warm(&mut environment, &mut table).await?;
     sizes(&mut table)?;
     Ok(table)
 }
 
-/// Starts, and first invocations with little of a processor.
-async fn starts(world: &mut World, rounds: usize, table: &mut Table) -> Result<()> {
+/// Measures startup, and first invocations with a small share of a CPU.
+async fn starts(environment: &mut Environment, rounds: usize, table: &mut Table) -> Result<()> {
     let milliseconds = || Series::new(Unit::Milliseconds);
-    let (mut ours, mut theirs, mut bare) = (milliseconds(), milliseconds(), milliseconds());
-    let (mut our_first, mut their_first) = ([milliseconds(), milliseconds()], [milliseconds(), milliseconds()]);
-    let (mut our_memory, mut their_memory) = (Series::new(Unit::Mebibytes), Series::new(Unit::Mebibytes));
-    let quota =
-        Quota::new().inspect_err(|error| progress(&format!("not measured with little of a processor: {error:#}")));
-    // Once ahead: what is read from the disk is in memory then, and Python has compiled what it imports.
-    for instance in [world.product().await?, world.python().await?, world.baseline().await?] {
-        instance.end()?;
+    let (mut verify_init, mut python_init, mut baseline_init) = (milliseconds(), milliseconds(), milliseconds());
+    let (mut verify_first, mut python_first) = ([milliseconds(), milliseconds()], [milliseconds(), milliseconds()]);
+    let (mut verify_memory, mut python_memory) = (Series::new(Unit::Mebibytes), Series::new(Unit::Mebibytes));
+    let quota = Quota::new().inspect_err(|error| progress(&format!("NOT MEASURED with a share of a CPU: {error:#}")));
+    // A first start of each loads files from the disk into memory, and lets Python compile its imports.
+    for instance in [environment.product().await?, environment.python().await?, environment.baseline().await?] {
+        instance.kill()?;
     }
     for _ in 0..rounds {
         for (origin, index) in [("miss", 0), ("hit", 1)] {
-            bare.time(first(world.baseline().await?, None, None).await?.0);
-            let event = world.stranger()?;
+            baseline_init.time(first(environment.baseline().await?, None, None).await?.0);
+            let event = environment.uncached_member()?;
             if origin == "hit" {
-                world.product().await?.invoke(&event).await?;
+                environment.product().await?.invoke(&event).await?;
             }
             let (init, invocation, memory) =
-                first(world.product().await?, quota.as_ref().ok(), Some((&event, origin))).await?;
-            ours.time(init);
-            our_first[index].time(invocation);
-            our_memory.push(memory);
-            let event = if origin == "hit" { event } else { world.stranger()? };
+                first(environment.product().await?, quota.as_ref().ok(), Some((&event, origin))).await?;
+            verify_init.time(init);
+            verify_first[index].time(invocation);
+            verify_memory.push(memory);
+            let event = if origin == "hit" { event } else { environment.uncached_member()? };
             let (init, invocation, memory) =
-                first(world.python().await?, quota.as_ref().ok(), Some((&event, origin))).await?;
-            theirs.time(init);
-            their_first[index].time(invocation);
-            their_memory.push(memory);
+                first(environment.python().await?, quota.as_ref().ok(), Some((&event, origin))).await?;
+            python_init.time(init);
+            python_first[index].time(invocation);
+            python_memory.push(memory);
         }
     }
-    table.at_most("init of `verify`: spawn to its first request for an event", &ours, 12.0);
-    table.against("the same", &ours, "Python", &theirs, Goal::Times(30.0));
-    table.figure("init of a trivial function with a Redis", &bare);
+    table.at_most("init of `verify`, from spawn to its first request for an event", &verify_init, 12.0);
+    table.compare("the same", &verify_init, "Python", &python_init, Goal::FactorBetter(30.0));
+    table.figure("init of the minimal function with Redis", &baseline_init);
     if quota.is_ok() {
-        let share = format!("{SHARE:.3} of a processor");
+        let share = format!("{CPU_SHARE:.3} of a CPU");
         for (origin, index) in [("miss", 0), ("hit", 1)] {
             let what = format!("first invocation after init, a {origin}, with {share}");
-            table.against(&what, &our_first[index], "Python", &their_first[index], Goal::Times(4.0));
+            table.compare(&what, &verify_first[index], "Python", &python_first[index], Goal::FactorBetter(4.0));
         }
     }
-    table.at_most("peak memory after one invocation", &our_memory, 12.0);
-    table.against("the same", &our_memory, "Python", &their_memory, Goal::None);
+    table.at_most("peak memory after one invocation", &verify_memory, 12.0);
+    table.compare("the same", &verify_memory, "Python", &python_memory, Goal::None);
     Ok(())
 }
 
-/// What the phases of a start take, by its own log.
-async fn phases(world: &World, rounds: usize, table: &mut Table) -> Result<()> {
-    let mut variables = world.variables.clone();
+/// Measures the phases of startup, from the log of the product.
+async fn phases(environment: &Environment, rounds: usize, table: &mut Table) -> Result<()> {
+    let mut variables = environment.variables.clone();
     variables.push(("AWS_LAMBDA_LOG_LEVEL".to_owned(), "DEBUG".to_owned()));
     let mut phases: Vec<(String, Series)> = Vec::new();
     for _ in 0..rounds {
-        let instance = Instance::start_apart(&binary("verify")?, &[], &variables).await?;
-        for line in instance.printed().lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
-            let (Some(phase), Some(milliseconds)) = (line["phase"].as_str(), line["milliseconds"].as_f64()) else {
+        let instance = Instance::start_pinned(&binary("verify")?, &[], &variables).await?;
+        for line in instance.log().lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            let (Some(phase), Some(milliseconds)) = (line["phase"].as_str(), line["duration_ms"].as_f64()) else {
                 continue;
             };
             let known = phases.iter().position(|(name, _)| name == phase);
@@ -220,77 +223,81 @@ async fn phases(world: &World, rounds: usize, table: &mut Table) -> Result<()> {
         }
     }
     for (phase, series) in phases {
-        table.figure(&format!("init of `verify`, its phase {phase}"), &series);
+        table.figure(&format!("init of `verify`, phase {phase}"), &series);
     }
     Ok(())
 }
 
-/// What one start and one invocation cost.
+/// Measures one startup and one invocation. Returns the init time, the invocation time and the peak memory in MiB.
 async fn first(
     mut instance: Instance,
     quota: Option<&Quota>,
     invocation: Option<(&Bytes, &str)>,
 ) -> Result<(Duration, Duration, f64)> {
     if let Some(quota) = quota {
-        quota.hold(instance.pid())?;
+        quota.limit(instance.pid())?;
     }
     let mut took = Duration::ZERO;
     if let Some((event, origin)) = invocation {
-        let answer;
-        (answer, took) = instance.invoke(event).await?;
-        is_answered(&answer, origin)?;
+        let response;
+        (response, took) = instance.invoke(event).await?;
+        ensure_origin(&response, origin)?;
     }
     let (init, memory) = (instance.init, instance.peak_memory()?);
-    instance.end()?;
+    instance.kill()?;
     Ok((init, took, memory))
 }
 
-/// Warm invocations, each beside the least that it could be.
-async fn warm(world: &mut World, table: &mut Table) -> Result<()> {
+/// Measures warm invocations. Compares each with the minimum that it could take.
+async fn warm(environment: &mut Environment, table: &mut Table) -> Result<()> {
     let (mut product, mut baseline, mut python) =
-        (world.product().await?, world.baseline().await?, world.python().await?);
-    world.redis.command(&["SET", "idaa:novi_member:baseline", &"x".repeat(96)])?;
+        (environment.product().await?, environment.baseline().await?, environment.python().await?);
+    environment.redis.command(&["SET", "idaa:novi_member:baseline", &"x".repeat(96)])?;
     let request = |path: &str| Bytes::from(Request::get(path).http_api("$default").to_string());
-    let (trivial, get, event) = (request("/"), request("/get"), world.stranger()?);
-    // Everything was done once.
+    let (trivial, get, event) = (request("/"), request("/get"), environment.uncached_member()?);
+    // Every code path runs once before the measurement.
     for instance in [&mut product, &mut python] {
         instance.invoke(&event).await?;
-        is_answered(&instance.invoke(&event).await?.0, "hit")?;
+        ensure_origin(&instance.invoke(&event).await?.0, "hit")?;
     }
     let micro = || Series::new(Unit::Microseconds);
-    let (mut hit, mut bare, mut gets, mut theirs) = (micro(), micro(), micro(), micro());
-    for _ in 0..WARM {
+    let (mut hit, mut bare, mut gets, mut python_hit) = (micro(), micro(), micro(), micro());
+    for _ in 0..WARM_HITS {
         hit.time(product.invoke(&event).await?.1);
         bare.time(baseline.invoke(&trivial).await?.1);
         gets.time(nanoseconds(&baseline.invoke(&get).await?.0)?);
-        theirs.time(python.invoke(&event).await?.1);
+        python_hit.time(python.invoke(&event).await?.1);
     }
-    let inside = logged(&product, "hit", Unit::Microseconds)?;
-    table.against("warm hit, inside the function", &inside, "a bare `GET`", &gets, Goal::AtMost(1.3));
-    let least = bare.and(&gets);
-    table.against(
-        "warm hit, the whole invocation",
+    let inside = logged_durations(&product, "hit", Unit::Microseconds)?;
+    table.compare("warm hit, inside the function", &inside, "a bare `GET`", &gets, Goal::MaxRatio(1.3));
+    let minimum = bare.plus(&gets);
+    table.compare(
+        "warm hit, whole invocation",
         &hit,
-        "a trivial function and the `GET`",
-        &least,
-        Goal::AtMost(1.2),
+        "the minimal function plus the `GET`",
+        &minimum,
+        Goal::MaxRatio(1.2),
     );
-    table.against("the same", &hit, "Python", &theirs, Goal::None);
+    table.compare("the same", &hit, "Python", &python_hit, Goal::None);
 
     let milliseconds = || Series::new(Unit::Milliseconds);
-    let (mut miss, mut novi, mut theirs) = (milliseconds(), milliseconds(), milliseconds());
-    for _ in 0..MISSES {
-        let event = world.stranger()?;
-        let (answer, took) = product.invoke(&event).await?;
-        is_answered(&answer, "miss")?;
+    let (mut miss, mut novi, mut python_miss) = (milliseconds(), milliseconds(), milliseconds());
+    for _ in 0..WARM_MISSES {
+        let event = environment.uncached_member()?;
+        let (response, took) = product.invoke(&event).await?;
+        ensure_origin(&response, "miss")?;
         miss.time(took);
-        let id = world.members.get(world.fresh - 1).context("there is one")?.hyphenated();
+        let id = environment
+            .members
+            .get(environment.next_uncached - 1)
+            .context("expected a member that was verified")?
+            .hyphenated();
         novi.time(nanoseconds(&baseline.invoke(&request(&format!("/novi/api/customers/{id}"))).await?.0)?);
-        theirs.time(python.invoke(&world.stranger()?).await?.1);
+        python_miss.time(python.invoke(&environment.uncached_member()?).await?.1);
     }
-    let inside = logged(&product, "miss", Unit::Milliseconds)?;
-    table.against("warm miss, inside the function", &inside, "Novi", &novi, Goal::Over(1.0));
-    table.against("warm miss, the whole invocation", &miss, "Python", &theirs, Goal::None);
+    let inside = logged_durations(&product, "miss", Unit::Milliseconds)?;
+    table.compare("warm miss, inside the function", &inside, "Novi", &novi, Goal::MaxExcess(1.0));
+    table.compare("warm miss, whole invocation", &miss, "Python", &python_miss, Goal::None);
     table.at_most(
         "peak memory after thousands of invocations",
         &Series::exact(Unit::Mebibytes, product.peak_memory()?),
@@ -299,42 +306,44 @@ async fn warm(world: &mut World, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// How long the product says that its answers took, the first of each kind aside.
-fn logged(product: &Instance, origin: &str, unit: Unit) -> Result<Series> {
+/// Returns the durations in the log of the product for one origin, except the first.
+fn logged_durations(product: &Instance, origin: &str, unit: Unit) -> Result<Series> {
     let mut inside = Series::new(unit);
-    let log = product.printed();
+    let log = product.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     for line in lines.filter(|line| line["cache"] == origin).skip(1) {
-        let milliseconds = line["milliseconds"].as_f64().context("the log has no time")?;
+        let milliseconds = line["duration_ms"].as_f64().context("expected duration_ms in the log")?;
         inside.time(Duration::from_secs_f64(milliseconds / 1e3));
     }
     Ok(inside)
 }
 
-/// What the baseline has measured.
-fn nanoseconds(answer: &Value) -> Result<Duration> {
-    let body = answer["body"].as_str().context("the baseline says nothing")?;
-    Ok(Duration::from_nanos(body.parse().with_context(|| format!("no figure: {answer}"))?))
+/// Returns the time that the baseline measured.
+fn nanoseconds(response: &Value) -> Result<Duration> {
+    let body = response["body"].as_str().context("expected a body from the baseline")?;
+    Ok(Duration::from_nanos(body.parse().with_context(|| format!("expected a number, found {response}"))?))
 }
 
+/// Measures the size of the binary and of the package.
 fn sizes(table: &mut Table) -> Result<()> {
     let verify = binary("verify")?;
-    let zip = tempfile::NamedTempFile::new()?;
-    zipped(&verify, zip.path())?;
+    let archive = tempfile::NamedTempFile::new()?;
+    zip(&verify, archive.path())?;
     let megabytes = |path: &Path| -> Result<Series> {
         #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
         let size = std::fs::metadata(path)?.len() as f64;
         Ok(Series::exact(Unit::Megabytes, size / 1e6))
     };
     table.at_most("binary of `verify`, stripped", &megabytes(&verify)?, 8.5);
-    table.at_most("the same, zipped as for Lambda", &megabytes(zip.path())?, 3.6);
+    table.at_most("the same, zipped for Lambda", &megabytes(archive.path())?, 3.6);
     Ok(())
 }
 
-fn zipped(binary: &Path, into: &Path) -> Result<()> {
+/// Compresses a binary into a package for Lambda.
+fn zip(binary: &Path, into: &Path) -> Result<()> {
     const SCRIPT: &str = "import sys, zipfile\n\
         with zipfile.ZipFile(sys.argv[2], 'w', zipfile.ZIP_DEFLATED, compresslevel=9) as z: z.write(sys.argv[1], 'bootstrap')";
     let done = Command::new(python()).args(["-c", SCRIPT]).arg(binary).arg(into).status()?;
-    ensure!(done.success(), "it cannot be zipped");
+    ensure!(done.success(), "compressing the binary failed");
     Ok(())
 }

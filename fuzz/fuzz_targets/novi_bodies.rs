@@ -1,4 +1,4 @@
-//! Novi's bodies: records, pages of groups, pages of the membership.
+//! Fuzzes the parsers of Novi's response bodies: records, pages of groups, and pages of all members.
 
 #![no_main]
 

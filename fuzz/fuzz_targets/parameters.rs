@@ -1,4 +1,4 @@
-//! Parameters and mappings.
+//! Fuzzes the parsers of parameters and mappings.
 
 #![no_main]
 

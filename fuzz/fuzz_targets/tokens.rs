@@ -1,4 +1,4 @@
-//! JSON Web Tokens.
+//! Fuzzes the check of JSON Web Tokens.
 
 #![no_main]
 
@@ -10,9 +10,9 @@ use verify::fuzzing::Tokens;
 static TOKENS: LazyLock<Tokens> = LazyLock::new(Tokens::new);
 
 fuzz_target!(|token: &[u8]| {
-    TOKENS.forged(token);
-    // The same as a header and claims, parted by a full stop.
+    TOKENS.check_forged(token);
+    // The same input as a header and claims, separated by a period.
     if let Some(at) = token.iter().position(|byte| *byte == b'.') {
-        TOKENS.signed(&token[..at], &token[at + 1..]);
+        TOKENS.check_signed(&token[..at], &token[at + 1..]);
     }
 });

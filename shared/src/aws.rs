@@ -1,5 +1,6 @@
-//! AWS's services, spoken to over the one HTTP client that this project has:
-//! one TLS stack, one set of trusted authorities (`EXTRA_CA_CERTS` included).
+//! The configuration of AWS clients. They use this project's single HTTP
+//! client, so there is one TLS stack and one set of trusted certificate
+//! authorities, including `EXTRA_CA_CERTS`.
 
 use std::time::Duration;
 
@@ -24,30 +25,35 @@ use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 use crate::http_client;
 use crate::settings::Env;
 
-/// The most that one operation takes, its tries included.
-const OPERATION: Duration = Duration::from_secs(3);
-/// The most that one try takes.
-const TRY: Duration = Duration::from_millis(1_500);
-/// No answer that is asked for here comes near this.
-const ANSWER_LIMIT: usize = 4 << 20;
+/// The maximum time of one operation, including its attempts.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
+/// The maximum time of one attempt.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The maximum size of a response in bytes. Expected responses are much smaller.
+const RESPONSE_LIMIT: usize = 4 << 20;
 
-/// The configuration of every AWS client, out of the environment alone:
-/// credentials and region are those that Lambda puts there, endpoints may be
-/// moved by `AWS_ENDPOINT_URL` and its kin, as in every AWS SDK.
+/// Returns the configuration of every AWS client. It only reads the environment:
+/// Lambda sets credentials and region there, and `AWS_ENDPOINT_URL` and the
+/// related variables override endpoints, as in every AWS SDK.
 ///
-/// The `aws-config` crate would look further (profiles, the metadata service,
-/// STS), which a function has no use for and pays for in size and start.
+/// The `aws-config` crate would also try profiles, the metadata service and
+/// STS. A function doesn't need those, and they cost binary size and startup time.
 #[must_use]
 pub fn config(http: reqwest::Client) -> SdkConfig {
     let env = Env::process();
     let is_on = |name| env.text(name).map(|value| value.eq_ignore_ascii_case("true"));
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
-        .http_client(Connector(http))
+        .http_client(SdkHttpClient(http))
         .sleep_impl(TokioSleep::new())
         .time_source(SystemTimeSource::new())
         .retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)))
-        .timeout_config(TimeoutConfig::builder().operation_timeout(OPERATION).operation_attempt_timeout(TRY).build());
+        .timeout_config(
+            TimeoutConfig::builder()
+                .operation_timeout(OPERATION_TIMEOUT)
+                .operation_attempt_timeout(ATTEMPT_TIMEOUT)
+                .build(),
+        );
     let region = env.text("AWS_REGION").or_else(|| env.text("AWS_DEFAULT_REGION"));
     config
         .set_region(region.map(Region::new))
@@ -66,7 +72,7 @@ fn credentials(env: &Env) -> Option<Credentials> {
     Some(Credentials::new(id, secret, env.text("AWS_SESSION_TOKEN"), None, "the environment"))
 }
 
-/// One service's own endpoint: `AWS_ENDPOINT_URL_SSM` and the like.
+/// The endpoint settings of single services, such as `AWS_ENDPOINT_URL_SSM`.
 #[derive(Debug)]
 struct ServiceEndpoints;
 
@@ -77,28 +83,28 @@ impl LoadServiceConfig for ServiceEndpoints {
     }
 }
 
-/// Our HTTP client as the SDK wants one.
+/// An adapter that lets the SDK use our HTTP client.
 #[derive(Clone)]
-struct Connector(reqwest::Client);
+struct SdkHttpClient(reqwest::Client);
 
-impl std::fmt::Debug for Connector {
+impl std::fmt::Debug for SdkHttpClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connector")
+        f.write_str("SdkHttpClient")
     }
 }
 
-impl HttpClient for Connector {
+impl HttpClient for SdkHttpClient {
     fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(self.clone())
     }
 }
 
-impl HttpConnector for Connector {
+impl HttpConnector for SdkHttpClient {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let client = self.0.clone();
         HttpConnectorFuture::new(async move {
             let request = request.try_into_http1x().map_err(|error| ConnectorError::user(error.into()))?;
-            // Requests here are small and whole; none is streamed.
+            // Requests are small and in memory, not streamed.
             let request = request.map(|body| reqwest::Body::from(body.bytes().unwrap_or_default().to_vec()));
             let request = reqwest::Request::try_from(request).map_err(|error| ConnectorError::user(error.into()))?;
             let response = client.execute(request).await.map_err(|error| {
@@ -107,12 +113,12 @@ impl HttpConnector for Connector {
                 if timed_out { ConnectorError::timeout(error) } else { ConnectorError::io(error) }
             })?;
             let (status, headers) = (response.status(), response.headers().clone());
-            let body = http_client::read_body(response, ANSWER_LIMIT).await;
+            let body = http_client::read_body(response, RESPONSE_LIMIT).await;
             let body = body.map_err(|error| ConnectorError::io(error.into()))?;
-            let mut answer = http::Response::new(SdkBody::from(body));
-            *answer.status_mut() = status;
-            *answer.headers_mut() = headers;
-            HttpResponse::try_from(answer).map_err(|error| ConnectorError::other(error.into(), None))
+            let mut response = http::Response::new(SdkBody::from(body));
+            *response.status_mut() = status;
+            *response.headers_mut() = headers;
+            HttpResponse::try_from(response).map_err(|error| ConnectorError::other(error.into(), None))
         })
     }
 }

@@ -1,5 +1,5 @@
-//! What the fuzz targets call of this crate, with what must hold whatever the
-//! bytes are. Built by cargo-fuzz alone.
+//! Entry points for the fuzz targets, with assertions that must hold for any
+//! input. Only cargo-fuzz builds this module.
 
 use serde_json::Value;
 
@@ -8,17 +8,17 @@ use crate::member::Record;
 use crate::novi;
 use crate::parameters::RawParameters;
 
-/// A word that is planted in parameters. No error may tell it.
-pub const PLANTED: &str = "planted-3c8e47b0";
+/// A canary that is inserted into parameters. No error may contain it.
+pub const CANARY: &str = "planted-3c8e47b0";
 
-/// A body of `GET /customers/{uuid}`.
+/// Parses a body of `GET /customers/{uuid}`.
 pub fn record(body: &[u8]) {
     let Ok(Some(record)) = Record::parse(body) else { return };
     let (Ok(strict), Ok(lax)) = (record.verified(true), record.verified(false)) else { return };
     assert!(strict.is_none() || strict == lax);
     if let Some(identity) = lax {
         let texts = [&identity.full_name, &identity.email];
-        assert!(texts.iter().any(|text| text.is_some()), "nobody at all is verified");
+        assert!(texts.iter().any(|text| text.is_some()), "verified without a name or an email address");
         for text in texts.into_iter().flatten() {
             assert!(!text.trim().is_empty());
         }
@@ -26,10 +26,10 @@ pub fn record(body: &[u8]) {
     }
 }
 
-/// A page of a group's rows, or of the whole membership.
+/// Parses a page of a group's rows and a page of the whole membership.
 pub fn pages(body: &[u8]) {
     if let Some(page) = novi::Page::parse(body) {
-        // A row takes two bytes at least.
+        // A row takes at least two bytes.
         assert!(page.rows.len() <= body.len() / 2);
     }
     if let Some(records) = novi::Records::parse(body) {
@@ -37,11 +37,11 @@ pub fn pages(body: &[u8]) {
     }
 }
 
-/// The value of a cache entry, as it is looked up at `now` with a TTL of `ttl` seconds.
+/// Parses the value of a cache entry, as looked up at `now` with a TTL of `ttl` seconds.
 pub fn entry(value: &[u8], now: u64, ttl: u64, stale: u64) {
-    let Some((is_fresh, is_stale)) = cache::worth(value, now, ttl, stale) else { return };
+    let Some((is_fresh, is_stale)) = cache::classify(value, now, ttl, stale) else { return };
     if is_fresh || is_stale {
-        // What is passed over need not even be text.
+        // Ignored fields may contain bytes that are not valid text.
         let Ok(json) = serde_json::from_slice::<Value>(value) else { return };
         assert_eq!(json["verified"], Value::Bool(true));
         let at = json["cached_at"].as_u64().unwrap_or(u64::MAX);
@@ -49,13 +49,13 @@ pub fn entry(value: &[u8], now: u64, ttl: u64, stale: u64) {
     }
 }
 
-/// Parameters as a configuration file has them, with [`PLANTED`] in every text
-/// where `plant` says so.
+/// Parses parameters in the format of a configuration file. If `plant` is set,
+/// appends [`CANARY`] to every string.
 #[must_use]
 pub fn raw(json: &[u8], plant: bool) -> Option<RawParameters> {
     let mut value: Value = serde_json::from_slice(json).ok()?;
     if plant {
-        put_into(&mut value);
+        append_canary(&mut value);
     }
     match value {
         Value::Object(map) => Some(map.into()),
@@ -63,11 +63,11 @@ pub fn raw(json: &[u8], plant: bool) -> Option<RawParameters> {
     }
 }
 
-fn put_into(value: &mut Value) {
+fn append_canary(value: &mut Value) {
     match value {
-        Value::String(text) => text.push_str(PLANTED),
-        Value::Array(items) => items.iter_mut().for_each(put_into),
-        Value::Object(map) => map.values_mut().for_each(put_into),
+        Value::String(text) => text.push_str(CANARY),
+        Value::Array(items) => items.iter_mut().for_each(append_canary),
+        Value::Object(map) => map.values_mut().for_each(append_canary),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

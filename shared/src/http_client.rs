@@ -1,4 +1,4 @@
-//! The one HTTP client, its trust, and what both upstreams need of an answer.
+//! The HTTP client, its TLS configuration, and helpers for responses and transport errors.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,21 +6,22 @@ use bytes::{Bytes, BytesMut};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
-/// A socket that has been idle for longer may be dead: NAT gateways forget a
-/// flow after 350 s, servers close theirs after a minute or so.
-const IDLE: Duration = Duration::from_secs(50);
+/// The maximum time that a connection is kept idle. After a longer time it may be
+/// dead: NAT gateways drop idle flows after 350 s, and servers close idle
+/// connections after about a minute.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// Makes aws-lc the process's TLS provider. Call once, before any client is built.
+/// Makes aws-lc the TLS provider of the process. Call this once, before building a client.
 pub fn install_tls_provider() {
-    // An error only says that a provider is there already, and there is but this one.
+    // The only possible error is that a provider is already installed, and this project uses no other one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
-/// The TLS configuration of every outgoing connection: Mozilla's roots, which
-/// are compiled in, and the authorities of `EXTRA_CA_CERTS`.
+/// Returns the TLS configuration of every outgoing connection. It trusts
+/// Mozilla's roots, which are compiled in, and the authorities of `EXTRA_CA_CERTS`.
 ///
 /// # Errors
-/// A certificate that cannot be an authority.
+/// Fails if a certificate is not valid as an authority.
 pub fn tls_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     for certificate in extra {
@@ -29,35 +30,36 @@ pub fn tls_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, rus
     Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Builds the client: no redirects (a key must not follow one), TLS 1.2 or
-/// later, short-lived idle connections. Time-outs are each caller's own.
+/// Builds the client, with TLS 1.2 or later and a short idle timeout. It does
+/// not follow redirects, because a redirect must not receive the API key.
+/// Callers set their own timeouts.
 ///
 /// # Errors
-/// As reqwest has them; none is expected.
+/// Returns reqwest's error. None is expected.
 pub fn build(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one constructor")]
+    #[expect(clippy::disallowed_methods, reason = "the only constructor")]
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
-        .pool_idle_timeout(IDLE)
+        .pool_idle_timeout(IDLE_TIMEOUT)
         .tcp_nodelay(true)
         .user_agent(concat!("novi-bridge/", env!("CARGO_PKG_VERSION")))
         .build()
 }
 
-/// Why a body could not be read whole.
+/// An error that prevents a body from being read completely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BodyError {
-    /// It is longer than the limit.
+    /// The body is longer than the limit.
     #[error("the body is too large")]
     TooLarge,
-    /// The connection ended, or time did, before the body did.
-    #[error("the body was cut off")]
+    /// The connection closed, or the timeout elapsed, before the end of the body.
+    #[error("the body is truncated")]
     Truncated,
 }
 
-/// Reads a body of at most `limit` bytes. What is longer is refused while it
-/// arrives, not after.
+/// Reads a body of at most `limit` bytes. A longer one is rejected while it
+/// arrives, not afterwards.
 ///
 /// # Errors
 /// See [`BodyError`].
@@ -76,8 +78,8 @@ pub async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<
     Ok(body.freeze())
 }
 
-/// `Retry-After` in seconds: a number as it is, an HTTP date counted from
-/// `now`, `None` where there is none or it says nothing.
+/// Returns the seconds of `Retry-After`. An HTTP date is converted relative to
+/// `now`. Returns `None` if the header is absent or invalid.
 #[must_use]
 pub fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<u64> {
     let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
@@ -85,24 +87,29 @@ pub fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<u64> {
         return Some(seconds);
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    // A part of a second left is a second to wait.
-    Some(date.duration_since(now).map_or(0, |left| left.as_secs() + u64::from(left.subsec_nanos() > 0)))
+    Some(date.duration_since(now).map_or(0, ceil_seconds))
 }
 
-/// Why a request got no answer.
+/// Rounds a wait up to whole seconds.
+#[must_use]
+pub fn ceil_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// An error that leaves a request without a complete response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransportError {
-    /// No connection: refused, unresolved, or TLS failed.
+    /// Connecting failed: it was refused, the name was not resolved, or TLS failed.
     Connect,
-    /// A connection was there and ended before the answer's head came.
+    /// The connection closed before the response headers arrived.
     Closed,
-    /// Time ran out.
+    /// The timeout elapsed.
     Timeout,
-    /// The answer's body ended before its end.
+    /// The connection ended in the middle of the response body.
     Truncated,
 }
 
-/// Sorts a transport error. Its own text is dropped: it quotes the URL.
+/// Classifies a transport error. Its text is dropped, because it quotes the URL.
 #[must_use]
 pub fn transport_error(error: &reqwest::Error) -> TransportError {
     if error.is_timeout() {
@@ -114,7 +121,7 @@ pub fn transport_error(error: &reqwest::Error) -> TransportError {
     }
 }
 
-/// The cause of a transport error in two words that name nobody, for the log.
+/// Returns a short, PII-free description of a transport error, for the log.
 #[must_use]
 pub fn cause(error: &reqwest::Error) -> &'static str {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -123,7 +130,7 @@ pub fn cause(error: &reqwest::Error) -> &'static str {
             return "TLS failed";
         }
         if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            // A TLS error travels inside an io::Error of kind InvalidData.
+            // A TLS error is wrapped in an io::Error of kind InvalidData.
             if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
                 return "TLS failed";
             }
@@ -138,7 +145,7 @@ pub fn cause(error: &reqwest::Error) -> &'static str {
     }
     match transport_error(error) {
         TransportError::Timeout => "timed out",
-        TransportError::Connect => "not connected",
+        TransportError::Connect => "connecting failed",
         TransportError::Closed | TransportError::Truncated => "connection closed",
     }
 }
@@ -154,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_seconds_however_it_is_said() {
+    fn retry_after_is_parsed_from_seconds_and_dates() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let date = |offset: i64| {
             let at = 1_700_000_000_i64 + offset;

@@ -1,17 +1,18 @@
-//! What both functions stand on: settings from the environment, parameters
-//! from their store, the client of Novi, the member record, the cache and the
-//! log. Nothing here knows of Lambda's triggers.
+//! Code shared by both functions: settings from the environment, parameters
+//! from their store, the Novi client, the member record, the cache and the log.
+//! This crate is independent of Lambda's triggers.
 //!
-//! Data moves one way: [`settings`] name a source of [`parameters`]; these
-//! hold the access that [`novi`] needs to fetch a [`member::Record`]; the
-//! record becomes an [`member::Identity`]; a [`cache`] keeps it.
+//! Data flows in one direction. The [`settings`] name a source of
+//! [`parameters`]. The parameters contain the access that [`novi`] needs to
+//! fetch a [`member::Record`]. The record becomes a [`member::Identity`], which
+//! a [`cache`] stores.
 //!
-//! The members belong to an anonymous fellowship. No type here that holds
-//! something of theirs, or a secret, can be printed: see [`unprintable!`].
-//! Errors name parameters, places and causes, never contents.
+//! The members belong to an anonymous fellowship. Types that contain a member's
+//! data or a secret can't be printed: see [`unprintable!`]. Errors name
+//! parameters, locations and causes, never values.
 
-/// Refuses to compile where one of these types could be printed. Every type
-/// that holds something of a member's, or a secret, stands in one of these.
+/// Fails to compile if one of these types implements `Debug` or `Display`. Each
+/// type that contains a member's data or a secret is listed in an `unprintable!` line.
 #[macro_export]
 macro_rules! unprintable {
     ($($type:ty),+) => {

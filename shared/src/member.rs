@@ -1,10 +1,11 @@
-//! The member record of Novi, and the identity that is made of it.
+//! Novi's member record, and the identity that is derived from it.
 //!
-//! Novi's records are loose: any field may be null, absent or `""`, fields
-//! that nobody documented come and go, a key may be allowed only some of them,
-//! and some answers stand under `data`. What matters here is kept apart:
-//! *absent* (perhaps hidden from our key), *null*, a *value*, and *something
-//! else* than the API's description says.
+//! Novi's records are loosely structured: any field may be null, absent or
+//! `""`, undocumented fields come and go, a key may be allowed to read only
+//! some of the fields, and some responses wrap the record in `data`. This
+//! module distinguishes the cases that matter: a field is *absent* (perhaps
+//! hidden from our key), *null*, a *value*, or *something else* than the API's
+//! documentation says.
 
 use std::fmt;
 
@@ -13,35 +14,35 @@ use serde::{Deserialize, Deserializer, Serialize};
 use unicode_segmentation::UnicodeSegmentation;
 use uuid::Uuid;
 
-/// A member's uuid. It identifies a person: it has no `Debug` and no `Display`.
+/// A member's UUID. It has no `Debug` and no `Display`, because it identifies a person.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(Uuid);
 
 impl MemberId {
-    /// Reads the hyphenated form, upper or lower case, and no other.
+    /// Parses the hyphenated form, in upper or lower case, and no other form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         parse_hyphenated(text).map(Self)
     }
 
-    /// The lower-case hyphenated form, for a URL or a cache key.
+    /// Returns the lowercase hyphenated form, for a URL or a cache key.
     #[must_use]
     pub fn to_text(self) -> String {
         self.0.hyphenated().to_string()
     }
 }
 
-/// A uuid in its hyphenated form. `Uuid::parse_str` also takes braces, URNs and bare digits.
+/// Parses a UUID in its hyphenated form. `Uuid::parse_str` also accepts braces, URNs and bare digits.
 #[must_use]
 pub fn parse_hyphenated(text: &str) -> Option<Uuid> {
-    const HYPHENATED: usize = 36;
-    (text.len() == HYPHENATED).then(|| Uuid::try_parse(text).ok()).flatten()
+    const HYPHENATED_LENGTH: usize = 36;
+    (text.len() == HYPHENATED_LENGTH).then(|| Uuid::try_parse(text).ok()).flatten()
 }
 
 /// One field of a record.
 #[derive(Clone, Default)]
 pub enum Field {
-    /// Not there. A key that is allowed only some fields looks like this.
+    /// The field is missing, for example because the key may not read it.
     #[default]
     Absent,
     /// `null`.
@@ -50,17 +51,17 @@ pub enum Field {
     Text(String),
     /// `true` or `false`.
     Flag(bool),
-    /// A number, a list or an object, where none belongs.
+    /// An unexpected number, list or object.
     Other,
 }
 
 impl<'de> Deserialize<'de> for Field {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        /// Takes each kind of value as it comes: an untagged enum would keep a
-        /// copy of it first, and there are six fields to each of thousands.
-        struct Kinds;
+        /// Visits each kind of value directly. An untagged enum would buffer a
+        /// copy of it first, for each of six fields of thousands of records.
+        struct FieldVisitor;
 
-        impl<'de> Visitor<'de> for Kinds {
+        impl<'de> Visitor<'de> for FieldVisitor {
             type Value = Field;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -104,12 +105,12 @@ impl<'de> Deserialize<'de> for Field {
             }
         }
 
-        deserializer.deserialize_any(Kinds)
+        deserializer.deserialize_any(FieldVisitor)
     }
 }
 
 impl Field {
-    /// The trimmed text, `None` where there is none or it is blank.
+    /// Returns the trimmed text, or `None` if the field is blank or not text.
     fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
@@ -117,12 +118,12 @@ impl Field {
         }
     }
 
-    /// Whether this can be a text field: a string, `null` or nothing.
+    /// True if this is valid as a text field: a string, `null` or absent.
     fn is_textual(&self) -> bool {
         matches!(self, Self::Absent | Self::Null | Self::Text(_))
     }
 
-    /// The flag, `None` where it is hidden, null or no boolean.
+    /// Returns the flag, or `None` if it is hidden, null or not a boolean.
     #[must_use]
     pub fn flag(&self) -> Option<bool> {
         match self {
@@ -132,70 +133,70 @@ impl Field {
     }
 }
 
-/// A body that is no member record: not JSON, or JSON of another shape.
-/// It tells nothing of the body, which may be personal.
+/// An error for a body that is not a member record: it is not JSON, or its JSON
+/// is structured differently. The error doesn't quote the body, which may be personal.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the body is not a member record")]
 pub struct NotARecord;
 
-/// What is read of a member record.
+/// The fields that are read from a member record.
 #[derive(Clone, Default)]
 pub struct Record {
     name: Field,
     first_name: Field,
     last_name: Field,
-    /// `Email`, as it is. Novi loses the plus of an address: see [`Record::email`].
+    /// `Email`, unchanged. Novi loses the plus of an address: see [`Record::email`].
     email: Field,
-    /// `Active`: false marks a deleted record.
+    /// `Active`. False marks a deleted record.
     pub active: Field,
-    /// `UnsubscribeFromEmails`: true is "do not send marketing emails".
+    /// `UnsubscribeFromEmails`. True means "do not send marketing emails".
     pub unsubscribed: Field,
 }
 
-/// Who a verified member is: the display name and the address, either of which
-/// Novi may not have. Serialises to the parts of the contract's answer.
+/// The identity of a verified member: the display name and the email address.
+/// Novi may lack either of them. Serializes to the fields of the API's response.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The display name, such as `Ada L.`.
     pub full_name: Option<String>,
-    /// The address, with the plus that Novi lost.
+    /// The email address, with the plus that Novi lost.
     pub email: Option<String>,
 }
 
 impl Record {
-    /// Reads a body: `None` is an answer without a record (empty, `null`, `{}`,
-    /// or one of these under `data`).
+    /// Parses a body. Returns `None` for a response without a record: an empty
+    /// body, `null`, `{}`, or `null` or `{}` under `data`.
     ///
     /// # Errors
-    /// [`NotARecord`] where the body is not JSON, not an object, or its `data`
-    /// is none.
+    /// Returns [`NotARecord`] if the body is not JSON or not an object, if its
+    /// `data` is not an object, or if it is one of Novi's error messages.
     pub fn parse(body: &[u8]) -> Result<Option<Self>, NotARecord> {
         if body.trim_ascii().is_empty() {
             return Ok(None);
         }
-        match serde_json::from_slice::<Option<Shape>>(body).map_err(|_| NotARecord)? {
+        match serde_json::from_slice::<Option<Envelope>>(body).map_err(|_| NotARecord)? {
             None => Ok(None),
-            Some(shape) => shape.unwrap(),
+            Some(envelope) => envelope.unwrap(),
         }
     }
 
-    /// The address: trimmed, each inner space a plus again. `None` where it is
-    /// hidden, null or blank.
+    /// Returns the email address, trimmed and with each inner space replaced by
+    /// a plus. Returns `None` if it is hidden, null or blank.
     #[must_use]
     pub fn email(&self) -> Option<String> {
         self.email.text().map(|text| text.replace(' ', "+"))
     }
 
-    /// Whether the record shows an `Email` at all, blank or not: where it does
-    /// not, nothing can be said of whose address this is.
+    /// True if the record shows an `Email`, blank or not. If it doesn't, no
+    /// address can be matched to this record or ruled out.
     #[must_use]
     pub fn shows_email(&self) -> bool {
         !matches!(self.email, Field::Absent | Field::Flag(_) | Field::Other)
     }
 
-    /// The display name: first name, space, first character of the last name,
-    /// full stop. Where either is blank: the whole `Name`; where that is blank
-    /// too: the one name that is there.
+    /// Returns the display name: first name, space, first character of the last
+    /// name, period. If either is blank, returns the whole `Name`. If that is
+    /// blank too, returns the first or last name, whichever is not blank.
     #[must_use]
     pub fn display_name(&self) -> Option<String> {
         match (self.first_name.text(), self.last_name.text()) {
@@ -207,9 +208,10 @@ impl Record {
         }
     }
 
-    /// Whether nothing that anybody asks for may be hidden: the flags are flags,
-    /// and first name, last name and address are there. A list of records may
-    /// show less of each than the record itself does, and as `null`.
+    /// True if every field that callers use is certainly visible: the flags are
+    /// booleans, and first name, last name and email address are not blank. A
+    /// list of records may show fewer fields than the single record does, with
+    /// `null` for the hidden ones.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let texts = [&self.first_name, &self.last_name, &self.email];
@@ -218,8 +220,8 @@ impl Record {
             && self.unsubscribed.flag().is_some()
     }
 
-    /// The identity of a member, `None` where the record is none of a member: it
-    /// has no identity or, where that is required, is not active.
+    /// Returns the identity of a member. Returns `None` if the record isn't a
+    /// member's: it has no identity, or it is inactive and `require_active` is set.
     ///
     /// # Errors
     /// See [`Record::identity`].
@@ -227,11 +229,11 @@ impl Record {
         if require_active && self.active.flag() == Some(false) { Ok(None) } else { self.identity() }
     }
 
-    /// The identity, `None` where there is no name and no address.
+    /// Returns the identity, or `None` if there is neither a name nor an email address.
     ///
     /// # Errors
-    /// [`NotARecord`] where a name or the address is a number, a flag, a list
-    /// or an object.
+    /// Returns [`NotARecord`] if a name or the email address is a number, a
+    /// boolean, a list or an object.
     pub fn identity(&self) -> Result<Option<Identity>, NotARecord> {
         if ![&self.name, &self.first_name, &self.last_name, &self.email].into_iter().all(Field::is_textual) {
             return Err(NotARecord);
@@ -241,9 +243,9 @@ impl Record {
     }
 }
 
-/// A record among others, as a list of them has it.
+/// A record in a list of records.
 pub struct Row {
-    /// Whose it is, `None` where there is no usable uuid.
+    /// The member's UUID, or `None` if there is no valid one.
     pub id: Option<MemberId>,
     /// The record.
     pub record: Record,
@@ -251,27 +253,27 @@ pub struct Row {
 
 impl<'de> Deserialize<'de> for Row {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Shape::deserialize(deserializer).map(|shape| Self { id: shape.id, record: shape.record })
+        Envelope::deserialize(deserializer).map(|envelope| Self { id: envelope.id, record: envelope.record })
     }
 }
 
-/// An object as it arrives: a record, or an envelope around one.
+/// An object of a response: a record, or an envelope around one.
 #[derive(Default)]
-struct Shape {
-    /// `UniqueID` or `UniqueId`; both spellings occur.
+struct Envelope {
+    /// `UniqueID` or `UniqueId`. Both spellings occur.
     id: Option<MemberId>,
     record: Record,
-    /// How many fields there are, known or not.
+    /// The number of fields, known or not.
     fields: usize,
-    /// Whether one of them is the record's own.
+    /// True if at least one of them is a field of a record.
     is_record: bool,
-    /// Whether there is a `Message`, as errors have it.
+    /// True if there is a `Message`, as in Novi's errors.
     is_error: bool,
     data: Option<Data>,
 }
 
-/// What is known of an object's keys. Records have some thirty more, which are
-/// passed over without being kept.
+/// The known keys of an object. Records have about thirty more, which are
+/// skipped without being copied.
 #[derive(Deserialize)]
 #[serde(field_identifier)]
 enum Key {
@@ -290,21 +292,21 @@ enum Key {
     Unknown,
 }
 
-/// What stands under `data`.
+/// The value of `data`.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Data {
-    Object(Box<Shape>),
+    Object(Box<Envelope>),
     Null,
     Other(IgnoredAny),
 }
 
-impl Shape {
-    /// Unwraps the envelope, if it is one.
+impl Envelope {
+    /// Returns the record, which may be nested in further envelopes.
     fn unwrap(self) -> Result<Option<Record>, NotARecord> {
         match self.data {
             _ if self.is_record => Ok(Some(self.record)),
-            // How Novi words an error. An error is no answer, whatever its status.
+            // This is the format of Novi's errors. An error is not a record, even with status 200.
             _ if self.is_error => Err(NotARecord),
             Some(Data::Object(inner)) => inner.unwrap(),
             Some(Data::Null) => Ok(None),
@@ -314,50 +316,50 @@ impl Shape {
     }
 }
 
-impl<'de> Deserialize<'de> for Shape {
+impl<'de> Deserialize<'de> for Envelope {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ShapeVisitor;
-        impl<'de> Visitor<'de> for ShapeVisitor {
-            type Value = Shape;
+        struct EnvelopeVisitor;
+        impl<'de> Visitor<'de> for EnvelopeVisitor {
+            type Value = Envelope;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a member record")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
-                let mut shape = Shape::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope, A::Error> {
+                let mut envelope = Envelope::default();
                 while let Some(key) = map.next_key()? {
-                    shape.fields += 1;
+                    envelope.fields += 1;
                     let field = match key {
-                        Key::Name => &mut shape.record.name,
-                        Key::FirstName => &mut shape.record.first_name,
-                        Key::LastName => &mut shape.record.last_name,
-                        Key::Email => &mut shape.record.email,
-                        Key::Active => &mut shape.record.active,
-                        Key::UnsubscribeFromEmails => &mut shape.record.unsubscribed,
+                        Key::Name => &mut envelope.record.name,
+                        Key::FirstName => &mut envelope.record.first_name,
+                        Key::LastName => &mut envelope.record.last_name,
+                        Key::Email => &mut envelope.record.email,
+                        Key::Active => &mut envelope.record.active,
+                        Key::UnsubscribeFromEmails => &mut envelope.record.unsubscribed,
                         Key::Data => {
-                            shape.data = Some(map.next_value()?);
+                            envelope.data = Some(map.next_value()?);
                             continue;
                         }
                         Key::UniqueId => {
-                            shape.is_record = true;
+                            envelope.is_record = true;
                             let id: Field = map.next_value()?;
-                            shape.id = id.text().and_then(MemberId::parse).or(shape.id);
+                            envelope.id = id.text().and_then(MemberId::parse).or(envelope.id);
                             continue;
                         }
                         Key::Message | Key::Unknown => {
-                            shape.is_error |= matches!(key, Key::Message);
+                            envelope.is_error |= matches!(key, Key::Message);
                             map.next_value::<IgnoredAny>()?;
                             continue;
                         }
                     };
                     *field = map.next_value()?;
-                    shape.is_record = true;
+                    envelope.is_record = true;
                 }
-                Ok(shape)
+                Ok(envelope)
             }
         }
-        deserializer.deserialize_map(ShapeVisitor)
+        deserializer.deserialize_map(EnvelopeVisitor)
     }
 }
 
@@ -372,19 +374,20 @@ mod tests {
     fn record(json: &str) -> Record {
         match Record::parse(json.as_bytes()) {
             Ok(Some(record)) => record,
-            Ok(None) => panic!("no record in {json}"),
+            Ok(None) => panic!("expected a record: {json}"),
             Err(e) => panic!("{e}: {json}"),
         }
     }
 
     #[test]
-    fn the_display_name_by_every_rule() {
+    fn display_name_follows_every_rule() {
         for (json, expected) in [
             (r#"{"FirstName":"Ada","LastName":"Lovelace"}"#, Some("Ada L.")),
             (r#"{"FirstName":" Ada ","LastName":"\tLovelace "}"#, Some("Ada L.")),
-            (r#"{"FirstName":"Ada","LastName":"Lovelace","Name":"Somebody Else"}"#, Some("Ada L.")),
+            (r#"{"FirstName":"Ada","LastName":"Lovelace","Name":"Someone Else"}"#, Some("Ada L.")),
             (r#"{"FirstName":"Anne Marie","LastName":"van der Berg"}"#, Some("Anne Marie v.")),
-            // A whole grapheme: a letter with its combining accent, a syllable, a conjunct, an emoji family.
+            // The initial is a whole grapheme: a letter with its combining accent, a syllable, a conjunct,
+            // an emoji family.
             ("{\"FirstName\":\"Zoe\u{308}\",\"LastName\":\"E\u{301}tienne\"}", Some("Zoe\u{308} E\u{301}.")),
             (r#"{"FirstName":"Zo\u0065\u0308","LastName":"\u0045\u0301tienne"}"#, Some("Zoe\u{308} E\u{301}.")),
             (r#"{"FirstName":"民","LastName":"山田"}"#, Some("民 山.")),
@@ -393,7 +396,7 @@ mod tests {
             (r#"{"FirstName":"ليلى","LastName":"حسن"}"#, Some("ليلى ح.")),
             (r#"{"FirstName":"A","LastName":"👩‍👩‍👧x"}"#, Some("A 👩‍👩‍👧.")),
             (r#"{"FirstName":"A","LastName":"🇸🇪x"}"#, Some("A 🇸🇪.")),
-            // Either blank: the whole name; that blank too: the one that is there.
+            // If either is blank, the whole `Name`. If that is blank too, the name that isn't.
             (r#"{"FirstName":"","LastName":"Lovelace","Name":" Ada Lovelace "}"#, Some("Ada Lovelace")),
             (r#"{"FirstName":"Ada","LastName":"\u00a0 ","Name":"Dr Ada"}"#, Some("Dr Ada")),
             (r#"{"FirstName":null,"LastName":null,"Name":"Clinic of Ada"}"#, Some("Clinic of Ada")),
@@ -406,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_by_every_rule() {
+    fn email_follows_every_rule() {
         for (json, expected) in [
             (r#"{"Email":"ada@example.org"}"#, Some("ada@example.org")),
             (r#"{"Email":" ada@example.org\r\n"}"#, Some("ada@example.org")),
@@ -424,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_stands_bare_or_under_data() {
+    fn record_may_be_bare_or_under_data() {
         for json in [
             r#"{"Name":"Ada"}"#,
             r#"{"data":{"Name":"Ada"}}"#,
@@ -438,11 +441,11 @@ mod tests {
     }
 
     #[test]
-    fn no_record_is_told_from_no_sense() {
-        for nothing in ["", " \r\n", "null", "{}", r#"{"data":null}"#, r#"{"data":{}}"#, r#"{"data":{"data":null}}"#] {
-            assert!(matches!(Record::parse(nothing.as_bytes()), Ok(None)), "{nothing:?}");
+    fn empty_record_is_distinguished_from_invalid_body() {
+        for empty in ["", " \r\n", "null", "{}", r#"{"data":null}"#, r#"{"data":{}}"#, r#"{"data":{"data":null}}"#] {
+            assert!(matches!(Record::parse(empty.as_bytes()), Ok(None)), "{empty:?}");
         }
-        for nonsense in [
+        for invalid in [
             r#"{"Message":"An error has occurred."}"#,
             r#"{"Message":"An error has occurred.","data":null}"#,
             "<html>",
@@ -457,7 +460,7 @@ mod tests {
             r#"{"data":"x"}"#,
             r#"{"Name":"\ud800"}"#,
         ] {
-            assert!(matches!(Record::parse(nonsense.as_bytes()), Err(NotARecord)), "{nonsense}");
+            assert!(matches!(Record::parse(invalid.as_bytes()), Err(NotARecord)), "{invalid}");
         }
         assert!(matches!(Record::parse(b"{\"Name\":\"\xff\"}"), Err(NotARecord)));
         let deep = format!("{}{}", "{\"data\":".repeat(10_000), "}".repeat(10_000));
@@ -465,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn identity_needs_a_name_or_an_address() {
+    fn identity_requires_a_name_or_an_email_address() {
         for json in [
             r#"{"Name":""}"#,
             r#"{"Name":null,"Email":" ","FirstName":"","LastName":null}"#,
@@ -482,11 +485,11 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_is_hyphenated_in_either_case() {
+    fn uuid_is_hyphenated_in_either_case() {
         let lower = MemberId::parse("39120341-3c8e-47b0-9a40-45b5659b2044").map(MemberId::to_text);
         assert_eq!(lower.as_deref(), Some("39120341-3c8e-47b0-9a40-45b5659b2044"));
         assert_eq!(MemberId::parse("39120341-3C8E-47B0-9A40-45B5659B2044").map(MemberId::to_text), lower);
-        for wrong in [
+        for invalid in [
             "",
             "39120341",
             "391203413c8e47b09a4045b5659b2044",
@@ -497,12 +500,12 @@ mod tests {
             " 39120341-3c8e-47b0-9a40-45b5659b2044",
             "３9120341-3c8e-47b0-9a40-45b5659b20",
         ] {
-            assert!(MemberId::parse(wrong).is_none(), "{wrong}");
+            assert!(MemberId::parse(invalid).is_none(), "{invalid}");
         }
     }
 
     proptest! {
-        /// Whatever bytes come, reading ends in a record, none, or an error.
+        /// Any bytes parse to a record, to `None`, or to an error.
         #[test]
         fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..200)) {
             if let Ok(Some(record)) = Record::parse(&body) {
@@ -510,9 +513,9 @@ mod tests {
             }
         }
 
-        /// The last name never shows more than its first character.
+        /// The display name never contains more than the first character of the last name.
         #[test]
-        fn a_last_name_is_never_shown(first in "\\PC{1,8}", last in "[a-z]{2,20}") {
+        fn last_name_is_never_shown(first in "\\PC{1,8}", last in "[a-z]{2,20}") {
             prop_assume!(!first.trim().is_empty());
             let json = serde_json::json!({"FirstName": first, "LastName": last, "Name": "never this"}).to_string();
             let shown = record(&json).display_name().unwrap_or_default();

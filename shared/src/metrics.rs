@@ -1,9 +1,9 @@
-//! Metrics, in CloudWatch's embedded metric format: a line of JSON on standard
-//! output, which CloudWatch takes out of the log. No call is made for them.
+//! Metrics in CloudWatch's embedded metric format: a line of JSON on standard
+//! output, which CloudWatch extracts from the log. This needs no API calls.
 //!
-//! Every metric stands under the namespace [`NAMESPACE`], with the function's
-//! name as its one dimension: numbers of metrics stay few, and nothing personal
-//! can be a dimension.
+//! All metrics use the namespace [`NAMESPACE`] and one dimension, the name of
+//! the function. This keeps the number of metrics small, and personal data out
+//! of the dimensions.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -23,33 +23,33 @@ static FUNCTION: OnceLock<String> = OnceLock::new();
 /// One value of one metric.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Metric {
-    /// So many of something.
+    /// A number of occurrences.
     Count(&'static str, u64),
-    /// How long something took.
+    /// A duration.
     Milliseconds(&'static str, f64),
 }
 
-/// Remembers the name of the function, which Lambda tells.
+/// Stores the name of the function, which Lambda sets in the environment.
 pub(crate) fn install(env: &Env) {
     let name = env.text("AWS_LAMBDA_FUNCTION_NAME").unwrap_or_else(|| "local".to_owned());
     let _ = FUNCTION.set(name);
 }
 
-/// Says these metrics, in one line.
+/// Writes these metrics as one line.
 pub fn emit(metrics: &[Metric]) {
     let Some(function) = FUNCTION.get() else { return };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let mut line = line(function, u64::try_from(now).unwrap_or_default(), metrics);
     line.push('\n');
-    // In one piece, or two lines could run into each other. There is nobody to tell of a failure.
+    // A single write keeps lines from mixing. A failure is ignored, because there is no place to report it.
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 
-fn line(function: &str, milliseconds: u64, metrics: &[Metric]) -> String {
+fn line(function: &str, timestamp: u64, metrics: &[Metric]) -> String {
     let line = Line {
-        aws: Directive {
-            timestamp: milliseconds,
-            metrics: [Described { namespace: NAMESPACE, dimensions: [[DIMENSION]], metrics }],
+        aws: Metadata {
+            timestamp,
+            metrics: [MetricDirective { namespace: NAMESPACE, dimensions: [[DIMENSION]], metrics }],
         },
         function,
         metrics,
@@ -57,24 +57,24 @@ fn line(function: &str, milliseconds: u64, metrics: &[Metric]) -> String {
     serde_json::to_string(&line).unwrap_or_default()
 }
 
-/// A line of the format, written as it is made: there is one with every answer.
+/// A line of the format. It is serialized directly, without an intermediate value, because every response emits one.
 struct Line<'m> {
-    aws: Directive<'m>,
+    aws: Metadata<'m>,
     function: &'m str,
     metrics: &'m [Metric],
 }
 
 #[derive(Serialize)]
-struct Directive<'m> {
+struct Metadata<'m> {
     #[serde(rename = "Timestamp")]
     timestamp: u64,
     #[serde(rename = "CloudWatchMetrics")]
-    metrics: [Described<'m>; 1],
+    metrics: [MetricDirective<'m>; 1],
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Described<'m> {
+struct MetricDirective<'m> {
     namespace: &'static str,
     dimensions: [[&'static str; 1]; 1],
     metrics: &'m [Metric],
@@ -95,17 +95,17 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// What a metric is called and counted in; its value stands elsewhere in the line.
+/// Serializes the name and unit of a metric. Its value is elsewhere in the line.
 impl Serialize for Metric {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (name, unit) = match self {
             Self::Count(name, _) => (name, "Count"),
             Self::Milliseconds(name, _) => (name, "Milliseconds"),
         };
-        let mut described = serializer.serialize_struct("Metric", 2)?;
-        described.serialize_field("Name", name)?;
-        described.serialize_field("Unit", unit)?;
-        described.end()
+        let mut definition = serializer.serialize_struct("Metric", 2)?;
+        definition.serialize_field("Name", name)?;
+        definition.serialize_field("Unit", unit)?;
+        definition.end()
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_what_cloudwatch_takes_out_of_the_log() {
+    fn line_has_the_embedded_metric_format() {
         let metrics = [Metric::Count("CacheHit", 1), Metric::Milliseconds("Latency", 2.5)];
         let line = line("bridge-verify", 1_795_345_200_000, &metrics);
         assert_eq!(

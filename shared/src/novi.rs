@@ -1,12 +1,15 @@
-//! The client of the Novi AMS API. One call, one answer, sorted: what to do
-//! about it (retry, wait, tell somebody) is the caller's.
+//! The client of the Novi AMS API. Each method makes one call and classifies
+//! its response. The caller decides what follows: to retry, wait, or report.
 //!
-//! Facts of the API: the root is per association, the key goes into
-//! `Authorization: Basic` as issued, `GET /customers/{uuid}` gives the record,
-//! `GET /groups/{guid}/members` a page of rows, `GET /members`, where the key is
-//! allowed it, a page of whole records. An unknown uuid is a 404 or an
-//! answer without identity. A CDN in front refuses some addresses with a 403
-//! that is HTML.
+//! Facts about the API:
+//!
+//! - Each association has its own root URL.
+//! - The key is sent as issued in `Authorization: Basic`.
+//! - `GET /customers/{uuid}` returns a record, and `GET /groups/{guid}/members`
+//!   a page of rows. `GET /members` returns a page of whole records, if the key
+//!   is allowed to call it.
+//! - The response for an unknown UUID is a 404, or has no identity.
+//! - A CDN in front of the API rejects some client addresses with a 403 in HTML.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,7 +25,7 @@ use crate::http_client::{self, BodyError, TransportError};
 use crate::member::{MemberId, Record, Row};
 use crate::parameters::{ParameterError, RawParameters};
 
-/// Where Novi is and what opens it.
+/// The root URL of Novi's API, and the credentials for it.
 pub struct Access {
     root: Url,
     authorization: HeaderValue,
@@ -32,7 +35,7 @@ impl Access {
     /// Reads `novi_api_root_url` and `novi_idaa_api_key`.
     ///
     /// # Errors
-    /// Where one of them is missing or cannot be used.
+    /// Fails if one of them is missing or invalid.
     pub fn from_parameters(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         let root = raw.required_url(
             "novi_api_root_url",
@@ -41,19 +44,19 @@ impl Access {
         )?;
         const KEY: &str = "novi_idaa_api_key";
         let key = raw.required(KEY, "the API key as Novi issued it")?;
-        // Novi wants the key as issued: encoding it again, as Basic usually has it, is refused.
+        // Novi expects the key as issued and rejects the base64 encoding that Basic usually has.
         let mut authorization =
-            HeaderValue::from_str(&format!("Basic {key}")).map_err(|_| ParameterError::Malformed {
+            HeaderValue::from_str(&format!("Basic {key}")).map_err(|_| ParameterError::Invalid {
                 name: KEY,
-                right: "it must be the API key as Novi issued it, in printable ASCII".to_owned(),
+                expected: "the API key as Novi issued it, in printable ASCII".to_owned(),
             })?;
         authorization.set_sensitive(true);
         Ok(Self { root, authorization })
     }
 
-    /// Whether both lead to the same Novi.
+    /// True if both have the same root URL.
     #[must_use]
-    pub fn is_same_place(&self, other: &Self) -> bool {
+    pub fn is_same_root(&self, other: &Self) -> bool {
         self.root == other.root
     }
 
@@ -69,33 +72,49 @@ impl Access {
     }
 }
 
-/// Why Novi gave no usable answer.
+/// The wait after a 429 without a `Retry-After` header.
+pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// A call to Novi without a usable response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoviError {
-    /// 429. `Retry-After` in seconds where there was one.
+    /// Status 429, with the seconds of `Retry-After` if Novi sent it.
     RateLimited(Option<u64>),
-    /// 401, or a 403 that speaks JSON: the key is not accepted.
+    /// Status 401, or a 403 with a JSON body: Novi rejected the key.
     CredentialsRejected,
-    /// Any other 403: a CDN in front of Novi refuses this address.
+    /// Any other 403: a CDN in front of Novi rejects our address.
     Blocked,
-    /// No answer, or one that was cut off.
+    /// No response, or a truncated one.
     Unreachable(TransportError),
-    /// Any other status; redirects are not followed.
+    /// Any other status. Redirects are not followed.
     Status(u16),
-    /// A 200 whose body is too large or not what was expected.
+    /// Status 200 with a body that is too large or unexpected.
     InvalidResponse,
 }
 
+impl std::fmt::Display for NoviError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::RateLimited(_) => "Novi returned 429",
+            Self::CredentialsRejected => "Novi rejected the API key for this request",
+            Self::Blocked => "the CDN in front of Novi blocked this function's IP address",
+            Self::Unreachable(_) => "Novi is unreachable",
+            Self::Status(_) => "Novi returned an error",
+            Self::InvalidResponse => "Novi's response is invalid",
+        })
+    }
+}
+
 impl NoviError {
-    /// Whether another try right away may well succeed: the connection turned
-    /// out closed, or a gateway in front of Novi had a bad moment.
+    /// True if an immediate retry is likely to succeed: the connection turned
+    /// out to be closed, or a gateway in front of Novi failed.
     #[must_use]
     pub fn is_transient(self) -> bool {
         matches!(self, Self::Unreachable(TransportError::Closed) | Self::Status(502..=504))
     }
 
-    /// The metric that counts it, where an alarm hangs on that: Novi's limit is
-    /// reached, or Novi or its CDN does not let us in.
+    /// Returns the metric that counts this error, if there is an alarm for it:
+    /// Novi's rate limit is reached, or Novi or its CDN rejects us.
     #[must_use]
     pub fn metric(self) -> Option<&'static str> {
         match self {
@@ -108,59 +127,60 @@ impl NoviError {
 
 /// A page of a group's rows.
 pub struct Page {
-    /// How many rows there are in all, where the answer says.
+    /// The total number of rows, if the response contains it.
     pub total: Option<u64>,
-    /// The uuids of this page, `None` for a row without a usable one.
+    /// The UUIDs of this page, with `None` for a row without a valid one.
     pub rows: Vec<Option<MemberId>>,
 }
 
 /// A page of the whole membership.
 pub struct Records {
-    /// How many records there are in all.
+    /// The total number of records.
     pub total: u64,
     /// The records of this page.
     pub rows: Vec<Row>,
 }
 
-/// The client.
+/// A client of the Novi API.
 pub struct Client {
     http: reqwest::Client,
     timeout: Duration,
 }
 
 impl Client {
-    /// A record is a few kilobytes.
+    /// The maximum size of a record in bytes. A typical record is a few kilobytes.
     const RECORD_LIMIT: usize = 1 << 20;
-    /// A page of 1000 rows is some 200 kilobytes.
+    /// The maximum size of a page of rows in bytes. A page of 1000 rows is about 200 kilobytes.
     const PAGE_LIMIT: usize = 8 << 20;
-    /// A page of 1000 records is some 2 megabytes.
+    /// The maximum size of a page of records in bytes. A page of 1000 records is about 2 megabytes.
     const RECORDS_LIMIT: usize = 16 << 20;
-    /// Rows asked for in one page; Novi may give fewer.
+    /// The number of rows to request per page. Novi may return fewer.
     const PAGE_SIZE: &str = "1000";
 
-    /// `timeout` is the most that one call takes, connecting included.
+    /// Creates a client. `timeout` is the maximum time of one call, including connecting.
     #[must_use]
     pub fn new(http: reqwest::Client, timeout: Duration) -> Self {
         Self { http, timeout }
     }
 
-    /// The most that one call takes.
+    /// Returns the maximum time of one call.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         self.timeout
     }
 
-    /// When a call that starts now must be over.
+    /// Returns the deadline of a call that starts now.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         Instant::now() + self.timeout
     }
 
-    /// Opens a connection that the next call finds open, where there is TLS to be
-    /// spoken: a HEAD of the root without the key, whatever comes of it. It asks
-    /// for nobody and counts against no key's allowance.
+    /// Opens a TLS connection in advance, so that the next call can reuse it.
+    /// It sends a HEAD request to the root without the key and ignores the
+    /// result. The request concerns no member and doesn't count against the
+    /// key's rate limit. Without TLS, this does nothing.
     ///
-    /// It goes on by itself: who waits for it may stop to.
+    /// It runs in the background, even if the caller stops waiting for it.
     #[must_use]
     pub fn warm(&self, access: &Access) -> JoinHandle<()> {
         let (http, root, timeout) = (self.http.clone(), access.root.clone(), self.timeout);
@@ -171,19 +191,25 @@ impl Client {
         })
     }
 
-    /// `GET /customers/{uuid}`. `None`: a 404, or an answer without a record.
+    /// Calls `GET /customers/{uuid}`. Returns `None` for a 404 or a response without a record.
     ///
     /// # Errors
     /// See [`NoviError`].
-    pub async fn customer(&self, access: &Access, id: MemberId, by: Instant) -> Result<Option<Record>, NoviError> {
+    pub async fn customer(
+        &self,
+        access: &Access,
+        id: MemberId,
+        deadline: Instant,
+    ) -> Result<Option<Record>, NoviError> {
         let url = access.url(&["customers", &id.to_text()], &[]);
-        match self.get(access, url, Self::RECORD_LIMIT, by).await? {
+        match self.get(access, url, Self::RECORD_LIMIT, deadline).await? {
             None => Ok(None),
             Some(body) => Record::parse(&body).map_err(|_| NoviError::InvalidResponse),
         }
     }
 
-    /// `GET /groups/{guid}/members`, from the row at index `offset` on. `None`: a 404.
+    /// Calls `GET /groups/{guid}/members`, starting with the row at index
+    /// `offset`. Returns `None` for a 404.
     ///
     /// # Errors
     /// See [`NoviError`].
@@ -192,25 +218,30 @@ impl Client {
         access: &Access,
         group: Uuid,
         offset: usize,
-        by: Instant,
+        deadline: Instant,
     ) -> Result<Option<Page>, NoviError> {
         let group = group.hyphenated().to_string();
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
         let url = access.url(&["groups", &group, "members"], &query);
-        match self.get(access, url, Self::PAGE_LIMIT, by).await? {
+        match self.get(access, url, Self::PAGE_LIMIT, deadline).await? {
             None => Ok(None),
             Some(body) => Page::parse(&body).map(Some).ok_or(NoviError::InvalidResponse),
         }
     }
 
-    /// `GET /members`, from the record at index `offset` on. `None`: a 404. Not
-    /// every key is allowed it.
+    /// Calls `GET /members`, starting with the record at index `offset`. Not
+    /// every key is allowed to call it. Returns `None` for a 404.
     ///
     /// # Errors
     /// See [`NoviError`].
-    pub async fn records(&self, access: &Access, offset: usize, by: Instant) -> Result<Option<Records>, NoviError> {
+    pub async fn records(
+        &self,
+        access: &Access,
+        offset: usize,
+        deadline: Instant,
+    ) -> Result<Option<Records>, NoviError> {
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
-        match self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, by).await? {
+        match self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, deadline).await? {
             None => Ok(None),
             Some(body) => Records::parse(&body).map(Some).ok_or(NoviError::InvalidResponse),
         }
@@ -221,19 +252,19 @@ impl Client {
         access: &Access,
         url: Url,
         limit: usize,
-        by: Instant,
+        deadline: Instant,
     ) -> Result<Option<bytes::Bytes>, NoviError> {
-        let left = by.saturating_duration_since(Instant::now());
+        let timeout = deadline.saturating_duration_since(Instant::now());
         let response = self
             .http
             .get(url)
             .header(header::AUTHORIZATION, access.authorization.clone())
             .header(header::ACCEPT, "application/json")
-            .timeout(left)
+            .timeout(timeout)
             .send()
             .await
             .map_err(|error| {
-                tracing::debug!(cause = http_client::cause(&error), "no answer from Novi");
+                tracing::debug!(cause = http_client::cause(&error), "Novi request failed");
                 NoviError::Unreachable(http_client::transport_error(&error))
             })?;
         let retry_after = http_client::retry_after(response.headers(), SystemTime::now());
@@ -256,7 +287,7 @@ impl Client {
 }
 
 impl Page {
-    /// Reads `{"TotalCount":n,"Results":[…]}` or a bare array.
+    /// Parses `{"TotalCount":n,"Results":[…]}` or a bare array.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
@@ -264,7 +295,7 @@ impl Page {
             total_count: u64,
             results: Vec<Row>,
         }
-        /// Both spellings of the field's name occur.
+        /// A row. Both spellings of the key occur.
         #[derive(Deserialize)]
         struct Row {
             #[serde(rename = "UniqueID")]
@@ -285,15 +316,15 @@ impl Page {
 }
 
 impl Records {
-    /// Reads `{"TotalCount":n,"Results":[…]}`.
+    /// Parses `{"TotalCount":n,"Results":[…]}`.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
-        struct Envelope {
+        struct Counted {
             total_count: u64,
             results: Vec<Row>,
         }
-        let Envelope { total_count, results } = serde_json::from_slice(body).ok()?;
+        let Counted { total_count, results } = serde_json::from_slice(body).ok()?;
         Some(Self { total: total_count, rows: results })
     }
 }
@@ -307,7 +338,7 @@ mod tests {
     const ID: &str = "39120341-3c8e-47b0-9a40-45b5659b2044";
 
     #[test]
-    fn a_page_comes_in_two_envelopes() {
+    fn page_is_parsed_from_both_envelopes() {
         let rows = format!(
             r#"[{{"UniqueID":"{ID}","Name":"x"}},{{"UniqueID":"","UniqueId":"{ID}"}},{{"Name":"no id"}},{{"UniqueID":""}}]"#
         );
@@ -316,15 +347,15 @@ mod tests {
         assert_eq!(bare.rows.iter().flatten().count(), 2);
         let counted = Page::parse(format!(r#"{{"TotalCount":9,"Results":{rows}}}"#).as_bytes()).unwrap();
         assert_eq!((counted.total, counted.rows.len()), (Some(9), 4));
-        for wrong in
+        for invalid in
             ["", "{}", "null", "[1]", r#"{"TotalCount":1}"#, r#"{"Results":[]}"#, r#"{"TotalCount":-1,"Results":[]}"#]
         {
-            assert!(Page::parse(wrong.as_bytes()).is_none(), "{wrong}");
+            assert!(Page::parse(invalid.as_bytes()).is_none(), "{invalid}");
         }
     }
 
     #[test]
-    fn a_url_is_built_below_the_root_however_it_ends() {
+    fn url_extends_the_root_with_or_without_a_trailing_slash() {
         for root in ["https://www.example.org/api", "https://www.example.org/api/"] {
             let access = Access { root: Url::parse(root).unwrap(), authorization: HeaderValue::from_static("x") };
             assert_eq!(

@@ -1,68 +1,46 @@
-//! What both functions are built on, made once in the init phase.
+//! The services that both functions share, created once in the init phase.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::{ClientConfig, Error as TlsError};
-use secrecy::SecretString;
 
 use crate::cache::Connector;
-use crate::parameters::{ConfigFile, ParameterError, ParameterStore, RawParameters, Source, SourceError, Ssm};
+use crate::parameters::{ConfigFile, ParameterStore, Parameters, RawParameters, Source, SourceError, Ssm};
 use crate::settings::{CacheLocation, CommonSettings, ParameterLocation};
 use crate::telemetry::Phase;
 use crate::{aws, http_client, novi};
 
-/// Why a function cannot start.
+/// An error that keeps a function from starting.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A certificate of `EXTRA_CA_CERTS` cannot be an authority.
-    #[error("EXTRA_CA_CERTS holds a certificate that cannot be an authority: {0}")]
+    /// A certificate of `EXTRA_CA_CERTS` is not valid as a certificate authority.
+    #[error("EXTRA_CA_CERTS contains a certificate that is not valid as an authority: {0}")]
     Tls(#[from] TlsError),
-    /// The HTTP client cannot be built.
-    #[error("the HTTP client cannot be built: {0}")]
+    /// Building the HTTP client failed.
+    #[error("building the HTTP client failed: {0}")]
     Http(#[from] reqwest::Error),
-    /// The parameters are wrong.
+    /// The parameters are missing or invalid.
     #[error(transparent)]
     Parameters(#[from] SourceError),
 }
 
-/// A function's own parameters.
-pub trait Parameters: Sized + Send + Sync + 'static {
-    /// Their names: what is read, and what the function's role must be allowed.
-    const NAMES: &'static [&'static str];
-    /// The one that may go on in `{name}/1`, `{name}/2`, …
-    const MULTIPART_NAME: Option<&'static str>;
-    /// The longest that a reading which is due may take where older parameters
-    /// can serve instead.
-    const REFRESH_TIMEOUT: Duration;
-
-    /// Reads them. `allow_plain_http` is `ALLOW_PLAIN_HTTP`.
-    ///
-    /// # Errors
-    /// What is missing or malformed, by its name.
-    fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError>;
-
-    /// `cache_password`.
-    fn cache_password(&self) -> Option<&SecretString>;
-}
-
-/// The HTTP client, the client of Novi, and a function's own parameters.
+/// The HTTP client, the Novi client, and the function's own parameters.
 pub struct Services<P> {
-    /// For every outgoing connection but the cache's.
+    /// The HTTP client for every outgoing connection except the cache's.
     pub http: reqwest::Client,
-    /// Novi.
+    /// The Novi client.
     pub novi: novi::Client,
-    /// Not read yet: see [`ParameterStore::start`].
+    /// The parameters, which [`ParameterStore::start`] reads.
     pub parameters: Arc<ParameterStore<P>>,
     cache: CacheLocation,
     tls: ClientConfig,
 }
 
 impl<P: Parameters> Services<P> {
-    /// Makes it. Nothing is asked over the network yet.
+    /// Creates the services, without network requests.
     ///
     /// # Errors
-    /// What is wrong, by its name.
+    /// Returns an error if a CA certificate is invalid or the HTTP client cannot be built.
     pub fn new(common: CommonSettings) -> Result<Self, StartError> {
         let phase = Phase::start("TLS");
         http_client::install_tls_provider();
@@ -87,7 +65,7 @@ impl<P: Parameters> Services<P> {
         })
     }
 
-    /// What leads to the Redis, where there is one.
+    /// Returns a Redis connector, if Redis is configured.
     pub fn connector(&self) -> Option<Connector> {
         if self.cache == CacheLocation::InProcess {
             return None;
@@ -99,8 +77,8 @@ impl<P: Parameters> Services<P> {
             let store = Arc::clone(&store);
             let current = async move {
                 let mut current = store.get().await.ok()?;
-                if was_refused && let Some(other) = store.after_refusal(&current).await {
-                    current = other;
+                if was_refused && let Some(updated) = store.after_refusal(&current).await {
+                    current = updated;
                 }
                 current.cache_password().cloned()
             };

@@ -1,8 +1,8 @@
-//! Settings: the environment variables, parsed once at start.
+//! Settings: the environment variables, parsed once at startup.
 //!
-//! A value that does not parse ends the start with an error that names the
-//! variable, the value and what would be right. An empty value counts as unset,
-//! because that is how deployment templates say "not here".
+//! If a value does not parse, startup fails with an error that names the
+//! variable, the value, and what is expected. An empty value counts as unset,
+//! because deployment templates can only omit a setting by leaving it empty.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -13,38 +13,38 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use url::Url;
 
-/// A setting that does not parse, is missing, or contradicts another.
+/// A setting that does not parse, is missing, or contradicts another one.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingError {
-    /// The variable is set to something that it cannot be.
-    #[error("{name}={value:?} cannot be used: {right}")]
-    Wrong {
+    /// The variable has an invalid value.
+    #[error("{name}={value:?} is invalid: expected {expected}")]
+    Invalid {
         /// The variable.
         name: &'static str,
-        /// What it is set to. No variable holds a secret.
+        /// Its value. Variables don't hold secrets.
         value: String,
-        /// What would be right.
-        right: String,
+        /// The expected value.
+        expected: String,
     },
     /// A required variable is not set.
-    #[error("{name} is not set: {right}")]
+    #[error("{name} is not set: expected {expected}")]
     Missing {
         /// The variable.
         name: &'static str,
-        /// What it should hold.
-        right: &'static str,
+        /// The expected value.
+        expected: &'static str,
     },
-    /// Two settings contradict each other.
+    /// Two settings contradict each other, or one of several is required.
     #[error("{names}: {why}")]
     Contradiction {
         /// The variables.
         names: &'static str,
-        /// What to do about it.
+        /// The reason, with the remedy.
         why: &'static str,
     },
 }
 
-/// Looks a variable up.
+/// Looks up a variable by name.
 type Lookup = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
 /// The environment that settings are read from.
@@ -53,13 +53,13 @@ pub struct Env {
 }
 
 impl Env {
-    /// The environment of this process.
+    /// Returns the environment of this process.
     #[must_use]
     pub fn process() -> Self {
         Self { get: Box::new(|name| std::env::var_os(name).map(|v| v.to_string_lossy().into_owned())) }
     }
 
-    /// An environment of exactly these variables.
+    /// Creates an environment that consists of exactly these variables.
     #[must_use]
     pub fn of(variables: &[(&str, &str)]) -> Self {
         let variables: std::collections::HashMap<String, String> =
@@ -67,7 +67,7 @@ impl Env {
         Self { get: Box::new(move |name| variables.get(name).cloned()) }
     }
 
-    /// The trimmed value, or `None` where the variable is unset or blank.
+    /// Returns the trimmed value, or `None` if the variable is unset or blank.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {
         let value = (self.get)(name)?;
@@ -75,27 +75,29 @@ impl Env {
         (!value.is_empty()).then(|| value.to_owned())
     }
 
-    /// The value through `parse`, or `default` where the variable is unset.
+    /// Parses the value with `parse`, or returns `default` if the variable is unset.
     ///
     /// # Errors
-    /// [`SettingError::Wrong`] with `right` as the advice where `parse` gives `None`.
+    /// Returns [`SettingError::Invalid`] with the text `expected` if `parse` returns `None`.
     pub fn parsed<T>(
         &self,
         name: &'static str,
         default: T,
-        right: &str,
+        expected: &str,
         parse: impl FnOnce(&str) -> Option<T>,
     ) -> Result<T, SettingError> {
         match self.text(name) {
             None => Ok(default),
-            Some(value) => parse(&value).ok_or_else(|| SettingError::Wrong { name, value, right: right.to_owned() }),
+            Some(value) => {
+                parse(&value).ok_or_else(|| SettingError::Invalid { name, value, expected: expected.to_owned() })
+            }
         }
     }
 
-    /// A whole number within `range`.
+    /// Parses a whole number within `range`.
     ///
     /// # Errors
-    /// [`SettingError::Wrong`] for anything else.
+    /// Returns [`SettingError::Invalid`] for any other value.
     pub fn number(
         &self,
         name: &'static str,
@@ -103,102 +105,101 @@ impl Env {
         range: RangeInclusive<u64>,
         unit: &str,
     ) -> Result<u64, SettingError> {
-        let right = format!(
-            "it must be a whole number of {unit} from {} to {} (default {default})",
-            range.start(),
-            range.end()
-        );
-        self.parsed(name, default, &right, |value| value.parse().ok().filter(|n| range.contains(n)))
+        let expected =
+            format!("a whole number of {unit} from {} to {} (default {default})", range.start(), range.end());
+        self.parsed(name, default, &expected, |value| value.parse().ok().filter(|n| range.contains(n)))
     }
 
-    /// `true` or `false`.
+    /// Parses `true` or `false`.
     ///
     /// # Errors
-    /// [`SettingError::Wrong`] for anything else.
+    /// Returns [`SettingError::Invalid`] for any other value.
     pub fn flag(&self, name: &'static str, default: bool) -> Result<bool, SettingError> {
-        let right = format!("it must be true or false (default {default})");
-        self.parsed(name, default, &right, |value| match value {
+        let expected = format!("true or false (default {default})");
+        self.parsed(name, default, &expected, |value| match value {
             "true" => Some(true),
             "false" => Some(false),
             _ => None,
         })
     }
 
-    /// A function started by hand has no Lambda runtime to talk to.
+    /// Checks that there is a Lambda runtime API to connect to. A function that
+    /// is started manually does not have one.
     ///
     /// # Errors
-    /// Where `AWS_LAMBDA_RUNTIME_API` is not set.
+    /// Fails if `AWS_LAMBDA_RUNTIME_API` is not set.
     pub fn require_lambda(&self) -> Result<(), SettingError> {
         const NAME: &str = "AWS_LAMBDA_RUNTIME_API";
         self.text(NAME).map(|_| ()).ok_or(SettingError::Missing {
             name: NAME,
-            right: "this is a Lambda function, to be started by Lambda, its Runtime Interface Emulator or `cargo lambda watch`; `make run` shows it at work",
+            expected: "this Lambda function to be started by Lambda, the Runtime Interface Emulator or \
+                       `cargo lambda watch`. To try it locally, use `make run`",
         })
     }
 }
 
-/// How long a verified record is served.
+/// The lifetime of a verified record in the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct CacheTtls {
-    /// For how long it is fresh, in seconds (`CACHE_TTL_SECONDS`).
+    /// Seconds during which a record is fresh (`CACHE_TTL_SECONDS`).
     pub ttl: u64,
-    /// For how long after that it is still served when Novi cannot answer, in seconds (`CACHE_STALE_SECONDS`).
+    /// Seconds after that during which it is still served if Novi cannot respond (`CACHE_STALE_SECONDS`).
     pub stale: u64,
 }
 
-/// Where parameters are read from.
+/// The location that parameters are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ParameterLocation {
     /// A JSON file (`CONFIG_FILE`).
     File(PathBuf),
-    /// A path of SSM's Parameter Store (`PARAMETER_PREFIX`), without a slash at its end.
+    /// A path in SSM's Parameter Store (`PARAMETER_PREFIX`), without a trailing slash.
     Ssm(String),
 }
 
-/// Where the cache is.
+/// The location of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CacheLocation {
-    /// In the memory of each instance.
+    /// The memory of each instance.
     InProcess,
-    /// `CACHE_URL`, and whether that is a cluster (`CACHE_CLUSTER`).
+    /// A Redis at `CACHE_URL`.
     Url {
         /// `redis://…` or `rediss://…`.
         url: Url,
-        /// Whether it speaks the cluster's protocol.
+        /// True if it uses the cluster protocol (`CACHE_CLUSTER`).
         cluster: bool,
     },
-    /// `CACHE_ID`: found through ElastiCache's API.
+    /// An ElastiCache cache (`CACHE_ID`), discovered through ElastiCache's API.
     ElastiCache {
         /// The name of a serverless cache, or the id of a replication group.
         id: String,
-        /// The user of IAM authentication (`CACHE_IAM_USER`).
+        /// The user for IAM authentication (`CACHE_IAM_USER`).
         iam_user: Option<String>,
     },
 }
 
-/// What both functions read from the environment.
+/// The settings that both functions read from the environment.
 pub struct CommonSettings {
-    /// Where the parameters are.
+    /// The location of the parameters.
     pub parameters: ParameterLocation,
-    /// Where the cache is.
+    /// The location of the cache.
     pub cache: CacheLocation,
-    /// The most that one request waits on the cache in all (`CACHE_TIMEOUT_MS`).
+    /// The maximum total time that one request waits for the cache (`CACHE_TIMEOUT_MS`).
     pub cache_timeout: Duration,
-    /// How long parameters are kept before they are read again (`PARAMETER_TTL_SECONDS`).
+    /// The time after which parameters are read again (`PARAMETER_TTL_SECONDS`).
     pub parameter_ttl: Duration,
-    /// The most that one call to Novi takes, connecting included (`NOVI_TIMEOUT_MS`).
+    /// The timeout of one call to Novi, including connecting (`NOVI_TIMEOUT_MS`).
     pub novi_timeout: Duration,
-    /// Certificate authorities that are trusted in addition (`EXTRA_CA_CERTS`).
+    /// Additional trusted certificate authorities (`EXTRA_CA_CERTS`).
     pub extra_ca_certs: Vec<CertificateDer<'static>>,
-    /// Whether `http://` is accepted beyond loopback (`ALLOW_PLAIN_HTTP`).
+    /// True if `http://` is accepted for hosts other than loopback (`ALLOW_PLAIN_HTTP`).
     pub allow_plain_http: bool,
 }
 
 impl CommonSettings {
-    /// Reads them.
+    /// Reads the settings.
     ///
     /// # Errors
-    /// The first setting that is missing or wrong.
+    /// Returns an error for the first setting that is missing or invalid.
     pub fn from_env(env: &Env) -> Result<Self, SettingError> {
         Ok(Self {
             parameters: ParameterLocation::from_env(env)?,
@@ -218,8 +219,8 @@ impl ParameterLocation {
         match (env.text("CONFIG_FILE"), env.text(PREFIX)) {
             (Some(file), None) => Ok(Self::File(file.into())),
             (None, Some(_)) => {
-                let right = "it must be a path of SSM's Parameter Store, such as /idaa";
-                let prefix = env.parsed(PREFIX, String::new(), right, |value| {
+                let expected = "a path in SSM's Parameter Store, such as /idaa";
+                let prefix = env.parsed(PREFIX, String::new(), expected, |value| {
                     let path = value.trim_end_matches('/');
                     let is_name = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'.' | b'-' | b'_');
                     (path.len() > 1 && path.starts_with('/') && path.bytes().all(is_name)).then(|| path.to_owned())
@@ -228,11 +229,11 @@ impl ParameterLocation {
             }
             (Some(_), Some(_)) => Err(SettingError::Contradiction {
                 names: "CONFIG_FILE and PARAMETER_PREFIX",
-                why: "both are set, and parameters come from one place; unset one of them",
+                why: "set only one of them, because parameters come from a single source",
             }),
             (None, None) => Err(SettingError::Contradiction {
                 names: "PARAMETER_PREFIX or CONFIG_FILE",
-                why: "one of them must be set: the path in SSM below which the parameters live, or a JSON file with them",
+                why: "set one of them: the SSM path of the parameters, or a JSON file that contains them",
             }),
         }
     }
@@ -246,30 +247,32 @@ impl CacheLocation {
         let contradiction = |names, why| Err(SettingError::Contradiction { names, why });
         match (env.text(URL), env.text("CACHE_ID")) {
             (Some(_), Some(_)) => {
-                contradiction("CACHE_URL and CACHE_ID", "both are set, and there is one cache; unset one of them")
+                contradiction("CACHE_URL and CACHE_ID", "set only one of them, because there is a single cache")
             }
             (_, None) if iam_user.is_some() => contradiction(
                 "CACHE_IAM_USER",
-                "it needs CACHE_ID, the name of the ElastiCache cache that tokens are for",
+                "requires CACHE_ID, the name of the ElastiCache cache that the tokens are for",
             ),
             (None, Some(id)) => Ok(Self::ElastiCache { id, iam_user }),
             (None, None) if cluster => {
-                contradiction("CACHE_CLUSTER", "it says of what kind CACHE_URL is, which is not set")
+                contradiction("CACHE_CLUSTER", "requires CACHE_URL, because it says whether that URL is a cluster's")
             }
             (None, None) => Ok(Self::InProcess),
             (Some(value), None) => {
                 let url = Url::parse(&value).ok().filter(|url| {
                     let is_redis = matches!(url.scheme(), "redis" | "rediss") && url.host().is_some();
-                    // `#insecure` would turn the check of certificates off.
+                    // `#insecure` would disable certificate verification.
                     let is_plain = url.fragment().is_none() && url.query().is_none() && url.password().is_none();
-                    // A cluster has but one database.
+                    // A cluster has only one database.
                     let database = url.as_str().into_connection_info().ok().map(|info| info.redis_settings().db());
                     is_redis && is_plain && database.is_some_and(|number| number == 0 || !cluster)
                 });
-                // What is written into a URL may be a password: it is not shown.
+                // A URL with credentials may contain a password, so it is not shown.
                 let value = if value.contains('@') { "(not shown)".to_owned() } else { value };
-                let right = "it must be redis://host:port or rediss://host:port, and may name a database (/1) where it is no cluster; a password belongs into the parameter cache_password";
-                let url = url.ok_or_else(|| SettingError::Wrong { name: URL, value, right: right.to_owned() })?;
+                let expected = "redis://host:port or rediss://host:port, with an optional database (/1) if it is \
+                                not a cluster. Set the password in the parameter cache_password";
+                let url =
+                    url.ok_or_else(|| SettingError::Invalid { name: URL, value, expected: expected.to_owned() })?;
                 Ok(Self::Url { url, cluster })
             }
         }
@@ -277,10 +280,10 @@ impl CacheLocation {
 }
 
 impl CacheTtls {
-    /// Reads them.
+    /// Reads the settings.
     ///
     /// # Errors
-    /// The first setting that is wrong.
+    /// Returns an error for the first setting that is invalid.
     pub fn from_env(env: &Env) -> Result<Self, SettingError> {
         Ok(Self {
             ttl: env.number("CACHE_TTL_SECONDS", 14_400, 1..=2_592_000, "seconds")?,
@@ -289,31 +292,32 @@ impl CacheTtls {
     }
 }
 
-/// `EXTRA_CA_CERTS` names a PEM file, as Node's `NODE_EXTRA_CA_CERTS` does. PEM
-/// text itself is taken too: a Lambda has no easy place for a file.
+/// Reads `EXTRA_CA_CERTS`, which names a PEM file, like Node's
+/// `NODE_EXTRA_CA_CERTS`. PEM text is accepted too, because adding a file to a
+/// Lambda function is not easy.
 fn extra_ca_certs(env: &Env) -> Result<Vec<CertificateDer<'static>>, SettingError> {
     const NAME: &str = "EXTRA_CA_CERTS";
     let Some(value) = env.text(NAME) else {
         return Ok(Vec::new());
     };
     let is_text = value.starts_with("-----BEGIN");
-    let wrong = |right: String| SettingError::Wrong {
+    let invalid = |expected: String| SettingError::Invalid {
         name: NAME,
         value: if is_text { "(PEM text)".to_owned() } else { value.clone() },
-        right,
+        expected,
     };
     let pem = if is_text {
-        // A template's parameter has one line.
+        // A template parameter is a single line.
         value.replace("\\n", "\n").into_bytes()
     } else {
         std::fs::read(&value)
-            .map_err(|e| wrong(format!("it must name a readable PEM file of certificate authorities ({})", e.kind())))?
+            .map_err(|e| invalid(format!("a readable PEM file of certificate authorities ({})", e.kind())))?
     };
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
         .collect::<Result<_, _>>()
-        .map_err(|_| wrong("a certificate in it is not valid PEM".to_owned()))?;
+        .map_err(|_| invalid("certificates in PEM format, found one that is not valid PEM".to_owned()))?;
     if certificates.is_empty() {
-        return Err(wrong("it holds no certificate".to_owned()));
+        return Err(invalid("at least one certificate in PEM format".to_owned()));
     }
     Ok(certificates)
 }
@@ -324,13 +328,13 @@ mod tests {
 
     fn error(variables: &[(&str, &str)]) -> String {
         match CommonSettings::from_env(&Env::of(variables)) {
-            Ok(_) => panic!("these settings should have been refused"),
+            Ok(_) => panic!("expected these settings to be rejected"),
             Err(e) => e.to_string(),
         }
     }
 
     #[test]
-    fn defaults_are_the_contract_s() {
+    fn defaults_match_the_contract() {
         let common = CommonSettings::from_env(&Env::of(&[("CONFIG_FILE", "/x")])).unwrap();
         assert_eq!(common.parameter_ttl, Duration::from_secs(300));
         assert_eq!(common.novi_timeout, Duration::from_secs(8));
@@ -340,11 +344,11 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_variable_the_value_and_what_is_right() {
+    fn error_names_the_variable_the_value_and_what_is_expected() {
         let text = error(&[("CONFIG_FILE", "/x"), ("NOVI_TIMEOUT_MS", "8s")]);
         assert_eq!(
             text,
-            "NOVI_TIMEOUT_MS=\"8s\" cannot be used: it must be a whole number of milliseconds from 100 to 25000 (default 8000)"
+            r#"NOVI_TIMEOUT_MS="8s" is invalid: expected a whole number of milliseconds from 100 to 25000 (default 8000)"#
         );
         assert!(error(&[("CONFIG_FILE", "/x"), ("ALLOW_PLAIN_HTTP", "yes")]).contains("true or false"));
         assert!(error(&[("CONFIG_FILE", "/x"), ("EXTRA_CA_CERTS", "/no/such.pem")]).contains("readable PEM file"));
@@ -352,53 +356,52 @@ mod tests {
     }
 
     #[test]
-    fn parameters_and_cache_are_in_one_place_each() {
-        let place =
+    fn parameters_and_cache_each_have_one_location() {
+        let read =
             |variables: &[(&str, &str)]| CommonSettings::from_env(&Env::of(variables)).map(|c| (c.parameters, c.cache));
         let file = ("CONFIG_FILE", "/x");
         let ssm = ParameterLocation::Ssm("/idaa/prod".to_owned());
-        assert!(
-            matches!(place(&[("PARAMETER_PREFIX", "/idaa/prod/")]), Ok((place, CacheLocation::InProcess)) if place == ssm)
-        );
+        let locations = read(&[("PARAMETER_PREFIX", "/idaa/prod/")]);
+        assert!(matches!(locations, Ok((location, CacheLocation::InProcess)) if location == ssm));
         assert!(matches!(
-            place(&[file, ("CACHE_URL", "rediss://cache.example.org:6380"), ("CACHE_CLUSTER", "true")]),
+            read(&[file, ("CACHE_URL", "rediss://cache.example.org:6380"), ("CACHE_CLUSTER", "true")]),
             Ok((_, CacheLocation::Url { cluster: true, .. }))
         ));
         assert!(matches!(
-            place(&[file, ("CACHE_ID", "members"), ("CACHE_IAM_USER", "bridge"), ("CACHE_CLUSTER", "false")]),
+            read(&[file, ("CACHE_ID", "members"), ("CACHE_IAM_USER", "bridge"), ("CACHE_CLUSTER", "false")]),
             Ok((_, CacheLocation::ElastiCache { iam_user: Some(_), .. }))
         ));
-        for (variables, said) in [
-            (vec![], "PARAMETER_PREFIX or CONFIG_FILE: one of them must be set"),
-            (vec![file, ("PARAMETER_PREFIX", "/idaa")], "CONFIG_FILE and PARAMETER_PREFIX: both are set"),
-            (vec![("PARAMETER_PREFIX", "idaa")], "PARAMETER_PREFIX=\"idaa\" cannot be used"),
-            (vec![("PARAMETER_PREFIX", "/")], "PARAMETER_PREFIX=\"/\" cannot be used"),
-            (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_ID", "b")], "CACHE_URL and CACHE_ID: both are set"),
-            (vec![file, ("CACHE_URL", "http://a")], "CACHE_URL=\"http://a\" cannot be used"),
-            (vec![file, ("CACHE_URL", "rediss://a/#insecure")], "cannot be used"),
-            (vec![file, ("CACHE_URL", "redis://a/cache")], "cannot be used"),
-            (vec![file, ("CACHE_URL", "redis://a/?protocol=resp3")], "cannot be used"),
-            (vec![file, ("CACHE_URL", "redis://a/1"), ("CACHE_CLUSTER", "true")], "where it is no cluster"),
-            (vec![file, ("CACHE_URL", "redis://:hush@a")], "CACHE_URL=\"(not shown)\" cannot be used"),
-            (vec![file, ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: it needs CACHE_ID"),
-            (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: it needs CACHE_ID"),
-            (vec![file, ("CACHE_CLUSTER", "true")], "CACHE_CLUSTER: it says of what kind CACHE_URL is"),
-            (vec![file, ("CACHE_TIMEOUT_MS", "0")], "CACHE_TIMEOUT_MS=\"0\" cannot be used"),
+        for (variables, expected_text) in [
+            (vec![], "PARAMETER_PREFIX or CONFIG_FILE: set one of them"),
+            (vec![file, ("PARAMETER_PREFIX", "/idaa")], "CONFIG_FILE and PARAMETER_PREFIX: set only one of them"),
+            (vec![("PARAMETER_PREFIX", "idaa")], "PARAMETER_PREFIX=\"idaa\" is invalid"),
+            (vec![("PARAMETER_PREFIX", "/")], "PARAMETER_PREFIX=\"/\" is invalid"),
+            (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_ID", "b")], "CACHE_URL and CACHE_ID: set only one of them"),
+            (vec![file, ("CACHE_URL", "http://a")], "CACHE_URL=\"http://a\" is invalid"),
+            (vec![file, ("CACHE_URL", "rediss://a/#insecure")], "is invalid"),
+            (vec![file, ("CACHE_URL", "redis://a/cache")], "is invalid"),
+            (vec![file, ("CACHE_URL", "redis://a/?protocol=resp3")], "is invalid"),
+            (vec![file, ("CACHE_URL", "redis://a/1"), ("CACHE_CLUSTER", "true")], "if it is not a cluster"),
+            (vec![file, ("CACHE_URL", "redis://:hush@a")], "CACHE_URL=\"(not shown)\" is invalid"),
+            (vec![file, ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: requires CACHE_ID"),
+            (vec![file, ("CACHE_URL", "redis://a"), ("CACHE_IAM_USER", "u")], "CACHE_IAM_USER: requires CACHE_ID"),
+            (vec![file, ("CACHE_CLUSTER", "true")], "CACHE_CLUSTER: requires CACHE_URL"),
+            (vec![file, ("CACHE_TIMEOUT_MS", "0")], "CACHE_TIMEOUT_MS=\"0\" is invalid"),
         ] {
             let text = error(&variables);
-            assert!(text.contains(said) && !text.contains("hush"), "{text}");
+            assert!(text.contains(expected_text) && !text.contains("hush"), "{text}");
         }
     }
 
     #[test]
-    fn a_certificate_may_come_in_one_line() {
+    fn certificate_may_be_a_single_line() {
         let pem = r"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let certificates = extra_ca_certs(&Env::of(&[("EXTRA_CA_CERTS", pem)])).unwrap();
         assert_eq!(certificates.len(), 1);
     }
 
     #[test]
-    fn a_blank_value_counts_as_unset() {
+    fn blank_value_counts_as_unset() {
         assert!(
             CommonSettings::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("CACHE_URL", " "), ("NOVI_TIMEOUT_MS", "")]))
                 .is_ok()

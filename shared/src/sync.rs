@@ -1,9 +1,9 @@
-//! Locks.
+//! Synchronization helpers.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, whatever became of who held the lock before. What this project guards
-/// by a mutex is whole after every statement: a panic elsewhere spoils nothing.
+/// Locks `mutex` and ignores poisoning. Data behind this project's mutexes is
+/// consistent after every statement, so a panic of another holder can't corrupt it.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

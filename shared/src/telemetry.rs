@@ -1,8 +1,8 @@
-//! The log: one JSON object a line (or text), from our own crates alone.
+//! The log: one JSON object (or text) per line, only from our own crates.
 //!
-//! Other crates are kept out at every level, because some of them log what
-//! must never be logged: the Lambda runtime prints the whole event at TRACE,
-//! keys and uuids included; HTTP clients print URLs.
+//! Events of other crates are dropped at every level, because some of them
+//! contain data that must never be logged. The Lambda runtime logs the whole
+//! event at TRACE, including keys and UUIDs. HTTP clients log URLs.
 
 use std::time::Instant;
 
@@ -19,25 +19,24 @@ use crate::settings::{Env, SettingError};
 /// The only crates whose events reach the log.
 const TARGETS: [&str; 3] = ["verify", "mirror", "shared"];
 
-/// Installs the log as Lambda's advanced logging controls ask for it
-/// (`AWS_LAMBDA_LOG_FORMAT`, `AWS_LAMBDA_LOG_LEVEL`) and a panic hook that
-/// tells where a panic was and never what it said.
+/// Installs the log, configured by Lambda's advanced logging controls
+/// (`AWS_LAMBDA_LOG_FORMAT`, `AWS_LAMBDA_LOG_LEVEL`), and a panic hook that
+/// logs the location of a panic and never its message.
 ///
 /// # Errors
-/// A setting that does not parse.
+/// Returns an error if a setting does not parse.
 pub fn install(env: &Env) -> Result<(), SettingError> {
-    let json =
-        env.parsed("AWS_LAMBDA_LOG_FORMAT", true, "it must be JSON or Text (default JSON)", |value| {
-            match value.to_ascii_lowercase().as_str() {
-                "json" => Some(true),
-                "text" => Some(false),
-                _ => None,
-            }
-        })?;
+    let json = env.parsed("AWS_LAMBDA_LOG_FORMAT", true, "JSON or Text (default JSON)", |value| {
+        match value.to_ascii_lowercase().as_str() {
+            "json" => Some(true),
+            "text" => Some(false),
+            _ => None,
+        }
+    })?;
     let level = env.parsed(
         "AWS_LAMBDA_LOG_LEVEL",
         Level::INFO,
-        "it must be TRACE, DEBUG, INFO, WARN, ERROR or FATAL (default INFO)",
+        "TRACE, DEBUG, INFO, WARN, ERROR or FATAL (default INFO)",
         |value| match value.to_ascii_uppercase().as_str() {
             "FATAL" => Some(Level::ERROR),
             other => other.parse().ok(),
@@ -49,30 +48,29 @@ pub fn install(env: &Env) -> Result<(), SettingError> {
     if json {
         registry().with(lines.json().flatten_event(true).with_span_list(false).with_filter(ours)).init();
     } else {
-        // CloudWatch stamps each line, and shows colour codes as they are.
+        // CloudWatch adds a timestamp to each line, and doesn't interpret color codes.
         registry().with(lines.without_time().with_ansi(false).with_filter(ours)).init();
     }
     std::panic::set_hook(Box::new(|panic| {
-        let place = panic.location();
+        let location = panic.location();
         tracing::error!(
             target: "shared::telemetry",
-            file = place.map(std::panic::Location::file),
-            line = place.map(std::panic::Location::line),
+            file = location.map(std::panic::Location::file),
+            line = location.map(std::panic::Location::line),
             "panicked"
         );
     }));
     Ok(())
 }
 
-/// A phase of the init phase, timed: how long it took is logged at DEBUG when
-/// this is dropped.
+/// A timer for one part of the init phase. It logs the duration at DEBUG when it is dropped.
 pub struct Phase {
     name: &'static str,
     started: Instant,
 }
 
 impl Phase {
-    /// Starts one by this name.
+    /// Starts a timer with this name.
     #[must_use]
     pub fn start(name: &'static str) -> Self {
         Self { name, started: Instant::now() }
@@ -81,27 +79,32 @@ impl Phase {
 
 impl Drop for Phase {
     fn drop(&mut self) {
-        tracing::debug!(phase = self.name, milliseconds = self.started.elapsed().as_secs_f64() * 1e3, "init");
+        tracing::debug!(
+            phase = self.name,
+            duration_ms = self.started.elapsed().as_secs_f64() * 1e3,
+            "init phase completed"
+        );
     }
 }
 
-/// Logs at DEBUG how many tasks there are, at the end of an invocation: those
-/// that pile up have been forgotten.
+/// Logs the number of live tasks at DEBUG, at the end of an invocation. A number
+/// that keeps growing reveals tasks that never end.
 pub fn count_tasks() {
     if tracing::enabled!(Level::DEBUG) {
-        tracing::debug!(tasks = Handle::current().metrics().num_alive_tasks(), "done");
+        tracing::debug!(tasks = Handle::current().metrics().num_alive_tasks(), "live tasks");
     }
 }
 
-/// Runs a function's `main` and says on one line of standard error what ended
-/// it. Used before and around the log, which may be what could not be set up.
+/// Returns the exit code for the result of a function's `main`, and prints an
+/// error as one line to standard error. It does not use the log, because setting
+/// that up may be what failed.
 pub fn exit_with<E: std::fmt::Display>(function: &str, result: Result<(), E>) -> std::process::ExitCode {
     match result {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             #[expect(clippy::print_stderr, reason = "the log may be what failed to start")]
             {
-                eprintln!("{function} cannot start: {error}");
+                eprintln!("{function} failed to start: {error}");
             }
             std::process::ExitCode::FAILURE
         }

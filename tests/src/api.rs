@@ -1,5 +1,5 @@
-//! Requests as API Gateway and Function URLs hand them to a function, and
-//! answers as they read them.
+//! Requests as API Gateway and Function URLs pass them to a function, and
+//! responses as they parse them.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value, json};
 
-/// The host that events name.
+/// The host name in events.
 const HOST: &str = "api.example.org";
 
-/// A request from outside.
+/// An HTTP request from a client.
 #[derive(Clone)]
 pub struct Request {
     method: String,
@@ -20,34 +20,34 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request of `path` with a method and no headers.
+    /// Returns a request for `path` with this method and without headers.
     #[must_use]
     pub fn new(method: &str, path: &str) -> Self {
         Self { method: method.to_owned(), path: path.to_owned(), headers: Vec::new() }
     }
 
-    /// A GET.
+    /// Returns a GET request.
     #[must_use]
     pub fn get(path: &str) -> Self {
         Self::new("GET", path)
     }
 
-    /// With one more header.
+    /// Adds a header.
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// The event of an HTTP API (payload version 2). A named stage stands in the path.
+    /// Returns the event of an HTTP API (payload version 2). A named stage is part of the path.
     #[must_use]
     pub fn http_api(&self, stage: &str) -> Value {
         let path = if stage == "$default" { self.path.clone() } else { format!("/{stage}{}", self.path) };
         let mut headers = Map::new();
         for (name, value) in self.headers.iter().map(|(name, value)| (name.to_lowercase(), value)) {
-            // Version 2 joins what was sent more than once.
+            // Version 2 joins headers that were sent more than once.
             let joined = match headers.get(&name).and_then(Value::as_str) {
-                Some(before) => format!("{before},{value}"),
+                Some(previous) => format!("{previous},{value}"),
                 None => value.clone(),
             };
             headers.insert(name, joined.into());
@@ -64,7 +64,7 @@ impl Request {
         })
     }
 
-    /// The event of a REST API (payload version 1). The stage stands in the context alone.
+    /// Returns the event of a REST API (payload version 1). The stage is only in the request context.
     #[must_use]
     pub fn rest_api(&self, stage: &str) -> Value {
         let mut single = Map::new();
@@ -90,7 +90,7 @@ impl Request {
         })
     }
 
-    /// The event of a Function URL.
+    /// Returns the event of a Function URL.
     #[must_use]
     pub fn function_url(&self) -> Value {
         let mut event = self.http_api("$default");
@@ -101,24 +101,25 @@ impl Request {
     }
 }
 
-/// An answer to the outside.
+/// An HTTP response to a client.
 #[derive(Debug)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// By lower-case name.
+    /// The headers by lower-case name.
     pub headers: BTreeMap<String, String>,
     /// The body, decoded.
     pub body: String,
 }
 
-impl Answer {
-    /// Reads what the function returned, as API Gateway would.
+impl Response {
+    /// Parses the function's result as API Gateway does.
     ///
     /// # Errors
-    /// Where API Gateway would answer "internal server error".
-    pub fn read(returned: &Value) -> anyhow::Result<Self> {
-        let status = returned["statusCode"].as_u64().with_context(|| format!("no answer to HTTP: {returned}"))?;
+    /// Fails if API Gateway would respond "internal server error".
+    pub fn parse(returned: &Value) -> anyhow::Result<Self> {
+        let status =
+            returned["statusCode"].as_u64().with_context(|| format!("expected an HTTP response, got {returned}"))?;
         let mut headers = BTreeMap::new();
         for (name, value) in returned["headers"].as_object().into_iter().flatten() {
             headers.insert(name.to_lowercase(), value.as_str().unwrap_or_default().to_owned());
@@ -136,19 +137,19 @@ impl Answer {
         Ok(Self { status: u16::try_from(status)?, headers, body })
     }
 
-    /// A header, empty where it is not there.
+    /// Returns a header, or an empty string if it is missing.
     #[must_use]
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", String::as_str)
     }
 
-    /// The body as JSON, null where it is none.
+    /// Returns the body as JSON, or null if it is not JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
-    /// The `code` of a problem, empty where it is none.
+    /// Returns the `code` of a problem, or an empty string if the body is not a problem.
     #[must_use]
     pub fn code(&self) -> String {
         self.json()["code"].as_str().unwrap_or_default().to_owned()

@@ -1,5 +1,5 @@
-//! Stand-ins for AWS: moto for SSM; for ElastiCache a stub of our own that
-//! speaks its query API, and a door before a Redis that checks IAM tokens.
+//! Fake AWS services: moto for SSM, our own fake of ElastiCache's query API, and
+//! a proxy in front of Redis that checks IAM tokens.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -22,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::function::venv;
 use crate::http_server;
 use crate::process::{Server, free_port};
-use crate::redis::Authority;
+use crate::redis::CertificateAuthority;
 
 /// Made-up credentials, as Lambda puts them into the environment.
 pub const CREDENTIALS: [(&str, &str); 4] = [
@@ -43,10 +43,10 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts one.
+    /// Starts the server.
     ///
     /// # Errors
-    /// Where `.venv` is not set up.
+    /// Fails if `.venv` is not set up.
     pub fn start() -> anyhow::Result<Self> {
         let (dir, port) = (tempfile::tempdir()?, free_port()?);
         let server = Self::start_server(dir.path(), port)?;
@@ -56,55 +56,55 @@ impl Moto {
     fn start_server(dir: &Path, port: u16) -> anyhow::Result<Server> {
         let (program, number) = (venv().join("bin/moto_server"), port.to_string());
         let mut server = Server::start(&program, &["-H", "127.0.0.1", "-p", &number], &[], dir.join("log"))?;
-        server.wait_for_port(port, Duration::from_secs(60)).context("moto does not start")?;
+        server.wait_for_port(port, Duration::from_secs(60)).context("moto failed to start")?;
         Ok(server)
     }
 
-    /// The type of a parameter, where it is there.
+    /// Returns the type of a parameter, if it exists.
     ///
     /// # Errors
-    /// Where moto does not answer.
-    pub async fn kind(&self, name: &str) -> anyhow::Result<Option<String>> {
-        let answer = self.ask("GetParameters", &json!({"Names": [name]})).await?;
-        Ok(answer["Parameters"][0]["Type"].as_str().map(str::to_owned))
+    /// Fails if moto doesn't respond.
+    pub async fn parameter_type(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let response = self.call("GetParameters", &json!({"Names": [name]})).await?;
+        Ok(response["Parameters"][0]["Type"].as_str().map(str::to_owned))
     }
 
-    /// Where it answers.
+    /// Returns the server's URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Ends it; what it held is gone.
+    /// Kills the server. Its parameters are lost.
     pub fn kill(&mut self) {
         self.server.kill();
     }
 
-    /// Starts it again where it was, with nothing in it.
+    /// Restarts the server on the same port, without parameters.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if the server doesn't start.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.server = Self::start_server(self.dir.path(), self.port)?;
         Ok(())
     }
 
-    /// Puts parameters below `prefix`, as an administrator would: what is not
-    /// text becomes JSON text.
+    /// Writes parameters below `prefix`, as an administrator would: values that
+    /// are not strings become JSON text.
     ///
     /// # Errors
-    /// Where moto refuses one.
+    /// Fails if moto rejects a parameter.
     pub async fn put(&self, prefix: &str, parameters: &Value) -> anyhow::Result<()> {
         for (name, value) in parameters.as_object().into_iter().flatten() {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             let body =
                 json!({"Name": format!("{prefix}/{name}"), "Value": value, "Type": "SecureString", "Overwrite": true});
-            self.ask("PutParameter", &body).await?;
+            self.call("PutParameter", &body).await?;
         }
         Ok(())
     }
 
-    async fn ask(&self, operation: &str, body: &Value) -> anyhow::Result<Value> {
+    async fn call(&self, operation: &str, body: &Value) -> anyhow::Result<Value> {
         let response = self
             .http
             .post(self.url())
@@ -116,76 +116,76 @@ impl Moto {
             .await?;
         let status = response.status();
         let body = response.bytes().await?;
-        ensure!(status == StatusCode::OK, "moto refuses {operation}: {}", String::from_utf8_lossy(&body));
+        ensure!(status == StatusCode::OK, "moto rejected {operation}: {}", String::from_utf8_lossy(&body));
         Ok(serde_json::from_slice(&body)?)
     }
 }
 
-/// A cache that ElastiCache knows.
+/// A cache that the fake ElastiCache describes.
 #[derive(Clone)]
-pub enum Known {
+pub enum KnownCache {
     /// A serverless cache and its port on loopback.
     Serverless(u16),
-    /// A replication group: its port, TLS, and whether it is a cluster.
-    Group(u16, bool, bool),
-    /// A replication group with TLS at a host by this name.
-    Named(&'static str, u16),
+    /// A replication group: its port, whether it uses TLS, and whether it is a cluster.
+    ReplicationGroup(u16, bool, bool),
+    /// A replication group with TLS on this host and port.
+    ReplicationGroupAt(&'static str, u16),
 }
 
-/// ElastiCache's query API, as far as endpoints are asked for.
+/// A fake of ElastiCache's query API, limited to the requests for endpoints.
 #[derive(Clone)]
 pub struct ElastiCache {
     caches: Caches,
     server: http_server::Server,
 }
 
-type Caches = Arc<Mutex<HashMap<String, Known>>>;
+type Caches = Arc<Mutex<HashMap<String, KnownCache>>>;
 
 impl ElastiCache {
-    /// Starts one that knows nothing.
+    /// Starts the API without any caches.
     ///
     /// # Errors
-    /// Where no port is free.
+    /// Fails if no port is free.
     pub async fn start() -> anyhow::Result<Self> {
         let caches: Caches = Arc::default();
-        let known = Arc::clone(&caches);
-        let server = http_server::Server::start(move |request| answer(Arc::clone(&known), request)).await?;
+        let served = Arc::clone(&caches);
+        let server = http_server::Server::start(move |request| handle(Arc::clone(&served), request)).await?;
         Ok(Self { caches, server })
     }
 
-    /// Where it answers.
+    /// Returns the API's URL.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
-    /// From now on it knows this cache.
-    pub fn know(&self, id: &str, cache: Known) {
+    /// Adds a cache, or replaces the one with this id.
+    pub fn add_cache(&self, id: &str, cache: KnownCache) {
         self.caches.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), cache);
     }
 }
 
-async fn answer(caches: Caches, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn handle(caches: Caches, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let body = request.into_body().collect().await?.to_bytes();
     let form: HashMap<String, String> = url::form_urlencoded::parse(&body).into_owned().collect();
     let text = |name: &str| form.get(name).map_or("", String::as_str);
-    let known = |id: &str| caches.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
+    let find_cache = |id: &str| caches.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned();
     let endpoint_at =
         |name: &str, host: &str, port: u16| format!("<{name}><Address>{host}</Address><Port>{port}</Port></{name}>");
     let endpoint = |name: &str, port: u16| endpoint_at(name, "127.0.0.1", port);
     let primary = |endpoint: &str| format!("<NodeGroups><NodeGroup>{endpoint}</NodeGroup></NodeGroups>");
-    let group = |tls: bool, cluster: bool, place: &str| {
+    let group = |tls: bool, cluster: bool, endpoint: &str| {
         result(
             "DescribeReplicationGroups",
             &format!(
                 "<ReplicationGroups><ReplicationGroup><TransitEncryptionEnabled>{tls}</TransitEncryptionEnabled>\
-                     <ClusterEnabled>{cluster}</ClusterEnabled>{place}</ReplicationGroup></ReplicationGroups>"
+                     <ClusterEnabled>{cluster}</ClusterEnabled>{endpoint}</ReplicationGroup></ReplicationGroups>"
             ),
         )
     };
     Ok(match text("Action") {
-        "DescribeServerlessCaches" => match known(text("ServerlessCacheName")) {
-            Some(Known::Serverless(port)) => result(
+        "DescribeServerlessCaches" => match find_cache(text("ServerlessCacheName")) {
+            Some(KnownCache::Serverless(port)) => result(
                 "DescribeServerlessCaches",
                 &format!(
                     "<ServerlessCaches><member><Status>available</Status>{}</member></ServerlessCaches>",
@@ -194,16 +194,18 @@ async fn answer(caches: Caches, request: Request<Incoming>) -> Result<Response<F
             ),
             _ => error("ServerlessCacheNotFoundFault"),
         },
-        "DescribeReplicationGroups" => match known(text("ReplicationGroupId")) {
-            Some(Known::Group(port, tls, cluster)) => {
-                let place = if cluster {
+        "DescribeReplicationGroups" => match find_cache(text("ReplicationGroupId")) {
+            Some(KnownCache::ReplicationGroup(port, tls, cluster)) => {
+                let endpoint = if cluster {
                     endpoint("ConfigurationEndpoint", port)
                 } else {
                     primary(&endpoint("PrimaryEndpoint", port))
                 };
-                group(tls, cluster, &place)
+                group(tls, cluster, &endpoint)
             }
-            Some(Known::Named(host, port)) => group(true, false, &primary(&endpoint_at("PrimaryEndpoint", host, port))),
+            Some(KnownCache::ReplicationGroupAt(host, port)) => {
+                group(true, false, &primary(&endpoint_at("PrimaryEndpoint", host, port)))
+            }
             _ => error("ReplicationGroupNotFoundFault"),
         },
         _ => error("InvalidAction"),
@@ -226,50 +228,50 @@ fn error(code: &str) -> Response<Full<Bytes>> {
     response
 }
 
-/// A door with TLS before a Redis without: who comes must bring an IAM token.
-pub struct Door {
-    /// Where it is.
+/// A TLS proxy in front of a Redis without TLS. Clients must authenticate with an IAM token.
+pub struct IamProxy {
+    /// The port that it listens on.
     pub port: u16,
-    /// What each who came was told.
-    pub verdicts: Arc<Mutex<Vec<Result<(), String>>>>,
-    /// The tokens that were shown.
+    /// The result of each authentication.
+    pub auth_results: Arc<Mutex<Vec<Result<(), String>>>>,
+    /// The tokens that clients sent.
     pub tokens: Arc<Mutex<Vec<String>>>,
 }
 
-impl Door {
-    /// Opens one on `port` before the Redis on `backend`, for a cache by the
-    /// name `cache` and a user by the name `user`.
+impl IamProxy {
+    /// Starts a proxy on `port` for the Redis on port `backend`. Tokens must be
+    /// for the cache named `cache` and the user named `user`.
     ///
     /// # Errors
-    /// Where the port is taken.
-    pub async fn open(
+    /// Fails if the port is in use.
+    pub async fn start(
         port: u16,
         backend: u16,
-        authority: &Authority,
+        authority: &CertificateAuthority,
         cache: &'static str,
         user: &'static str,
     ) -> anyhow::Result<Self> {
         let tls = authority.acceptor()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-        let verdicts: Arc<Mutex<Vec<Result<(), String>>>> = Arc::default();
+        let auth_results: Arc<Mutex<Vec<Result<(), String>>>> = Arc::default();
         let tokens: Arc<Mutex<Vec<String>>> = Arc::default();
-        let door = Self { port, verdicts: Arc::clone(&verdicts), tokens: Arc::clone(&tokens) };
+        let proxy = Self { port, auth_results: Arc::clone(&auth_results), tokens: Arc::clone(&tokens) };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let (tls, verdicts, tokens) = (tls.clone(), Arc::clone(&verdicts), Arc::clone(&tokens));
+                let (tls, auth_results, tokens) = (tls.clone(), Arc::clone(&auth_results), Arc::clone(&tokens));
                 tokio::spawn(async move {
                     let mut client = BufReader::new(tls.accept(stream).await?);
                     let words = read_command(&mut client).await?;
                     tokens.lock().unwrap_or_else(PoisonError::into_inner).extend(words.last().cloned());
-                    let verdict = match words.as_slice() {
+                    let result = match words.as_slice() {
                         [auth, name, token] if auth.eq_ignore_ascii_case("AUTH") && name == user => {
                             check_token(token, cache, user)
                         }
-                        _ => Err("the first command is no AUTH of that user".to_owned()),
+                        _ => Err("expected AUTH of that user as the first command".to_owned()),
                     };
-                    let is_fine = verdict.is_ok();
-                    verdicts.lock().unwrap_or_else(PoisonError::into_inner).push(verdict);
-                    if !is_fine {
+                    let is_authenticated = result.is_ok();
+                    auth_results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
+                    if !is_authenticated {
                         client.write_all(b"-WRONGPASS invalid username-password pair\r\n").await?;
                         return client.shutdown().await;
                     }
@@ -279,48 +281,48 @@ impl Door {
                 });
             }
         });
-        Ok(door)
+        Ok(proxy)
     }
 }
 
-/// One command as clients send it: an array of bulk strings.
-async fn read_command<R: AsyncBufReadExt + Unpin>(from: &mut R) -> std::io::Result<Vec<String>> {
-    async fn number<R: AsyncBufReadExt + Unpin>(from: &mut R) -> std::io::Result<usize> {
+/// Reads one command as clients send it: an array of bulk strings.
+async fn read_command<R: AsyncBufReadExt + Unpin>(reader: &mut R) -> std::io::Result<Vec<String>> {
+    async fn number<R: AsyncBufReadExt + Unpin>(reader: &mut R) -> std::io::Result<usize> {
         let mut line = String::new();
-        from.read_line(&mut line).await?;
+        reader.read_line(&mut line).await?;
         line.trim().get(1..).and_then(|text| text.parse().ok()).ok_or(std::io::ErrorKind::InvalidData.into())
     }
-    let count = number(from).await?;
+    let count = number(reader).await?;
     let mut words = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut word = vec![0; number(from).await? + 2];
-        from.read_exact(&mut word).await?;
+        let mut word = vec![0; number(reader).await? + 2];
+        reader.read_exact(&mut word).await?;
         word.truncate(word.len() - 2);
         words.push(String::from_utf8_lossy(&word).into_owned());
     }
     Ok(words)
 }
 
-/// Checks a token as ElastiCache does: it is the URL of a request, signed by
-/// Signature Version 4 in its query, without the scheme.
+/// Checks a token as ElastiCache does. It is the URL of a request without the
+/// scheme, signed with Signature Version 4 in its query.
 fn check_token(token: &str, cache: &str, user: &str) -> Result<(), String> {
     let url = url::Url::parse(&format!("http://{token}")).map_err(|e| e.to_string())?;
     let query: HashMap<String, String> = url.query_pairs().into_owned().collect();
     let text = |name: &str| query.get(name).map(String::as_str).unwrap_or_default();
-    let must = |is_so: bool, what: &str| if is_so { Ok(()) } else { Err(format!("{what} in {token}")) };
-    must(url.host_str() == Some(cache) && url.path() == "/", "not this cache")?;
-    must(text("Action") == "connect", "another action")?;
-    must(text("User") == user, "another user")?;
-    must(text("ResourceType") == "ServerlessCache", "another resource type")?;
-    must(text("X-Amz-Expires") == "900", "another expiry")?;
-    must(text("X-Amz-Security-Token") == "a-session-token", "another session")?;
+    let check = |is_ok: bool, error: &str| if is_ok { Ok(()) } else { Err(format!("{error} in {token}")) };
+    check(url.host_str() == Some(cache) && url.path() == "/", "wrong cache")?;
+    check(text("Action") == "connect", "wrong action")?;
+    check(text("User") == user, "wrong user")?;
+    check(text("ResourceType") == "ServerlessCache", "wrong resource type")?;
+    check(text("X-Amz-Expires") == "900", "wrong expiry")?;
+    check(text("X-Amz-Security-Token") == "a-session-token", "wrong session token")?;
     let date = text("X-Amz-Date");
     let scope = format!("{}/{REGION}/elasticache/aws4_request", date.get(..8).unwrap_or_default());
-    must(text("X-Amz-Credential") == format!("{}/{scope}", CREDENTIALS[0].1), "another scope")?;
-    let is_time = date.len() == 16 && date.as_bytes()[8] == b'T' && date.ends_with('Z');
-    must(is_time, "no time")?;
+    check(text("X-Amz-Credential") == format!("{}/{scope}", CREDENTIALS[0].1), "wrong scope")?;
+    let is_timestamp = date.len() == 16 && date.as_bytes()[8] == b'T' && date.ends_with('Z');
+    check(is_timestamp, "invalid timestamp")?;
 
-    // The canonical request: the query sorted, without its signature.
+    // The canonical request: the sorted query without its signature.
     let raw = url.query().unwrap_or_default();
     let mut pairs: Vec<&str> = raw.split('&').filter(|pair| !pair.starts_with("X-Amz-Signature=")).collect();
     pairs.sort_unstable();
@@ -333,7 +335,7 @@ fn check_token(token: &str, cache: &str, user: &str) -> Result<(), String> {
     for part in [date.get(..8).unwrap_or_default(), REGION, "elasticache", "aws4_request", &to_sign] {
         key = mac(&key, part);
     }
-    must(text("X-Amz-Signature") == hex(&key), "another signature")
+    check(text("X-Amz-Signature") == hex(&key), "wrong signature")
 }
 
 fn hex(bytes: &[u8]) -> String {

@@ -1,4 +1,4 @@
-//! Made-up people, as awkward as those of a real directory.
+//! Made-up people, with the same edge cases as a real directory.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// First and last names of many scripts. None of them is a word of the log.
+/// First and last names in many scripts. None of them is a word that occurs in the log.
 const NAMES: [(&str, &str); 24] = [
     ("Marguerite", "Delacroix"),
     ("Zoë", "Ångström"),
@@ -34,34 +34,34 @@ const NAMES: [(&str, &str); 24] = [
     ("Birtukan", "ገብረመድኅን"),
 ];
 
-/// People and groups, as Novi holds them.
+/// People and groups, as Novi stores them.
 #[derive(Clone, Default)]
 pub struct Directory {
-    /// Records by uuid, as Novi answers them. A uuid without a record is gone.
+    /// Records by UUID, as Novi returns them. A UUID without a record has been deleted.
     pub people: BTreeMap<Uuid, Value>,
     /// The members of each group, in Novi's order.
     pub groups: BTreeMap<Uuid, Vec<Uuid>>,
 }
 
 impl Directory {
-    /// Adds somebody ordinary: active, not opted out, with an address.
+    /// Adds an ordinary person: active, not opted out, with an address.
     pub fn add(&mut self, rng: &mut Rng) -> Uuid {
         let id = Uuid::from_u128(rng.u128(..));
         let (first, last) = NAMES[rng.usize(..NAMES.len())];
-        // Long enough that no two of ten thousand are the same.
+        // Long enough that ten thousand addresses are all different.
         let address = format!("member{:012x}@mail.example.org", rng.u64(..1 << 48));
         self.people.insert(id, record(id, first, last, &address));
         id
     }
 
-    /// A group of `count` people of whom some are awkward in every way that is known.
+    /// Adds a group of `count` people. Together, they cover every known edge case.
     pub fn add_group(&mut self, rng: &mut Rng, count: usize) -> Uuid {
         let group = Uuid::from_u128(rng.u128(..));
         let mut members: Vec<Uuid> = (0..count).map(|_| self.add(rng)).collect();
         for (nth, id) in members.clone().into_iter().enumerate() {
-            // One in three is awkward, each in another way.
+            // Every third member is an edge case, each a different one.
             if nth % 3 == 0 {
-                self.make_awkward(id, nth / 3, &members);
+                self.apply_edge_case(id, nth / 3, &members);
             }
         }
         rng.shuffle(&mut members);
@@ -69,7 +69,7 @@ impl Directory {
         group
     }
 
-    /// A group of `count` ordinary people, with nobody awkward.
+    /// Adds a group of `count` ordinary people, without edge cases.
     pub fn add_plain_group(&mut self, rng: &mut Rng, count: usize) -> Uuid {
         let members = (0..count).map(|_| self.add(rng)).collect();
         let group = Uuid::from_u128(rng.u128(..));
@@ -77,7 +77,7 @@ impl Directory {
         group
     }
 
-    /// The address of somebody, as Mailman stores it.
+    /// Returns a person's address, as Mailman stores it.
     #[must_use]
     pub fn address(&self, id: Uuid) -> String {
         let record = self.people.get(&id);
@@ -85,10 +85,10 @@ impl Directory {
         text.trim().replace(' ', "+").to_lowercase()
     }
 
-    fn make_awkward(&mut self, id: Uuid, way: usize, others: &[Uuid]) {
+    fn apply_edge_case(&mut self, id: Uuid, number: usize, others: &[Uuid]) {
         let shared = others.get(1).and_then(|other| self.people.get(other)).map(|other| other["Email"].clone());
         let Some(record) = self.people.get_mut(&id) else { return };
-        match way % 16 {
+        match number % 16 {
             0 => record["Email"] = json!(record["Email"].as_str().unwrap_or_default().replacen('@', " lists@", 1)),
             1 => record["Email"] = json!(format!("  {} ", record["Email"].as_str().unwrap_or_default().to_uppercase())),
             2 => record["Email"] = Value::Null,
@@ -110,16 +110,16 @@ impl Directory {
         }
     }
 
-    /// The record of somebody, to be changed.
+    /// Returns the record of a person, to change it.
     ///
     /// # Panics
-    /// Where there is nobody by that uuid.
+    /// Panics if the directory has no person with this UUID.
     pub fn person(&mut self, id: Uuid) -> &mut Value {
         self.people.get_mut(&id).expect("the directory has this person")
     }
 }
 
-/// A whole record.
+/// Returns a complete record.
 #[must_use]
 pub fn record(id: Uuid, first: &str, last: &str, email: &str) -> Value {
     json!({

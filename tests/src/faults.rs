@@ -1,9 +1,9 @@
-//! Every fault of every service that a function stands on: what each does to an
-//! answer or a run, and that full service is back with the first request after.
+//! Every fault of every service that a function depends on: how each one affects
+//! a response or a run, and that full service is back with the first request after it.
 //!
-//! Both functions reach every service by a name, over TLS, through an
-//! [`TcpProxy`]. Their clock is one that a test can set (libfaketime), and
-//! so are the names that they can resolve (nss_wrapper).
+//! Both functions reach every service by its host name, over TLS, through a
+//! [`TcpProxy`]. Tests can set the functions' clock (libfaketime) and the host
+//! names that they can resolve (nss_wrapper).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use crate::api::{Answer, Request};
-use crate::aws::{CREDENTIALS, ElastiCache, Known, Moto};
+use crate::api::{Request, Response};
+use crate::aws::{CREDENTIALS, ElastiCache, KnownCache, Moto};
 use crate::directory::Directory;
 use crate::function::Function;
 use crate::harness;
@@ -26,29 +26,29 @@ use crate::mailman::{self, Mailman};
 use crate::novi::Novi;
 use crate::privacy::Private;
 use crate::process::ResourceUsage;
-use crate::redis::{Authority, Kind, Redis};
-use crate::tcp_proxy::{Fault, TcpProxy};
+use crate::redis::{CertificateAuthority, Kind, Redis};
+use crate::tcp_proxy::{TcpFault, TcpProxy};
 
-/// A service that a function stands on.
+/// A service that a function depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
-    /// Parameters.
+    /// The source of parameters.
     Ssm,
-    /// Where the Redis is.
+    /// The source of Redis's address.
     ElastiCache,
-    /// The cache, and the locks.
+    /// The cache and the locks.
     Redis,
-    /// Members and groups.
+    /// The source of members and groups.
     Novi,
-    /// Rosters.
+    /// The destination of the mirror.
     Mailman,
 }
 
 impl Service {
-    /// All there are.
+    /// All services.
     pub const ALL: [Self; 5] = [Self::Ssm, Self::ElastiCache, Self::Redis, Self::Novi, Self::Mailman];
 
-    /// The name by which it is reached.
+    /// Returns the host name of the service.
     fn host(self) -> &'static str {
         match self {
             Self::Ssm => "ssm.bridge.test",
@@ -62,93 +62,93 @@ impl Service {
 
 /// One of the two functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Verification.
+pub enum Lambda {
+    /// The verify function.
     Verify,
-    /// The mirror.
+    /// The mirror function.
     Mirror,
 }
 
-/// How much is tried.
+/// The faults to test.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Extent {
-    /// Each kind of fault, and the statuses that mean something.
+pub enum Coverage {
+    /// Each kind of fault, and the statuses with a special meaning.
     Kinds,
-    /// Every status as well.
-    Whole,
+    /// All other statuses as well.
+    Full,
 }
 
-/// What goes wrong.
+/// The kind of a fault.
 #[derive(Clone)]
-enum Trouble {
-    /// Between the function and the service.
-    Between(Fault),
-    /// The service's name is not known.
-    Name,
+enum FaultKind {
+    /// A fault of the connection to the service, or of its responses.
+    Network(TcpFault),
+    /// The service's host name can't be resolved.
+    UnknownHost,
     /// The function was frozen for an hour, and its connections are dead.
     Thaw,
 }
 
-/// A trouble by its name in the table.
+/// A fault with its name in the table.
 #[derive(Clone)]
-struct Named {
+struct NamedFault {
     name: String,
-    trouble: Trouble,
-    /// The status, where it is an answer of HTTP.
+    kind: FaultKind,
+    /// The status, if the fault is an HTTP response with an error status.
     status: Option<u16>,
 }
 
-/// When the trouble comes.
+/// The time at which a fault is injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
-    /// While the function is at work.
+enum Timing {
+    /// While the function is running.
     Warm,
-    /// Before it starts.
+    /// Before the function starts.
     Cold,
 }
 
-/// What was tried, and what came of it.
+/// A tested fault and the result.
 pub struct Row {
-    which: Which,
+    lambda: Lambda,
     service: Service,
-    when: When,
+    timing: Timing,
     fault: String,
-    /// What the function answered, or reported.
-    got: String,
-    took: Duration,
-    /// What was not as it should be.
-    wrong: Vec<String>,
+    /// The function's responses, or the status of the run.
+    result: String,
+    duration: Duration,
+    /// The deviations from the expected behavior.
+    errors: Vec<String>,
 }
 
-/// All that was tried.
+/// The results of all tested faults.
 #[derive(Default)]
 pub struct Table {
-    /// In the order of trying.
+    /// The rows, in the order of the tests.
     pub rows: Vec<Row>,
 }
 
 impl Table {
-    /// How many there were, and how many of them went wrong.
+    /// Returns the number of tested faults and the number of failures, as a sentence.
     #[must_use]
     pub fn summary(&self) -> String {
-        let wrong = self.rows.iter().filter(|row| !row.wrong.is_empty()).count();
-        format!("{} faults tried, {wrong} of them not borne as they should be", self.rows.len())
+        let failed = self.rows.iter().filter(|row| !row.errors.is_empty()).count();
+        format!("{} faults tested, {failed} of them failed", self.rows.len())
     }
 
-    /// Whether all was as it should be.
+    /// True if no test failed.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.rows.iter().all(|row| row.wrong.is_empty())
+        self.rows.iter().all(|row| row.errors.is_empty())
     }
 }
 
 impl Row {
-    fn print(&self, f: &mut fmt::Formatter<'_>, faults: usize, gots: usize) -> fmt::Result {
-        let Self { which, service, when, fault, got, took, wrong } = self;
-        write!(f, "{:<6}  {:<11}  {:<4}  ", format!("{which:?}"), format!("{service:?}"), format!("{when:?}"))?;
-        write!(f, "{fault:<faults$}  {got:<gots$}  {:>6.2} s", took.as_secs_f64())?;
-        if !wrong.is_empty() {
-            write!(f, "  WRONG: {}", wrong.join("; "))?;
+    fn print(&self, f: &mut fmt::Formatter<'_>, fault_width: usize, result_width: usize) -> fmt::Result {
+        let Self { lambda, service, timing, fault, result, duration, errors } = self;
+        write!(f, "{:<6}  {:<11}  {:<4}  ", format!("{lambda:?}"), format!("{service:?}"), format!("{timing:?}"))?;
+        write!(f, "{fault:<fault_width$}  {result:<result_width$}  {:>6.2} s", duration.as_secs_f64())?;
+        if !errors.is_empty() {
+            write!(f, "  FAILED: {}", errors.join("; "))?;
         }
         Ok(())
     }
@@ -163,47 +163,48 @@ impl fmt::Display for Row {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |text: fn(&Row) -> usize| self.rows.iter().map(text).max().unwrap_or_default();
-        let (faults, gots) = (width(|row| row.fault.chars().count()), width(|row| row.got.chars().count()));
+        let fault_width = width(|row| row.fault.chars().count());
+        let result_width = width(|row| row.result.chars().count());
         for row in &self.rows {
-            row.print(f, faults, gots)?;
+            row.print(f, fault_width, result_width)?;
             writeln!(f)?;
         }
         f.write_str(&self.summary())
     }
 }
 
-/// Six faults that stand for the others, to be had over and over.
-pub const REPRESENTATIVE: [(Which, Service, &str); 6] = [
-    (Which::Verify, Service::Redis, "reset"),
-    (Which::Verify, Service::Redis, "endless answer"),
-    (Which::Verify, Service::Novi, "half an answer"),
-    (Which::Verify, Service::Ssm, "refused"),
-    (Which::Mirror, Service::Novi, "reset"),
-    (Which::Mirror, Service::Mailman, "restart in the middle"),
+/// Six representative faults, to repeat many times.
+pub const REPRESENTATIVE: [(Lambda, Service, &str); 6] = [
+    (Lambda::Verify, Service::Redis, "connection reset"),
+    (Lambda::Verify, Service::Redis, "endless response"),
+    (Lambda::Verify, Service::Novi, "truncated response"),
+    (Lambda::Verify, Service::Ssm, "connection refused"),
+    (Lambda::Mirror, Service::Novi, "connection reset"),
+    (Lambda::Mirror, Service::Mailman, "restart during a request"),
 ];
 
-/// The faults of which each request takes long.
-const SLOW: [&str; 3] = ["black hole", "slow to the byte", "an hour frozen, connections dead"];
+/// The faults that make every request slow.
+const SLOW_FAULTS: [&str; 3] = ["black hole", "byte by byte", "frozen for an hour, connections dead"];
 
-/// What a function holds: its process, and the tasks in it.
+/// The resource usage of a function's process, and the number of tasks in it.
 #[derive(Clone, Copy)]
-struct Holding {
+struct Usage {
     process: ResourceUsage,
     tasks: usize,
 }
 
-impl Holding {
-    /// Whether what is there now is no more than what comes and goes.
-    fn is_like(self, before: Self) -> bool {
-        const MEMORY: usize = 8 << 20;
-        self.process.memory <= before.process.memory + MEMORY
+impl Usage {
+    /// True if the usage has grown no more than by normal fluctuation.
+    fn is_close_to(self, before: Self) -> bool {
+        const MEMORY_TOLERANCE: usize = 8 << 20;
+        self.process.memory <= before.process.memory + MEMORY_TOLERANCE
             && self.process.files <= before.process.files + 4
             && self.process.threads <= before.process.threads + 2
             && self.tasks <= before.tasks + 4
     }
 }
 
-impl fmt::Display for Holding {
+impl fmt::Display for Usage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { process: ResourceUsage { memory, files, threads }, tasks } = self;
         let mebibytes = *memory as f64 / f64::from(1 << 20);
@@ -211,48 +212,49 @@ impl fmt::Display for Holding {
     }
 }
 
-/// The clock of a function, which can be set forward.
+/// The clock of a function, which tests can advance.
 struct Clock {
     file: PathBuf,
-    ahead: u64,
+    offset_seconds: u64,
 }
 
 impl Clock {
     fn new(dir: &Path) -> Result<Self> {
-        let clock = Self { file: dir.join("clock"), ahead: 0 };
+        let clock = Self { file: dir.join("clock"), offset_seconds: 0 };
         clock.write()?;
         Ok(clock)
     }
 
-    fn forward(&mut self, seconds: u64) -> Result<()> {
-        self.ahead += seconds;
+    fn advance(&mut self, seconds: u64) -> Result<()> {
+        self.offset_seconds += seconds;
         self.write()
     }
 
-    /// It is read at every look at the time: there must be no moment without it.
+    /// Replaces the file atomically, because libfaketime reads it whenever the function gets the time.
     fn write(&self) -> Result<()> {
         let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("+{}", self.ahead))?;
+        std::fs::write(&new, format!("+{}", self.offset_seconds))?;
         Ok(std::fs::rename(new, &self.file)?)
     }
 }
 
-/// The names that a function can resolve.
-struct Names {
+/// The host names that a function can resolve.
+struct Hosts {
     file: PathBuf,
     unknown: Option<Service>,
 }
 
-impl Names {
+impl Hosts {
     fn new(dir: &Path) -> Result<Self> {
-        let names = Self { file: dir.join("hosts"), unknown: None };
-        names.write()?;
-        Ok(names)
+        let hosts = Self { file: dir.join("hosts"), unknown: None };
+        hosts.write()?;
+        Ok(hosts)
     }
 
-    /// nss_wrapper reads the file again where it has changed, which two threads
-    /// must not do at once: it is left alone as long as it is right.
-    fn forget(&mut self, unknown: Option<Service>) -> Result<()> {
+    /// Makes one service's host name unknown, or none. The file is only written if
+    /// this changes something: nss_wrapper reads a changed file again, and two
+    /// threads must not do that concurrently.
+    fn set_unknown(&mut self, unknown: Option<Service>) -> Result<()> {
         if self.unknown != unknown {
             self.unknown = unknown;
             self.write()?;
@@ -269,57 +271,58 @@ impl Names {
     }
 }
 
-/// A library that is loaded before a function.
+/// Returns the path of a library to preload into a function.
 fn library(path: &str) -> Result<String> {
-    let triples = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(path));
-    let found = triples.into_iter().find(|library| library.is_file());
-    Ok(found.with_context(|| format!("{path} is missing; `make setup` installs it"))?.display().to_string())
+    let candidates = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(path));
+    let found = candidates.into_iter().find(|library| library.is_file());
+    Ok(found.with_context(|| format!("{path} is missing. `make setup` installs it."))?.display().to_string())
 }
 
-/// A function before all that it stands on.
-pub struct Stage {
-    which: Which,
+/// A function with all the services that it depends on.
+pub struct Runner {
+    lambda: Lambda,
     function: Function,
-    between: BTreeMap<Service, TcpProxy>,
+    proxies: BTreeMap<Service, TcpProxy>,
     novi: Novi,
     redis: Redis,
     mailman: Option<Mailman>,
     list: String,
     group: Uuid,
     /// A member who is in the cache.
-    known: Uuid,
+    cached_member: Uuid,
     key: String,
     variables: Vec<(String, String)>,
     private: Private,
     clock: Clock,
-    names: Names,
-    authority: Authority,
+    hosts: Hosts,
+    authority: CertificateAuthority,
     _moto: Moto,
     _dir: TempDir,
 }
 
-/// Longer than all of the hours that pass on a function's clock.
+/// The TTL of cache entries: longer than all the hours that pass on a function's clock.
 const TTL_SECONDS: &str = "604800";
-/// The same of an invocation, whose deadline is on the real clock.
-const TIME_OUT_SECONDS: &str = "10000000";
-/// Nothing that is asked of a function here takes as long, or it hangs.
-const LIMIT: Duration = Duration::from_secs(60);
+/// The timeout of an invocation: longer as well, because its deadline is in real time.
+const INVOCATION_TIMEOUT_SECONDS: &str = "10000000";
+/// The timeout in real time: an invocation that takes longer hangs.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-impl Stage {
-    /// Sets it up.
+impl Runner {
+    /// Starts a function and all services.
     ///
     /// # Errors
-    /// Where something that `make` sets up is missing.
-    pub async fn start(which: Which) -> Result<Self> {
+    /// Fails if something that `make` sets up is missing.
+    pub async fn start(lambda: Lambda) -> Result<Self> {
         let (dir, private) = (tempfile::tempdir()?, Private::default());
-        let authority = Authority::new()?;
+        let authority = CertificateAuthority::new()?;
         let mut directory = Directory::default();
         let group = directory.add_plain_group(&mut Rng::new(), 12);
-        let known = directory.groups[&group][0];
+        let cached_member = directory.groups[&group][0];
         let novi = Novi::start(directory, private.clone()).await?;
         let (moto, elasticache, redis) = (Moto::start()?, ElastiCache::start().await?, Redis::start(Kind::Plain)?);
-        let mailman = if which == Which::Mirror { Some(Mailman::start().await?) } else { None };
-        let port = |url: &str| url::Url::parse(url).ok().and_then(|url| url.port()).context("no port");
+        let mailman = if lambda == Lambda::Mirror { Some(Mailman::start().await?) } else { None };
+        let port =
+            |url: &str| url::Url::parse(url).ok().and_then(|url| url.port()).context("expected a port in the URL");
         let mut targets = vec![
             (Service::Ssm, port(&moto.url())?),
             (Service::ElastiCache, port(&elasticache.url())?),
@@ -329,15 +332,16 @@ impl Stage {
         if let Some(mailman) = &mailman {
             targets.push((Service::Mailman, port(&mailman.base_url())?));
         }
-        let mut between = BTreeMap::new();
+        let mut proxies = BTreeMap::new();
         for (service, target) in targets {
             let tls = authority.acceptor_for(service.host(), false)?;
-            between.insert(service, TcpProxy::start(target, tls).await?);
+            proxies.insert(service, TcpProxy::start(target, tls).await?);
         }
-        let at = |service: Service| {
-            format!("https://{}:{}", service.host(), between.get(&service).map_or(9, |between| between.port))
+        let url = |service: Service| {
+            format!("https://{}:{}", service.host(), proxies.get(&service).map_or(9, |proxy| proxy.port))
         };
-        elasticache.know("bridge", Known::Named(Service::Redis.host(), between[&Service::Redis].port));
+        let cache = KnownCache::ReplicationGroupAt(Service::Redis.host(), proxies[&Service::Redis].port);
+        elasticache.add_cache("bridge", cache);
 
         let key = format!("s{:032x}", fastrand::u128(..));
         private.add(&key);
@@ -349,17 +353,17 @@ impl Stage {
             None => String::new(),
         };
         let parameters = json!({
-            "novi_api_root_url": format!("{}/api", at(Service::Novi)),
+            "novi_api_root_url": format!("{}/api", url(Service::Novi)),
             "novi_idaa_api_key": novi.state().key,
             "api_keys": [{"name": "server", "key": key, "bypass": true}],
-            "mailman_base_url": at(Service::Mailman),
+            "mailman_base_url": url(Service::Mailman),
             "mailman_username": mailman::USER,
             "mailman_password": mailman.as_ref().map_or("-", Mailman::password),
             "novi_mailman_sync": [{"group_guid": group, "list_id": if list.is_empty() { "a.example.org" } else { &list }}],
         });
         moto.put("/idaa", &parameters).await?;
 
-        let (clock, names) = (Clock::new(dir.path())?, Names::new(dir.path())?);
+        let (clock, hosts) = (Clock::new(dir.path())?, Hosts::new(dir.path())?);
         let preloaded = [library("faketime/libfaketimeMT.so.1")?, library("libnss_wrapper.so")?].join(":");
         let mut variables: Vec<(String, String)> =
             CREDENTIALS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
@@ -367,8 +371,8 @@ impl Stage {
         for (name, value) in [
             ("CONFIG_FILE", String::new()),
             ("PARAMETER_PREFIX", "/idaa".to_owned()),
-            ("AWS_ENDPOINT_URL_SSM", at(Service::Ssm)),
-            ("AWS_ENDPOINT_URL_ELASTICACHE", at(Service::ElastiCache)),
+            ("AWS_ENDPOINT_URL_SSM", url(Service::Ssm)),
+            ("AWS_ENDPOINT_URL_ELASTICACHE", url(Service::ElastiCache)),
             ("CACHE_ID", "bridge".to_owned()),
             ("CACHE_TTL_SECONDS", TTL_SECONDS.to_owned()),
             ("EXTRA_CA_CERTS", authority.file("ca.pem").display().to_string()),
@@ -379,60 +383,67 @@ impl Stage {
             ("MIRROR_APPLY", "true".to_owned()),
             ("NOVI_MAX_PER_SECOND", "10000".to_owned()),
             ("NOVI_MAX_PER_MINUTE", "100000".to_owned()),
-            ("AWS_LAMBDA_FUNCTION_TIMEOUT", TIME_OUT_SECONDS.to_owned()),
+            ("AWS_LAMBDA_FUNCTION_TIMEOUT", INVOCATION_TIMEOUT_SECONDS.to_owned()),
             ("LD_PRELOAD", preloaded),
             ("FAKETIME_TIMESTAMP_FILE", clock.file.display().to_string()),
             ("FAKETIME_NO_CACHE", "1".to_owned()),
-            ("NSS_WRAPPER_HOSTS", names.file.display().to_string()),
+            ("NSS_WRAPPER_HOSTS", hosts.file.display().to_string()),
         ] {
             variables.push((name.to_owned(), value));
         }
-        let function = start(which, &variables, &private)?;
-        let stage = Self {
-            which,
+        let function = start(lambda, &variables, &private)?;
+        let runner = Self {
+            lambda,
             function,
-            between,
+            proxies,
             novi,
             redis,
             mailman,
             list,
             group,
-            known,
+            cached_member,
             key,
             variables,
             private,
             clock,
-            names,
+            hosts,
             authority,
             _moto: moto,
             _dir: dir,
         };
-        stage.expect_full_service("at the start").await?;
-        Ok(stage)
+        runner.expect_full_service("at the start").await?;
+        Ok(runner)
     }
 
-    /// Tries every fault of these services, as far as the function stands on them.
+    /// Tests every fault of these services, except for services that the function doesn't use.
     ///
     /// # Errors
-    /// Where the stage itself fails, not the function on it.
-    pub async fn play(&mut self, of: &[Service], extent: Extent, mut tell: impl FnMut(&Row)) -> Result<Table> {
+    /// Fails if the test environment fails, but not if the function does.
+    pub async fn run_all(
+        &mut self,
+        services: &[Service],
+        coverage: Coverage,
+        mut on_row: impl FnMut(&Row),
+    ) -> Result<Table> {
         let mut table = Table::default();
-        for service in of.iter().copied() {
-            if !self.between.contains_key(&service) {
+        for service in services.iter().copied() {
+            if !self.proxies.contains_key(&service) {
                 continue;
             }
-            for fault in self.faults(service, extent)? {
-                for when in [When::Warm, When::Cold] {
-                    // What is asked for at the start alone, or then most of all.
-                    if when == When::Cold
+            for fault in self.faults(service, coverage)? {
+                for timing in [Timing::Warm, Timing::Cold] {
+                    // Only test cold starts with the services that functions call only or mainly at startup.
+                    if timing == Timing::Cold
                         && (!matches!(service, Service::Ssm | Service::ElastiCache)
-                            || matches!(fault.trouble, Trouble::Thaw)
-                            || fault.status.is_some_and(|status| extent == Extent::Whole && !MEANT.contains(&status)))
+                            || matches!(fault.kind, FaultKind::Thaw)
+                            || fault.status.is_some_and(|status| {
+                                coverage == Coverage::Full && !MEANINGFUL_STATUSES.contains(&status)
+                            }))
                     {
                         continue;
                     }
-                    let row = self.try_one(service, &fault, when).await?;
-                    tell(&row);
+                    let row = self.test_fault(service, &fault, timing).await?;
+                    on_row(&row);
                     table.rows.push(row);
                 }
             }
@@ -440,266 +451,272 @@ impl Stage {
         Ok(table)
     }
 
-    /// The same fault over and over: nothing may pile up. Says what the
-    /// function's process held before and after.
+    /// Tests the same fault `rounds` times and checks that no resources leak.
+    /// Returns the function's resource usage before and after.
     ///
     /// # Errors
-    /// Where the function does not bear one of them, or something has piled up.
+    /// Fails if one of the tests fails, or resources leak.
     pub async fn repeat(&mut self, service: Service, name: &str, rounds: usize) -> Result<String> {
         const WARM_UP: usize = 10;
-        let faults = self.faults(service, Extent::Kinds)?;
-        let fault = faults.into_iter().find(|fault| fault.name == name).with_context(|| format!("no fault {name}"))?;
-        let mut before = self.holds()?;
+        let faults = self.faults(service, Coverage::Kinds)?;
+        let fault =
+            faults.into_iter().find(|fault| fault.name == name).with_context(|| format!("unknown fault {name}"))?;
+        let mut before = self.usage()?;
         for round in 0..rounds + WARM_UP {
             if round == WARM_UP {
-                before = self.holds()?;
+                before = self.usage()?;
             }
-            let row = self.try_one(service, &fault, When::Warm).await?;
-            if !row.wrong.is_empty() {
-                bail!("round {round} of {service:?}, {name}: {}: {}", row.got, row.wrong.join("; "));
+            let row = self.test_fault(service, &fault, Timing::Warm).await?;
+            if !row.errors.is_empty() {
+                bail!("round {round} of {service:?}, {name}: {}: {}", row.result, row.errors.join("; "));
             }
         }
-        let after = self.holds()?;
-        let what = format!("{:?}, {service:?}, {name}, {rounds} times: {before}, and after it {after}", self.which);
-        if !after.is_like(before) {
-            bail!("{what}: something piles up");
+        let after = self.usage()?;
+        let summary =
+            format!("{:?}, {service:?}, {name}, {rounds} times: before: {before}; after: {after}", self.lambda);
+        if !after.is_close_to(before) {
+            bail!("{summary}: resources leaked");
         }
-        Ok(what)
+        Ok(summary)
     }
 
-    fn holds(&self) -> Result<Holding> {
+    fn usage(&self) -> Result<Usage> {
         let log = self.function.log();
         let tasks = log.rsplit("\"tasks\":").next().and_then(|rest| rest.split([',', '}']).next()?.parse().ok());
-        Ok(Holding { process: self.function.holds()?, tasks: tasks.context("the log tells no tasks")? })
+        let tasks = tasks.context("the log doesn't contain the number of tasks")?;
+        Ok(Usage { process: self.function.resource_usage()?, tasks })
     }
 
-    /// So many requests one after another, while faults come and go. Nobody may
-    /// get another's answer, a member never "no", and a stranger never "yes".
+    /// Sends `requests` requests one after another, while faults come and go. No
+    /// request may get the response to another one, a member must never be
+    /// denied, and a non-member must never be verified.
     ///
     /// # Errors
-    /// The first answer that is wrong.
-    pub async fn sequence(&mut self, requests: usize) -> Result<String> {
-        const SPELL: usize = 25;
-        let faults: Vec<(Service, Named)> = [Service::Redis, Service::Novi, Service::ElastiCache]
+    /// Returns the first wrong response.
+    pub async fn run_requests(&mut self, requests: usize) -> Result<String> {
+        const REQUESTS_PER_PHASE: usize = 25;
+        let faults: Vec<(Service, NamedFault)> = [Service::Redis, Service::Novi, Service::ElastiCache]
             .into_iter()
-            .map(|service| Ok(self.faults(service, Extent::Kinds)?.into_iter().map(move |fault| (service, fault))))
+            .map(|service| Ok(self.faults(service, Coverage::Kinds)?.into_iter().map(move |fault| (service, fault))))
             .collect::<Result<Vec<_>>>()?
             .into_iter()
             .flatten()
-            // What is waited out would take hours, and a cooldown goes on after its fault.
-            .filter(|(_, fault)| fault.status != Some(429) && !SLOW.contains(&fault.name.as_str()))
+            // Faults that run into timeouts would take hours, and the cooldown after a 429 outlasts its fault.
+            .filter(|(_, fault)| fault.status != Some(429) && !SLOW_FAULTS.contains(&fault.name.as_str()))
             .collect();
-        let (mut spell, mut under): (usize, Option<Service>) = (0, None);
-        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-        let before = self.holds()?;
+        let (mut injected, mut failing): (usize, Option<Service>) = (0, None);
+        let mut results: BTreeMap<String, usize> = BTreeMap::new();
+        let before = self.usage()?;
         for number in 0..requests {
-            if number % SPELL == 0 {
-                under = match under.take() {
+            if number % REQUESTS_PER_PHASE == 0 {
+                failing = match failing.take() {
                     Some(service) => {
-                        self.end(service, When::Warm).await?;
+                        self.clear(service, Timing::Warm).await?;
                         None
                     }
                     None => {
-                        let (service, fault) = &faults[spell % faults.len()];
-                        self.begin(*service, &fault.trouble).await?;
-                        spell += 1;
+                        let (service, fault) = &faults[injected % faults.len()];
+                        self.inject(*service, &fault.kind).await?;
+                        injected += 1;
                         Some(*service)
                     }
                 };
             }
-            let (answer, wrong) = self.one_of_many(number, under == Some(Service::Novi)).await?;
-            if let Some(wrong) = wrong {
-                bail!("request {number}, during trouble of {under:?}: {answer}: {wrong}");
+            let (result, error) = self.send_one_of_many(number, failing == Some(Service::Novi)).await?;
+            if let Some(error) = error {
+                bail!("request {number}, failing service {failing:?}: {result}: {error}");
             }
-            *seen.entry(answer).or_default() += 1;
+            *results.entry(result).or_default() += 1;
         }
-        if let Some(service) = under {
-            self.end(service, When::Warm).await?;
+        if let Some(service) = failing {
+            self.clear(service, Timing::Warm).await?;
         }
-        self.expect_full_service("after all of them").await?;
-        let after = self.holds()?;
-        let what = format!("{requests} requests, {spell} faults: {before}, and after it {after}; {seen:?}");
-        if !after.is_like(before) {
-            bail!("{what}: something piles up");
+        self.expect_full_service("after all faults").await?;
+        let after = self.usage()?;
+        let summary = format!("{requests} requests, {injected} faults: before: {before}; after: {after}; {results:?}");
+        if !after.is_close_to(before) {
+            bail!("{summary}: resources leaked");
         }
-        Ok(what)
+        Ok(summary)
     }
 
-    /// Sends one request of several kinds. Says what came, and what is wrong with it.
-    async fn one_of_many(&self, number: usize, novi_may_fail: bool) -> Result<(String, Option<&'static str>)> {
-        let (known, newcomer, stranger) = (self.known, self.newcomer(), Uuid::from_u128(fastrand::u128(..)));
+    /// Sends one request, of a kind that depends on `number`. Returns the result, and an error if it is wrong.
+    async fn send_one_of_many(&self, number: usize, novi_may_fail: bool) -> Result<(String, Option<&'static str>)> {
+        let (cached, uncached, non_member) =
+            (self.cached_member, self.add_member(), Uuid::from_u128(fastrand::u128(..)));
         let path = |id: &str| format!("/v3/action/idaa/novi_member/{id}");
         let (id, key) = match number % 5 {
-            0 => (known.hyphenated().to_string(), self.key.as_str()),
-            1 => (newcomer.hyphenated().to_string(), self.key.as_str()),
-            2 => (stranger.hyphenated().to_string(), self.key.as_str()),
-            3 => (known.hyphenated().to_string(), "a wrong key"),
+            0 => (cached.hyphenated().to_string(), self.key.as_str()),
+            1 => (uncached.hyphenated().to_string(), self.key.as_str()),
+            2 => (non_member.hyphenated().to_string(), self.key.as_str()),
+            3 => (cached.hyphenated().to_string(), "a wrong key"),
             _ => ("39120341".to_owned(), self.key.as_str()),
         };
         self.private.add(&id);
-        let answer = self.send(&Request::get(&path(&id)).header("x-api-key", key)).await??;
-        let is_outage = novi_may_fail && answer.status == 503 && answer.code().starts_with("novi_");
+        let response = self.send(&Request::get(&path(&id)).header("x-api-key", key)).await??;
+        let is_outage = novi_may_fail && response.status == 503 && response.code().starts_with("novi_");
         let address = |id: Uuid| self.novi.state().directory.address(id);
-        let tells_of = |id: Uuid| {
-            answer.status == 200
-                && answer.json()["email"].as_str().is_some_and(|email| email.to_lowercase() == address(id))
+        let is_about = |id: Uuid| {
+            response.status == 200
+                && response.json()["email"].as_str().is_some_and(|email| email.to_lowercase() == address(id))
         };
-        let is_right = match number % 5 {
-            0 => tells_of(known) || (is_outage && answer.status != 404),
-            // Novi itself may say that there is nobody: that is one of its faults.
-            1 => tells_of(newcomer) || is_outage || (novi_may_fail && answer.status == 404),
-            2 => answer.status == 404 || is_outage,
-            3 => answer.code() == "api_key_invalid",
-            _ => answer.code() == "invalid_uuid",
+        let is_correct = match number % 5 {
+            0 => is_about(cached) || (is_outage && response.status != 404),
+            // One of Novi's faults is to respond that the member doesn't exist.
+            1 => is_about(uncached) || is_outage || (novi_may_fail && response.status == 404),
+            2 => response.status == 404 || is_outage,
+            3 => response.code() == "api_key_invalid",
+            _ => response.code() == "invalid_uuid",
         };
-        let about = if answer.status == 200 { answer.header("x-cache").to_owned() } else { answer.code() };
-        Ok((format!("{} {about}", answer.status), (!is_right).then_some("the answer is wrong")))
+        let detail = if response.status == 200 { response.header("x-cache").to_owned() } else { response.code() };
+        Ok((format!("{} {detail}", response.status), (!is_correct).then_some("wrong response")))
     }
 
-    fn faults(&self, service: Service, extent: Extent) -> Result<Vec<Named>> {
-        let between =
-            |name: &str, fault| Named { name: name.to_owned(), trouble: Trouble::Between(fault), status: None };
-        let other = Authority::new()?;
+    fn faults(&self, service: Service, coverage: Coverage) -> Result<Vec<NamedFault>> {
+        let network =
+            |name: &str, fault| NamedFault { name: name.to_owned(), kind: FaultKind::Network(fault), status: None };
+        let unknown_authority = CertificateAuthority::new()?;
         let mut all = vec![
-            between("refused", Fault::Refused),
-            between("reset", Fault::Reset),
-            between("black hole", Fault::Silence),
-            between("slow to the byte", Fault::Drip),
-            between(
-                "certificate of an unknown authority",
-                Fault::Certificate(other.acceptor_for(service.host(), false)?),
+            network("connection refused", TcpFault::Refused),
+            network("connection reset", TcpFault::Reset),
+            network("black hole", TcpFault::Silence),
+            network("byte by byte", TcpFault::ByteByByte),
+            network(
+                "certificate from an unknown authority",
+                TcpFault::WrongCertificate(unknown_authority.acceptor_for(service.host(), false)?),
             ),
-            between(
-                "certificate of another name",
-                Fault::Certificate(self.authority.acceptor_for("other.test", false)?),
+            network(
+                "certificate for another host name",
+                TcpFault::WrongCertificate(self.authority.acceptor_for("other.test", false)?),
             ),
-            between(
-                "certificate that has expired",
-                Fault::Certificate(self.authority.acceptor_for(service.host(), true)?),
+            network(
+                "expired certificate",
+                TcpFault::WrongCertificate(self.authority.acceptor_for(service.host(), true)?),
             ),
-            between("half an answer", Fault::HalfAnswer),
-            between("restart in the middle", Fault::Restart),
-            Named { name: "name unknown".to_owned(), trouble: Trouble::Name, status: None },
-            Named { name: "an hour frozen, connections dead".to_owned(), trouble: Trouble::Thaw, status: None },
+            network("truncated response", TcpFault::TruncatedResponse),
+            network("restart during a request", TcpFault::Restart),
+            NamedFault { name: "unknown host name".to_owned(), kind: FaultKind::UnknownHost, status: None },
+            NamedFault { name: "frozen for an hour, connections dead".to_owned(), kind: FaultKind::Thaw, status: None },
         ];
         if service == Service::Redis {
-            all.push(between(
-                "endless answer",
-                Fault::Endless(Bytes::from("$500000000\r\n"), Bytes::from(vec![b' '; 16_384])),
+            all.push(network(
+                "endless response",
+                TcpFault::EndlessResponse(Bytes::from("$500000000\r\n"), Bytes::from(vec![b' '; 16_384])),
             ));
-            for answer in REDIS {
-                all.push(between(
-                    &format!("answer {}", answer.trim_end()),
-                    Fault::Answer(Bytes::from_static(answer.as_bytes())),
+            for reply in REDIS_REPLIES {
+                all.push(network(
+                    &format!("reply {}", reply.trim_end()),
+                    TcpFault::Respond(Bytes::from_static(reply.as_bytes())),
                 ));
             }
             return Ok(all);
         }
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
         let chunk = format!("4000\r\n{}\r\n", " ".repeat(0x4000));
-        all.push(between("endless body", Fault::Endless(Bytes::from(head), Bytes::from(chunk))));
-        all.push(between(
+        all.push(network("endless body", TcpFault::EndlessResponse(Bytes::from(head), Bytes::from(chunk))));
+        all.push(network(
             "wrong content type",
             http(200, "text/html", "<html><body>Welcome to this hotel</body></html>"),
         ));
-        all.push(between("no HTTP", Fault::Answer(Bytes::from("SSH-2.0-OpenSSH_9.2\r\n"))));
-        let shapes: &[&str] = match service {
+        all.push(network("not HTTP", TcpFault::Respond(Bytes::from("SSH-2.0-OpenSSH_9.2\r\n"))));
+        let bodies: &[&str] = match service {
             Service::Ssm => &["{}", "[]", r#"{"Parameters":"x"}"#, r#"{"Parameters":[]}"#],
             Service::ElastiCache => &["{}", "<ok/>", "<DescribeReplicationGroupsResponse/>"],
             Service::Novi => &[r#"{"Email":5}"#, "[1,2]", r#""x""#, r#"{"data":7}"#],
             Service::Mailman | Service::Redis => &["{}", "[]", r#"{"total_size":"x"}"#, r#"{"total_size":5}"#],
         };
-        all.extend(shapes.iter().map(|shape| between(&format!("shape {shape}"), http(200, "application/json", shape))));
+        all.extend(bodies.iter().map(|body| network(&format!("body {body}"), http(200, "application/json", body))));
         if service == Service::Novi {
-            all.push(between("status 403 by a CDN", http(403, "text/html", "<html>Access denied</html>")));
+            all.push(network("status 403 from a CDN", http(403, "text/html", "<html>Access denied</html>")));
         }
         let statuses = (400..=418).chain(421..=426).chain([428, 429, 431, 451]).chain(500..=511);
-        for status in statuses.filter(|status| extent == Extent::Whole || MEANT.contains(status)) {
-            let trouble = Trouble::Between(http(status, "application/json", r#"{"Message":"as asked"}"#));
-            all.push(Named { name: format!("status {status}"), trouble, status: Some(status) });
+        for status in statuses.filter(|status| coverage == Coverage::Full || MEANINGFUL_STATUSES.contains(status)) {
+            let kind = FaultKind::Network(http(status, "application/json", r#"{"Message":"injected fault"}"#));
+            all.push(NamedFault { name: format!("status {status}"), kind, status: Some(status) });
         }
         Ok(all)
     }
 
-    async fn try_one(&mut self, service: Service, fault: &Named, when: When) -> Result<Row> {
-        let mut wrong = Vec::new();
-        if self.which == Which::Mirror {
-            self.change_who_belongs();
+    async fn test_fault(&mut self, service: Service, fault: &NamedFault, timing: Timing) -> Result<Row> {
+        let mut errors = Vec::new();
+        if self.lambda == Lambda::Mirror {
+            self.change_group();
         }
-        if when == When::Warm {
+        if timing == Timing::Warm {
             match service {
-                // What is kept is not asked for.
-                Service::Ssm => self.clock.forward(301)?,
+                // Parameters are only read again after their TTL.
+                Service::Ssm => self.clock.advance(301)?,
+                // The address is only requested again after a failure.
                 Service::ElastiCache => {
-                    self.between[&Service::Redis].set(Some(Fault::Refused)).await;
-                    self.clock.forward(2)?;
+                    self.proxies[&Service::Redis].set(Some(TcpFault::Refused)).await;
+                    self.clock.advance(2)?;
                 }
                 _ => {}
             }
         }
-        self.begin(service, &fault.trouble).await?;
-        if when == When::Cold {
-            self.function = start(self.which, &self.variables, &self.private)?;
+        self.inject(service, &fault.kind).await?;
+        if timing == Timing::Cold {
+            self.function = start(self.lambda, &self.variables, &self.private)?;
         }
         let started = Instant::now();
-        let got = match self.which {
-            Which::Verify => self.ask_under(service, fault, when, &mut wrong).await?,
-            Which::Mirror => self.run_under(service, fault, when, &mut wrong).await?,
+        let result = match self.lambda {
+            Lambda::Verify => self.verify_under_fault(service, fault, timing, &mut errors).await?,
+            Lambda::Mirror => self.mirror_under_fault(service, fault, timing, &mut errors).await?,
         };
-        let took = started.elapsed();
-        let can_be_seen = match &fault.trouble {
-            Trouble::Between(fault) => !matches!(fault, Fault::Refused),
-            Trouble::Name | Trouble::Thaw => false,
+        let duration = started.elapsed();
+        let is_counted = match &fault.kind {
+            FaultKind::Network(fault) => !matches!(fault, TcpFault::Refused),
+            FaultKind::UnknownHost | FaultKind::Thaw => false,
         };
-        if can_be_seen && self.between[&service].met() == 0 {
-            wrong.push("the fault was not met".to_owned());
+        if is_counted && self.proxies[&service].hits() == 0 {
+            errors.push("the fault didn't occur".to_owned());
         }
-        self.end(service, when).await?;
-        if let Err(error) = self.expect_full_service("after it").await {
-            wrong.push(format!("{error:#}"));
+        self.clear(service, timing).await?;
+        if let Err(error) = self.expect_full_service("after the fault").await {
+            errors.push(format!("{error:#}"));
         }
-        Ok(Row { which: self.which, service, when, fault: fault.name.clone(), got, took, wrong })
+        Ok(Row { lambda: self.lambda, service, timing, fault: fault.name.clone(), result, duration, errors })
     }
 
-    async fn begin(&mut self, service: Service, trouble: &Trouble) -> Result<()> {
-        match trouble {
-            Trouble::Between(fault) => self.between[&service].set(Some(fault.clone())).await,
-            Trouble::Name => {
-                self.names.forget(Some(service))?;
-                self.between[&service].hang_up();
+    async fn inject(&mut self, service: Service, kind: &FaultKind) -> Result<()> {
+        match kind {
+            FaultKind::Network(fault) => self.proxies[&service].set(Some(fault.clone())).await,
+            FaultKind::UnknownHost => {
+                self.hosts.set_unknown(Some(service))?;
+                self.proxies[&service].close_connections();
             }
-            Trouble::Thaw => {
+            FaultKind::Thaw => {
                 self.function.freeze(true)?;
-                self.between[&service].strand();
-                self.clock.forward(3_600)?;
+                self.proxies[&service].strand_connections();
+                self.clock.advance(3_600)?;
                 self.function.freeze(false)?;
             }
         }
         Ok(())
     }
 
-    async fn end(&mut self, service: Service, when: When) -> Result<()> {
-        self.names.forget(None)?;
-        self.between[&service].set(None).await;
+    async fn clear(&mut self, service: Service, timing: Timing) -> Result<()> {
+        self.hosts.set_unknown(None)?;
+        self.proxies[&service].set(None).await;
         if service == Service::ElastiCache {
-            self.between[&Service::Redis].set(None).await;
+            self.proxies[&Service::Redis].set(None).await;
         }
-        match (service, when) {
-            // The source of parameters is left alone for a while once it has failed.
-            (Service::Ssm, When::Warm) => self.clock.forward(11),
-            (Service::Ssm, When::Cold) => self.clock.forward(2),
-            // It is asked once a second at most.
-            (Service::ElastiCache, _) => self.clock.forward(2),
-            // A cooldown is part of the fault: Novi has asked for it.
+        match (service, timing) {
+            // After a failure, the function waits before it reads parameters again.
+            (Service::Ssm, Timing::Warm) => self.clock.advance(11),
+            (Service::Ssm, Timing::Cold) => self.clock.advance(2),
+            // The function calls ElastiCache at most once per second.
+            (Service::ElastiCache, _) => self.clock.advance(2),
+            // The cooldown is part of the fault, because Novi requested it.
             (Service::Novi, _) => {
                 self.redis.command(&["DEL", "idaa:novi_cooldown"])?;
-                self.clock.forward(2)
+                self.clock.advance(2)
             }
             _ => Ok(()),
         }
     }
 
-    fn change_who_belongs(&self) {
+    fn change_group(&self) {
         let mut state = self.novi.state();
         let joiner = state.directory.add(&mut Rng::new());
         let members = state.directory.groups.get_mut(&self.group);
@@ -709,150 +726,163 @@ impl Stage {
         }
     }
 
-    fn newcomer(&self) -> Uuid {
+    fn add_member(&self) -> Uuid {
         self.novi.state().directory.add(&mut Rng::new())
     }
 
-    /// Asks verification. What it says: the status, and the code or where the answer came from.
-    async fn ask(&self, id: Uuid) -> Result<String> {
+    /// Verifies a member. Returns the status, followed by `X-Cache` for a 200 and by the code for a problem.
+    async fn verify(&self, id: Uuid) -> Result<String> {
         self.private.add(&id.hyphenated().to_string());
         let path = format!("/v3/action/idaa/novi_member/{}", id.hyphenated());
-        let answer = self.send(&Request::get(&path).header("x-api-key", &self.key)).await?;
-        let Ok(answer) = answer else { return Ok("ended".to_owned()) };
-        let about = if answer.status == 200 { answer.header("x-cache").to_owned() } else { answer.code() };
-        Ok(format!("{} {about}", answer.status))
+        let response = self.send(&Request::get(&path).header("x-api-key", &self.key)).await?;
+        let Ok(response) = response else { return Ok("exited".to_owned()) };
+        let detail = if response.status == 200 { response.header("x-cache").to_owned() } else { response.code() };
+        Ok(format!("{} {detail}", response.status))
     }
 
-    /// An answer to HTTP, or none where the function has ended.
-    async fn send(&self, request: &Request) -> Result<Result<Answer>> {
+    /// Sends a request. The inner result is an error if there is no HTTP response because the function has exited.
+    async fn send(&self, request: &Request) -> Result<Result<Response>> {
         let returned = self.invoke(&request.http_api("$default")).await?;
-        Ok(Answer::read(&returned))
+        Ok(Response::parse(&returned))
     }
 
     async fn invoke(&self, event: &Value) -> Result<Value> {
-        let returned = tokio::time::timeout(LIMIT, self.function.invoke(event)).await.context("the function hangs")?;
-        // The emulator says nothing of a function that has ended.
-        let returned = returned.unwrap_or_else(|_| json!({"errorType": "Ended"}));
-        // Reports, problems and errors tell of nobody, whatever went wrong.
+        let returned =
+            tokio::time::timeout(TIMEOUT, self.function.invoke(event)).await.context("the function timed out")?;
+        // The emulator doesn't respond if the function has exited.
+        let returned = returned.unwrap_or_else(|_| json!({"errorType": "Exited"}));
+        // Reports, problems and errors must never contain personal data, whatever the fault.
         if returned["statusCode"] != 200 {
-            let told = self.private.found_in(&returned.to_string());
-            ensure!(told.is_empty(), "what is returned tells what is private: {told:?}");
+            let leaked = self.private.found_in(&returned.to_string());
+            ensure!(leaked.is_empty(), "the result contains private data: {leaked:?}");
         }
         Ok(returned)
     }
 
-    async fn ask_under(&self, service: Service, fault: &Named, when: When, wrong: &mut Vec<String>) -> Result<String> {
-        let known = self.ask(self.known).await?;
-        let newcomer = self.ask(self.newcomer()).await?;
+    async fn verify_under_fault(
+        &self,
+        service: Service,
+        fault: &NamedFault,
+        timing: Timing,
+        errors: &mut Vec<String>,
+    ) -> Result<String> {
+        let cached = self.verify(self.cached_member).await?;
+        let uncached = self.verify(self.add_member()).await?;
         let health = self.send(&Request::get("/health")).await?;
-        let mut expect = |what: &str, got: &str, wanted: &[&str]| {
-            if !wanted.contains(&got) {
-                wrong.push(format!("{what}: {got}, and should be {}", wanted.join(" or ")));
+        let mut expect = |what: &str, result: &str, expected: &[&str]| {
+            if !expected.contains(&result) {
+                errors.push(format!("{what}: expected {}, got {result}", expected.join(" or ")));
             }
         };
         const ANY: [&str; 3] = ["200 hit", "200 miss", "200 bypass"];
-        let is_cold_ssm = service == Service::Ssm && when == When::Cold;
+        let is_cold_ssm = service == Service::Ssm && timing == Timing::Cold;
         match service {
             _ if is_cold_ssm => {
-                expect("a member", &known, &["503 parameters_unavailable", "200 hit"]);
-                expect("a newcomer", &newcomer, &["503 parameters_unavailable", "200 miss"]);
+                expect("cached member", &cached, &["503 parameters_unavailable", "200 hit"]);
+                expect("uncached member", &uncached, &["503 parameters_unavailable", "200 miss"]);
             }
             Service::Ssm => {
-                expect("a member", &known, &["200 hit"]);
-                expect("a newcomer", &newcomer, &["200 miss"]);
+                expect("cached member", &cached, &["200 hit"]);
+                expect("uncached member", &uncached, &["200 miss"]);
             }
             Service::Novi => {
-                expect("a member", &known, &["200 hit"]);
-                expect("a newcomer", &newcomer, novi_answers(fault));
+                expect("cached member", &cached, &["200 hit"]);
+                expect("uncached member", &uncached, expected_novi_results(fault));
             }
             _ => {
-                expect("a member", &known, &ANY);
-                expect("a newcomer", &newcomer, &ANY);
+                expect("cached member", &cached, &ANY);
+                expect("uncached member", &uncached, &ANY);
             }
         }
         match health {
             Ok(health) => {
-                let right = if is_cold_ssm { matches!(health.status, 200 | 503) } else { health.status == 200 };
-                if !right {
-                    wrong.push(format!("health is {}", health.status));
+                let is_expected = if is_cold_ssm { matches!(health.status, 200 | 503) } else { health.status == 200 };
+                if !is_expected {
+                    errors.push(format!("unexpected health status {}", health.status));
                 }
             }
-            Err(_) => wrong.push("no health".to_owned()),
+            Err(_) => errors.push("no response from health".to_owned()),
         }
-        Ok(format!("{known}, {newcomer}"))
+        Ok(format!("{cached}, {uncached}"))
     }
 
-    async fn run_under(&self, service: Service, fault: &Named, when: When, wrong: &mut Vec<String>) -> Result<String> {
+    async fn mirror_under_fault(
+        &self,
+        service: Service,
+        fault: &NamedFault,
+        timing: Timing,
+        errors: &mut Vec<String>,
+    ) -> Result<String> {
         let before = self.roster().await?;
         let returned = self.invoke(&json!({})).await?;
         let status = match harness::report(returned.clone()) {
             Ok(report) => report["status"].as_str().unwrap_or("?").to_owned(),
             Err(_) => returned["errorType"].as_str().unwrap_or("no report").to_owned(),
         };
-        let wanted: &[&str] = match (service, &fault.trouble) {
-            (Service::Ssm, _) if when == When::Cold => &["NotStarted", "ok"],
+        let expected: &[&str] = match (service, &fault.kind) {
+            (Service::Ssm, _) if timing == Timing::Cold => &["NotStarted", "ok"],
             (Service::Ssm | Service::ElastiCache | Service::Redis, _) => &["ok"],
-            (_, Trouble::Thaw) => &["ok"],
-            (_, Trouble::Between(Fault::Restart)) => &["ok", "partial", "failed"],
+            (_, FaultKind::Thaw) => &["ok"],
+            (_, FaultKind::Network(TcpFault::Restart)) => &["ok", "partial", "failed"],
             (Service::Novi, _) if fault.status == Some(404) => &["blocked"],
             (Service::Novi, _) => &["partial", "failed"],
             (Service::Mailman, _) => &["failed"],
         };
-        if !wanted.contains(&status.as_str()) {
-            wrong.push(format!("{status}, and should be {}", wanted.join(" or ")));
+        if !expected.contains(&status.as_str()) {
+            errors.push(format!("expected {}, got {status}", expected.join(" or ")));
         }
-        let (belong, roster) = (self.belong(), self.roster().await?);
-        let missing = before.iter().filter(|address| belong.contains(*address) && !roster.contains(*address)).count();
-        let strange = roster.iter().filter(|address| !belong.contains(*address) && !before.contains(*address)).count();
-        if missing + strange > 0 {
-            wrong.push(format!("{missing} wrongly removed, {strange} wrongly added"));
+        let (wanted, roster) = (self.expected_roster(), self.roster().await?);
+        let removed = before.iter().filter(|address| wanted.contains(*address) && !roster.contains(*address)).count();
+        let added = roster.iter().filter(|address| !wanted.contains(*address) && !before.contains(*address)).count();
+        if removed + added > 0 {
+            errors.push(format!("{removed} wrongly removed, {added} wrongly added"));
         }
-        if status == "ok" && roster != belong {
-            wrong.push("it says ok, and the list is not right".to_owned());
+        if status == "ok" && roster != wanted {
+            errors.push("the status is ok, but the roster is wrong".to_owned());
         }
         Ok(status)
     }
 
-    /// The addresses that belong on the list.
-    fn belong(&self) -> BTreeSet<String> {
+    /// Returns the addresses that should be on the list.
+    fn expected_roster(&self) -> BTreeSet<String> {
         let state = self.novi.state();
         let members = state.directory.groups.get(&self.group).into_iter().flatten();
         members.map(|id| state.directory.address(*id)).collect()
     }
 
     async fn roster(&self) -> Result<BTreeSet<String>> {
-        let mailman = self.mailman.as_ref().context("there is no Mailman")?;
+        let mailman = self.mailman.as_ref().context("this function doesn't use Mailman")?;
         Ok(mailman.roster(&self.list, "member").await?.into_keys().collect())
     }
 
-    /// One request may notice that the fault is over. From the next on all is well.
+    /// Checks that the fault is over. The first request may still be needed to notice that, the next ones may not.
     async fn expect_full_service(&self, when: &str) -> Result<()> {
-        match self.which {
-            Which::Verify => {
-                let first = self.ask(self.newcomer()).await?;
+        match self.lambda {
+            Lambda::Verify => {
+                let first = self.verify(self.add_member()).await?;
                 if !first.starts_with("200") {
-                    bail!("{when} the first newcomer is {first}");
+                    bail!("{when}: expected 200 for the first uncached member, got {first}");
                 }
-                let newcomer = self.newcomer();
-                for (who, wanted) in [(newcomer, "200 miss"), (newcomer, "200 hit"), (self.known, "200 hit")] {
-                    let got = self.ask(who).await?;
-                    // Whom the cache was not asked for under the fault may not be in it.
-                    if got != wanted && !(who == self.known && got == "200 miss") {
-                        bail!("{when} {got}, and should be {wanted}");
+                let uncached = self.add_member();
+                for (id, expected) in [(uncached, "200 miss"), (uncached, "200 hit"), (self.cached_member, "200 hit")] {
+                    let result = self.verify(id).await?;
+                    // The cached member may be missing from the cache if the cache was not used during the fault.
+                    if result != expected && !(id == self.cached_member && result == "200 miss") {
+                        bail!("{when}: expected {expected}, got {result}");
                     }
                 }
-                let health = self.send(&Request::get("/health")).await?.map(|answer| answer.json())?;
+                let health = self.send(&Request::get("/health")).await?.map(|response| response.json())?;
                 if health != json!({"status": "ok", "checks": {"parameters": "ok", "cache": "ok"}}) {
-                    bail!("{when} health is {health}");
+                    bail!("{when}: unexpected health {health}");
                 }
             }
-            Which::Mirror => {
+            Lambda::Mirror => {
                 let report = harness::report(self.invoke(&json!({})).await?)?;
                 if report["status"] != "ok" {
-                    bail!("{when} the run ends {}: {}", report["status"], report["lists"][0]["reason"]);
+                    bail!("{when}: expected an ok run, got {}: {}", report["status"], report["lists"][0]["reason"]);
                 }
-                if self.roster().await? != self.belong() {
-                    bail!("{when} the list is not right");
+                if self.roster().await? != self.expected_roster() {
+                    bail!("{when}: the roster is wrong");
                 }
             }
         }
@@ -860,20 +890,20 @@ impl Stage {
     }
 }
 
-fn start(which: Which, variables: &[(String, String)], private: &Private) -> Result<Function> {
-    let name = match which {
-        Which::Verify => "verify",
-        Which::Mirror => "mirror",
+fn start(lambda: Lambda, variables: &[(String, String)], private: &Private) -> Result<Function> {
+    let name = match lambda {
+        Lambda::Verify => "verify",
+        Lambda::Mirror => "mirror",
     };
     let borrowed: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Function::start(name, &json!({}), &borrowed, private)
 }
 
-/// The statuses that mean something to somebody.
-const MEANT: [u16; 12] = [400, 401, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504];
+/// The HTTP statuses with a special meaning for at least one of the services or their clients.
+const MEANINGFUL_STATUSES: [u16; 12] = [400, 401, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504];
 
-/// What a Redis, or something else on its port, may say to anything.
-const REDIS: [&str; 14] = [
+/// Possible replies of Redis, or of another server on its port, to any command.
+const REDIS_REPLIES: [&str; 14] = [
     "-ERR unknown command\r\n",
     "-NOAUTH Authentication required.\r\n",
     "-WRONGPASS invalid username-password pair\r\n",
@@ -890,16 +920,17 @@ const REDIS: [&str; 14] = [
     "HTTP/1.1 400 Bad Request\r\n\r\n",
 ];
 
-fn http(status: u16, kind: &str, body: &str) -> Fault {
-    let retry = if status == 429 { "Retry-After: 1\r\n" } else { "" };
-    Fault::Answer(Bytes::from(format!(
-        "HTTP/1.1 {status} As Asked\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n{retry}Connection: close\r\n\r\n{body}",
+fn http(status: u16, content_type: &str, body: &str) -> TcpFault {
+    let retry_after = if status == 429 { "Retry-After: 1\r\n" } else { "" };
+    TcpFault::Respond(Bytes::from(format!(
+        "HTTP/1.1 {status} Injected Fault\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\n{retry_after}\
+         Connection: close\r\n\r\n{body}",
         body.len()
     )))
 }
 
-/// What verification may say of somebody who is not in the cache, when Novi has this fault.
-fn novi_answers(fault: &Named) -> &'static [&'static str] {
+/// Returns the allowed results of verifying an uncached member while Novi has this fault.
+fn expected_novi_results(fault: &NamedFault) -> &'static [&'static str] {
     match fault.status {
         Some(404) => return &["404 member_not_found"],
         Some(401 | 403) => return &["503 novi_credentials_rejected"],
@@ -907,13 +938,13 @@ fn novi_answers(fault: &Named) -> &'static [&'static str] {
         Some(_) => return &["503 novi_error"],
         None => {}
     }
-    match &fault.trouble {
-        Trouble::Thaw => &["200 miss"],
-        Trouble::Between(Fault::Restart) => &["200 miss", "503 novi_unreachable"],
-        Trouble::Between(Fault::Endless(..)) => &["503 novi_invalid_response"],
-        Trouble::Between(Fault::Answer(_)) if fault.name.contains("CDN") => &["503 novi_blocked"],
-        Trouble::Between(Fault::Answer(_)) if fault.name == "no HTTP" => &["503 novi_unreachable"],
-        Trouble::Between(Fault::Answer(_)) => &["503 novi_invalid_response"],
+    match &fault.kind {
+        FaultKind::Thaw => &["200 miss"],
+        FaultKind::Network(TcpFault::Restart) => &["200 miss", "503 novi_unreachable"],
+        FaultKind::Network(TcpFault::EndlessResponse(..)) => &["503 novi_invalid_response"],
+        FaultKind::Network(TcpFault::Respond(_)) if fault.name.contains("CDN") => &["503 novi_blocked"],
+        FaultKind::Network(TcpFault::Respond(_)) if fault.name == "not HTTP" => &["503 novi_unreachable"],
+        FaultKind::Network(TcpFault::Respond(_)) => &["503 novi_invalid_response"],
         _ => &["503 novi_unreachable"],
     }
 }

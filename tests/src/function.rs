@@ -14,11 +14,11 @@ use crate::privacy::Private;
 use crate::process::{ResourceUsage, Server, children, free_port};
 use crate::workspace;
 
-/// How long the emulator lets an invocation take.
-const TIME_OUT_SECONDS: u64 = 300;
+/// The emulator's timeout for an invocation.
+const TIMEOUT_SECONDS: u64 = 300;
 
-/// A running function. When it is dropped it is stopped, and its log must hold
-/// nothing private.
+/// A running function. Dropping it stops it and asserts that its log contains
+/// no private data.
 pub struct Function {
     server: Server,
     url: String,
@@ -27,46 +27,48 @@ pub struct Function {
     dir: TempDir,
 }
 
-/// The Python environment that `make` sets up.
+/// Returns the path of the Python environment that `make` sets up.
 #[must_use]
 pub fn venv() -> PathBuf {
     workspace().join(".venv")
 }
 
-/// A binary that was built beside this one.
+/// Returns the path of a binary that was built in the same directory as this one.
 ///
 /// # Errors
-/// Where it was not built.
+/// Fails if it was not built.
 pub fn binary(name: &str) -> anyhow::Result<PathBuf> {
-    let here = std::env::current_exe()?;
-    here.ancestors()
+    let this = std::env::current_exe()?;
+    this.ancestors()
         .skip(1)
         .take(2)
         .map(|dir| dir.join(name))
         .find(|path| path.is_file())
-        .with_context(|| format!("{name} is not built; `make test` and `make run` build it"))
+        .with_context(|| format!("{name} is not built. `make test` and `make run` build it."))
 }
 
 fn emulator() -> anyhow::Result<PathBuf> {
     let name = match std::env::consts::ARCH {
         "x86_64" => "aws-lambda-rie-x86_64",
         "aarch64" => "aws-lambda-rie-arm64",
-        other => bail!("AWS has no Runtime Interface Emulator for {other}"),
+        other => bail!("AWS doesn't provide a Runtime Interface Emulator for {other}"),
     };
-    let pythons = std::fs::read_dir(venv().join("lib")).context(".venv is not set up; `make setup` does that")?;
+    let pythons = std::fs::read_dir(venv().join("lib")).context(".venv is missing. Run `make setup`.")?;
     pythons
         .flatten()
         .map(|python| python.path().join("site-packages/samcli/local/rapid").join(name))
         .find(|path| path.is_file())
-        .context("the aws-sam-cli in .venv has no Runtime Interface Emulator; `make setup` installs one that has")
+        .context(
+            "the aws-sam-cli in .venv lacks the Runtime Interface Emulator. `make setup` installs one that has it.",
+        )
 }
 
 impl Function {
-    /// Starts `name` with these parameters in its `CONFIG_FILE`, these
-    /// variables, and TRACE as its log level unless they say otherwise.
+    /// Starts `name` with these parameters in its `CONFIG_FILE` and these
+    /// variables. The log level is TRACE unless the variables set another one.
     ///
     /// # Errors
-    /// Where something that `make` sets up is missing.
+    /// Fails if something that `make` sets up is missing.
     pub fn start(name: &str, config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Self> {
         let (emulator, binary) = (emulator()?, binary(name)?);
         let dir = tempfile::tempdir()?;
@@ -74,16 +76,16 @@ impl Function {
         let mut all = vec![
             ("CONFIG_FILE".to_owned(), dir.path().join("config.json").display().to_string()),
             ("AWS_LAMBDA_LOG_LEVEL".to_owned(), "TRACE".to_owned()),
-            ("AWS_LAMBDA_FUNCTION_TIMEOUT".to_owned(), TIME_OUT_SECONDS.to_string()),
+            ("AWS_LAMBDA_FUNCTION_TIMEOUT".to_owned(), TIMEOUT_SECONDS.to_string()),
         ];
         for (name, value) in variables {
-            // An empty one unsets what is usual.
-            all.retain(|(usual, _)| usual != name);
+            // An empty value removes a default.
+            all.retain(|(default, _)| default != name);
             if !value.is_empty() {
                 all.push(((*name).to_owned(), (*value).to_owned()));
             }
         }
-        // Somebody else may take a port between our asking and the emulator's binding.
+        // Another process may take a port before the emulator binds it.
         let mut last = None;
         for _ in 0..3 {
             let (port, api) = (free_port()?, free_port()?);
@@ -104,99 +106,99 @@ impl Function {
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("the emulator does not start")))
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("the emulator failed to start")))
     }
 
-    /// Invokes it. An error of the function comes back as Lambda has it, with
-    /// an `errorMessage`.
+    /// Invokes the function. A function error is returned in Lambda's format,
+    /// with an `errorMessage`.
     ///
     /// # Errors
-    /// Where the emulator does not answer.
+    /// Fails if the emulator doesn't respond.
     pub async fn invoke(&self, event: &Value) -> anyhow::Result<Value> {
         let response = self
             .http
             .post(&self.url)
             .json(event)
-            .timeout(Duration::from_secs(TIME_OUT_SECONDS))
+            .timeout(Duration::from_secs(TIMEOUT_SECONDS))
             .send()
             .await
-            .context("the emulator does not answer")?;
+            .context("the emulator didn't respond")?;
         let body = response.bytes().await?;
         serde_json::from_slice(&body)
-            .with_context(|| format!("the emulator's answer is no JSON: {}", String::from_utf8_lossy(&body)))
+            .with_context(|| format!("expected JSON from the emulator, got {}", String::from_utf8_lossy(&body)))
     }
 
     /// Freezes the function's process, as Lambda does between invocations, or
-    /// lets it go on.
+    /// resumes it.
     ///
     /// # Errors
-    /// Where the process is not found.
+    /// Fails if the process is not found.
     pub fn freeze(&self, is_frozen: bool) -> anyhow::Result<()> {
         let process = self.process()?;
         let signal = if is_frozen { Signal::SIGSTOP } else { Signal::SIGCONT };
         Ok(kill(Pid::from_raw(process), signal)?)
     }
 
-    /// The emulator, as the AWS CLI's `--endpoint-url` has it: the function's name there is `function`.
+    /// Returns the emulator's URL for the AWS CLI's `--endpoint-url`. The function's name there is `function`.
     #[must_use]
     pub fn endpoint(&self) -> String {
         self.url.split("/2015-03-31").next().unwrap_or_default().to_owned()
     }
 
-    /// The most memory that the function's process has held, in bytes.
+    /// Returns the peak resident memory of the function's process, in bytes.
     ///
     /// # Errors
-    /// Where the process is not found.
+    /// Fails if the process is not found.
     pub fn peak_memory(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process()?))?;
         let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
-        Ok(kilobytes.context("/proc says nothing of its memory")?.parse::<u64>()? * 1024)
+        Ok(kilobytes.context("/proc doesn't contain its peak memory")?.parse::<u64>()? * 1024)
     }
 
-    /// What the function's process holds now.
+    /// Returns the current resource usage of the function's process.
     ///
     /// # Errors
-    /// Where the process is not found.
-    pub fn holds(&self) -> anyhow::Result<ResourceUsage> {
+    /// Fails if the process is not found.
+    pub fn resource_usage(&self) -> anyhow::Result<ResourceUsage> {
         ResourceUsage::of(self.process()?)
     }
 
     fn process(&self) -> anyhow::Result<i32> {
-        children(self.server.pid())?.first().copied().context("the emulator has started no function")
+        children(self.server.pid())?.first().copied().context("the emulator hasn't started the function")
     }
 
-    /// Where the emulator takes events.
+    /// Returns the URL that the emulator accepts events at.
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The file that holds the parameters.
+    /// Returns the path of the file with the parameters.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.dir.path().join("config.json")
     }
 
-    /// Puts other parameters in their place, as an editor would: at once.
+    /// Replaces the parameters atomically, as an editor would.
     ///
     /// # Errors
-    /// Where the file cannot be written.
+    /// Fails if the file can't be written.
     pub fn set_config(&self, config: &Value) -> anyhow::Result<()> {
-        replace(&self.config_file(), config)
+        write_atomically(&self.config_file(), config)
     }
 
-    /// What was logged so far, the emulator's own lines included.
+    /// Returns everything logged so far, including the emulator's own lines.
     #[must_use]
     pub fn log(&self) -> String {
-        self.server.printed()
+        self.server.output()
     }
 }
 
-/// Writes a file beside `path` and puts it in its place.
+/// Replaces the file at `path` atomically: writes a new file next to it, then renames that.
 ///
 /// # Errors
-/// Where it cannot be written.
-pub fn replace(path: &Path, content: &Value) -> anyhow::Result<()> {
+/// Fails if the file can't be written.
+pub fn write_atomically(path: &Path, content: &Value) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     std::fs::write(&new, content.to_string())?;
     Ok(std::fs::rename(new, path)?)
@@ -206,7 +208,7 @@ impl Drop for Function {
     fn drop(&mut self) {
         self.server.stop();
         if !std::thread::panicking() {
-            self.private.assert_not_in(&self.server.printed());
+            self.private.assert_not_in(&self.server.output());
         }
     }
 }

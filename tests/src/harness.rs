@@ -1,20 +1,20 @@
-//! The two set-ups that tests and the sandbox need: verification with its
-//! Novi, and a mirror with its Novi and Mailman.
+//! The two environments that tests and the sandbox need: the verify function
+//! with a Novi, and the mirror with a Novi and a Mailman.
 
 use anyhow::Context;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::api::{Answer, Request};
+use crate::api::{Request, Response};
 use crate::directory::Directory;
 use crate::function::Function;
-use crate::http_proxy::Proxy;
+use crate::http_proxy::HttpProxy;
 use crate::mailman::{self, Mailman};
 use crate::novi::Novi;
 use crate::privacy::Private;
 
-/// Verification and a Novi of some people.
+/// The verify function and a Novi with some people.
 pub struct Verification {
     /// The function.
     pub function: Function,
@@ -22,21 +22,21 @@ pub struct Verification {
     pub novi: Novi,
     /// An ordinary member.
     pub member: Uuid,
-    /// What opens the gate.
+    /// The credentials that the gate accepts.
     pub keys: Keys,
-    /// The parameters that it was started with.
+    /// The parameters that the function was started with.
     pub config: Value,
-    /// What may not be logged.
+    /// Data that must not be logged.
     pub private: Private,
 }
 
-/// Keys of the gate.
+/// Credentials for the gate.
 pub struct Keys {
-    /// An API key that needs an account context.
+    /// An API key that requires an account context.
     pub frontend: String,
-    /// An API key that needs none.
+    /// An API key that doesn't require one.
     pub bypass: String,
-    /// The secret of tokens.
+    /// The secret that signs tokens.
     pub jwt_secret: String,
 }
 
@@ -52,19 +52,20 @@ impl Keys {
 }
 
 impl Verification {
-    /// Starts it with the variables that differ from the usual. Novi's time-out
-    /// is two seconds, so that a test of silence need not wait for eight.
+    /// Starts the function with `variables` in addition to the defaults. Novi's
+    /// timeout is two seconds, so that a test with an unresponsive Novi doesn't
+    /// have to wait for eight.
     ///
     /// # Errors
-    /// Where something that `make` sets up is missing.
+    /// Fails if something that `make` sets up is missing.
     pub async fn start(variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         Self::start_with(variables, |_| ()).await
     }
 
-    /// The same, with parameters that differ from the usual.
+    /// Starts the function like [`Self::start`], with parameters changed by `change`.
     ///
     /// # Errors
-    /// Where something that `make` sets up is missing.
+    /// Fails if something that `make` sets up is missing.
     pub async fn start_with(variables: &[(&str, &str)], change: impl FnOnce(&mut Value)) -> anyhow::Result<Self> {
         let private = Private::default();
         let mut directory = Directory::default();
@@ -81,29 +82,29 @@ impl Verification {
             "jwt_secret": keys.jwt_secret,
         });
         change(&mut config);
-        let function = Self::function(&config, variables, &private)?;
+        let function = Self::start_function(&config, variables, &private)?;
         Ok(Self { function, novi, member, keys, config, private })
     }
 
-    fn function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
+    fn start_function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
         Function::start("verify", config, &[&[("NOVI_TIMEOUT_MS", "2000")], variables].concat(), private)
     }
 
-    /// The same world with another instance of the function, which knows nothing of the first.
+    /// Starts another instance of the function in the same environment. The instances share no memory.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if the instance doesn't start.
     pub fn another_instance(&self, variables: &[(&str, &str)]) -> anyhow::Result<Function> {
-        Self::function(&self.config, variables, &self.private)
+        Self::start_function(&self.config, variables, &self.private)
     }
 
-    /// The path of a member.
+    /// Returns the path of a member.
     #[must_use]
     pub fn path(id: Uuid) -> String {
         format!("/v3/action/idaa/novi_member/{}", id.hyphenated())
     }
 
-    /// A request of a member by the front end, gate open.
+    /// Returns a front-end request for a member that passes the gate.
     #[must_use]
     pub fn request(&self, id: Uuid) -> Request {
         Request::get(&Self::path(id)).header("x-api-key", &self.keys.frontend).header("x-account-id", "account-1")
@@ -112,42 +113,42 @@ impl Verification {
     /// Sends a request as an HTTP API does.
     ///
     /// # Errors
-    /// Where the function gives no answer to HTTP.
-    pub async fn send(&self, request: &Request) -> anyhow::Result<Answer> {
+    /// Fails if the function doesn't return an HTTP response.
+    pub async fn send(&self, request: &Request) -> anyhow::Result<Response> {
         self.send_to(&self.function, request).await
     }
 
     /// Sends a request to another instance.
     ///
     /// # Errors
-    /// Where the function gives no answer to HTTP.
-    pub async fn send_to(&self, function: &Function, request: &Request) -> anyhow::Result<Answer> {
-        Answer::read(&function.invoke(&request.http_api("$default")).await?)
+    /// Fails if the function doesn't return an HTTP response.
+    pub async fn send_to(&self, function: &Function, request: &Request) -> anyhow::Result<Response> {
+        Response::parse(&function.invoke(&request.http_api("$default")).await?)
     }
 
     /// Verifies a member.
     ///
     /// # Errors
-    /// Where the function gives no answer to HTTP.
-    pub async fn verify(&self, id: Uuid) -> anyhow::Result<Answer> {
+    /// Fails if the function doesn't return an HTTP response.
+    pub async fn verify(&self, id: Uuid) -> anyhow::Result<Response> {
         self.send(&self.request(id)).await
     }
 }
 
-/// The part of a list in a report.
+/// Returns the section of a report about one list.
 ///
 /// # Panics
-/// Where the report has none.
+/// Panics if the report doesn't contain that list.
 #[must_use]
 pub fn list<'r>(report: &'r Value, id: &str) -> &'r Value {
     let lists = report["lists"].as_array().map(Vec::as_slice).unwrap_or_default();
     lists.iter().find(|list| list["list_id"] == id).unwrap_or_else(|| panic!("no {id} in {report}"))
 }
 
-/// The report in what an invocation returned, whether that is it or an error that holds it.
+/// Returns the report of an invocation, which is either the result itself or part of an error message.
 ///
 /// # Errors
-/// Where there is no report.
+/// Fails if there is no report.
 pub fn report(returned: Value) -> anyhow::Result<Value> {
     let Some(message) = returned["errorMessage"].as_str() else {
         return Ok(returned);
@@ -156,7 +157,7 @@ pub fn report(returned: Value) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(json.with_context(|| format!("no report: {message}"))?)?)
 }
 
-/// A mirror, its Novi, and a real Mailman.
+/// The mirror function, its Novi, and a real Mailman.
 pub struct Mirror {
     /// The function.
     pub function: Function,
@@ -164,26 +165,26 @@ pub struct Mirror {
     pub novi: Novi,
     /// Its destination.
     pub mailman: Mailman,
-    /// The parameters that it was started with.
+    /// The parameters that the function was started with.
     pub config: Value,
-    /// What may not be logged.
+    /// Data that must not be logged.
     pub private: Private,
 }
 
 impl Mirror {
-    /// Starts it with the mappings that `mappings` makes, allowed to write, and
-    /// with no pace to keep but what `variables` say.
+    /// Starts the mirror with these mappings. It may write, and it is not rate
+    /// limited unless `variables` say otherwise.
     ///
     /// # Errors
-    /// Where something that `make` sets up is missing.
+    /// Fails if something that `make` sets up is missing.
     pub async fn start(directory: Directory, mappings: Value, variables: &[(&str, &str)]) -> anyhow::Result<Self> {
         Self::start_on(Mailman::start().await?, directory, mappings, variables).await
     }
 
-    /// The same before a Mailman that is there.
+    /// Starts the mirror like [`Self::start`], with a Mailman that is already running.
     ///
     /// # Errors
-    /// Where something that `make` sets up is missing.
+    /// Fails if something that `make` sets up is missing.
     pub async fn start_on(
         mailman: Mailman,
         directory: Directory,
@@ -201,43 +202,43 @@ impl Mirror {
             "mailman_password": mailman.password(),
             "novi_mailman_sync": mappings,
         });
-        let function = Self::function(&config, variables, &private)?;
+        let function = Self::start_function(&config, variables, &private)?;
         Ok(Self { function, novi, mailman, config, private })
     }
 
-    fn function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
-        let usual = [
+    fn start_function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
+        let defaults = [
             ("MIRROR_APPLY", "true"),
             ("NOVI_MAX_PER_SECOND", "10000"),
             ("NOVI_MAX_PER_MINUTE", "100000"),
             ("NOVI_TIMEOUT_MS", "2000"),
         ];
-        Function::start("mirror", config, &[&usual, variables].concat(), private)
+        Function::start("mirror", config, &[&defaults, variables].concat(), private)
     }
 
-    /// The same world with another instance of the function, which knows nothing of the first.
+    /// Starts another instance of the function in the same environment. The instances share no memory.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if the instance doesn't start.
     pub fn another_instance(&self, variables: &[(&str, &str)]) -> anyhow::Result<Function> {
-        Self::function(&self.config, variables, &self.private)
+        Self::start_function(&self.config, variables, &self.private)
     }
 
-    /// Puts a proxy before Mailman. It is to be called before the first run.
+    /// Inserts a proxy between the mirror and Mailman. Call this before the first run.
     ///
     /// # Errors
-    /// Where no port is free.
-    pub async fn put_proxy(&mut self) -> anyhow::Result<Proxy> {
-        let proxy = Proxy::start(self.mailman.base_url()).await?;
+    /// Fails if no port is free.
+    pub async fn insert_proxy(&mut self) -> anyhow::Result<HttpProxy> {
+        let proxy = HttpProxy::start(self.mailman.base_url()).await?;
         self.config["mailman_base_url"] = json!(proxy.url());
         self.function.set_config(&self.config)?;
         Ok(proxy)
     }
 
-    /// Runs once. Gives the report, whether it came as a result or in an error.
+    /// Runs the mirror once and returns the report, whether it came as a result or in an error.
     ///
     /// # Errors
-    /// Where there is no report.
+    /// Fails if there is no report.
     pub async fn run(&self, event: Value) -> anyhow::Result<Value> {
         report(self.function.invoke(&event).await?)
     }

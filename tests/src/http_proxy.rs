@@ -1,5 +1,5 @@
-//! A proxy before a real server that misbehaves on demand: what a network, a
-//! restart or a locked database do to a client.
+//! A proxy in front of a real HTTP server that injects faults on demand: what a
+//! network, a restart or a locked database does to a client.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,201 +14,201 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::http_server::Server;
 
-/// What happens to one request.
+/// A fault that affects one request.
 #[derive(Clone)]
 pub enum HttpFault {
-    /// It never arrives, and the connection is closed.
-    Lost,
-    /// It arrives and is done, and the connection is closed before the answer.
-    DoneAndLost,
-    /// It is answered 504, and arrives once a permit is added.
-    GivenUp(Arc<Semaphore>),
-    /// The connection is closed, and it arrives after a moment.
-    LostAndDone(Duration),
-    /// It arrives once a permit is added.
-    Held(Arc<Semaphore>),
-    /// It never arrives; this status and body are the answer.
-    Answer(u16, &'static str),
+    /// The request is never delivered, and the connection is closed.
+    DropRequest,
+    /// The request is delivered and processed, and the connection is closed before the response.
+    DropResponse,
+    /// The response is a 504. The request is delivered once a permit is added.
+    TimeOutThenDeliver(Arc<Semaphore>),
+    /// The connection is closed, and the request is delivered after this delay.
+    DisconnectThenDeliver(Duration),
+    /// The request is delivered once a permit is added.
+    Hold(Arc<Semaphore>),
+    /// The request is never delivered. The response has this status and body.
+    Respond(u16, &'static str),
 }
 
-/// The proxy. It ends with the runtime it was started on.
-pub struct Proxy {
+/// The proxy. It stops when the runtime it was started on shuts down.
+pub struct HttpProxy {
     server: Server,
-    way: Way,
+    forwarder: Forwarder,
 }
 
-/// What it does with requests.
+/// Handles the proxy's requests.
 #[derive(Clone)]
-struct Way {
+struct Forwarder {
     target: String,
     http: reqwest::Client,
-    mishaps: Arc<Mutex<Vec<(String, usize, HttpFault)>>>,
-    seen: Arc<Mutex<Vec<Seen>>>,
-    /// Changes with every request.
+    faults: Arc<Mutex<Vec<(String, usize, HttpFault)>>>,
+    requests: Arc<Mutex<Vec<RecordedRequest>>>,
+    /// Notified about every request.
     arrivals: watch::Sender<()>,
-    at_once: Arc<Mutex<AtOnce>>,
-    /// How many requests arrive after their caller has gone.
-    late: watch::Sender<usize>,
+    concurrency: Arc<Mutex<Concurrency>>,
+    /// The number of requests to deliver although their caller has disconnected.
+    delayed: watch::Sender<usize>,
 }
 
-/// How many requests of a kind are, and were at most, under way.
+/// The current and the maximum number of requests in flight, by method and path.
 #[derive(Default)]
-struct AtOnce {
-    now: BTreeMap<String, usize>,
-    most: BTreeMap<String, usize>,
+struct Concurrency {
+    current: BTreeMap<String, usize>,
+    maximum: BTreeMap<String, usize>,
 }
 
-/// A request that came by.
+/// A request that the proxy received.
 #[derive(Clone, Debug)]
-pub struct Seen {
-    /// Its method and path.
+pub struct RecordedRequest {
+    /// The method and the path.
     pub line: String,
-    /// Its body.
+    /// The body.
     pub body: String,
-    /// The status that it was answered, once it was.
+    /// The status of the response, if there was one.
     pub status: Option<u16>,
 }
 
-impl Proxy {
-    /// Starts one before the server at `target`.
+impl HttpProxy {
+    /// Starts a proxy in front of the server at `target`.
     ///
     /// # Errors
-    /// Where no port is free.
+    /// Fails if no port is free.
     pub async fn start(target: String) -> anyhow::Result<Self> {
-        let way = Way {
+        let forwarder = Forwarder {
             target,
             http: crate::http(),
-            mishaps: Arc::default(),
-            seen: Arc::default(),
+            faults: Arc::default(),
+            requests: Arc::default(),
             arrivals: watch::Sender::new(()),
-            at_once: Arc::default(),
-            late: watch::Sender::new(0),
+            concurrency: Arc::default(),
+            delayed: watch::Sender::new(0),
         };
-        let server_way = way.clone();
-        let server = Server::start(move |request| server_way.clone().pass(request)).await?;
-        Ok(Self { server, way })
+        let handler = forwarder.clone();
+        let server = Server::start(move |request| handler.clone().handle(request)).await?;
+        Ok(Self { server, forwarder })
     }
 
-    /// Where it listens.
+    /// Returns the proxy's URL.
     #[must_use]
     pub fn url(&self) -> String {
         self.server.url()
     }
 
-    /// From now on, `times` requests whose method, path or body contain `part` meet this mishap.
-    pub fn fail(&self, part: &str, times: usize, mishap: HttpFault) {
-        lock(&self.way.mishaps).push((part.to_owned(), times, mishap));
+    /// Injects a fault into the next `times` requests with `part` in their method, path or body.
+    pub fn fail(&self, part: &str, times: usize, fault: HttpFault) {
+        lock(&self.forwarder.faults).push((part.to_owned(), times, fault));
     }
 
-    /// No mishap any more.
-    pub fn mend(&self) {
-        lock(&self.way.mishaps).clear();
+    /// Removes all faults.
+    pub fn clear_faults(&self) {
+        lock(&self.forwarder.faults).clear();
     }
 
-    /// The requests seen so far, or since they were last forgotten.
+    /// Returns the requests so far, or since they were last cleared.
     #[must_use]
-    pub fn seen(&self) -> Vec<Seen> {
-        lock(&self.way.seen).clone()
+    pub fn requests(&self) -> Vec<RecordedRequest> {
+        lock(&self.forwarder.requests).clone()
     }
 
-    /// Waits until `count` requests were seen whose method, path or body contain `part`.
+    /// Waits until there have been `count` requests with `part` in their method, path or body.
     pub async fn wait_for(&self, part: &str, count: usize) {
-        let mut arrivals = self.way.arrivals.subscribe();
-        while lock(&self.way.seen).iter().filter(|seen| seen.contains(part)).count() < count {
+        let mut arrivals = self.forwarder.arrivals.subscribe();
+        while lock(&self.forwarder.requests).iter().filter(|request| request.contains(part)).count() < count {
             if arrivals.changed().await.is_err() {
                 return;
             }
         }
     }
 
-    /// Waits until the requests that arrive late have arrived and are done.
-    pub async fn settle(&self) {
-        // The sender is this proxy's own.
-        let _ = self.way.late.subscribe().wait_for(|late| *late == 0).await;
+    /// Waits until all delayed requests have been delivered and processed.
+    pub async fn wait_for_delayed(&self) {
+        // This can't fail: the proxy owns the sender.
+        let _ = self.forwarder.delayed.subscribe().wait_for(|delayed| *delayed == 0).await;
     }
 
-    /// The most requests of this method and path that were under way at once.
+    /// Returns the maximum number of requests with this method and path that were in flight concurrently.
     #[must_use]
-    pub fn most_at_once(&self, line: &str) -> usize {
-        lock(&self.way.at_once).most.get(line).copied().unwrap_or(0)
+    pub fn max_concurrent(&self, line: &str) -> usize {
+        lock(&self.forwarder.concurrency).maximum.get(line).copied().unwrap_or(0)
     }
 
-    /// Forgets the requests seen so far.
-    pub fn forget(&self) {
-        lock(&self.way.seen).clear();
+    /// Clears the recorded requests.
+    pub fn clear_requests(&self) {
+        lock(&self.forwarder.requests).clear();
     }
 }
 
-impl Seen {
+impl RecordedRequest {
     fn contains(&self, part: &str) -> bool {
         self.line.contains(part) || self.body.contains(part)
     }
 }
 
-impl AtOnce {
+impl Concurrency {
     fn begin(&mut self, line: &str) {
-        let now = self.now.entry(line.to_owned()).or_default();
-        *now += 1;
-        let most = self.most.entry(line.to_owned()).or_default();
-        *most = (*most).max(*now);
+        let current = self.current.entry(line.to_owned()).or_default();
+        *current += 1;
+        let maximum = self.maximum.entry(line.to_owned()).or_default();
+        *maximum = (*maximum).max(*current);
     }
 
     fn end(&mut self, line: &str) {
-        self.now.entry(line.to_owned()).and_modify(|now| *now -= 1);
+        self.current.entry(line.to_owned()).and_modify(|current| *current -= 1);
     }
 }
 
-impl Way {
-    /// An error closes the connection.
-    async fn pass(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
+impl Forwarder {
+    /// Handles one request. An error closes the connection.
+    async fn handle(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, std::io::Error> {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(std::io::Error::other)?.to_bytes();
         let line = format!("{} {path}", parts.method);
-        let seen = Seen { line, body: String::from_utf8_lossy(&body).into_owned(), status: None };
-        let mishap = {
-            let mut mishaps = lock(&self.mishaps);
-            mishaps.iter_mut().find(|(part, times, _)| *times > 0 && seen.contains(part)).map(|found| {
+        let recorded = RecordedRequest { line, body: String::from_utf8_lossy(&body).into_owned(), status: None };
+        let fault = {
+            let mut faults = lock(&self.faults);
+            faults.iter_mut().find(|(part, times, _)| *times > 0 && recorded.contains(part)).map(|found| {
                 found.1 -= 1;
                 found.2.clone()
             })
         };
-        let line = seen.line.clone();
-        let number = {
-            let mut all = lock(&self.seen);
-            all.push(seen);
-            all.len() - 1
+        let line = recorded.line.clone();
+        let index = {
+            let mut requests = lock(&self.requests);
+            requests.push(recorded);
+            requests.len() - 1
         };
         self.arrivals.send_replace(());
-        lock(&self.at_once).begin(&line);
-        let way = self.clone();
-        let answer = self.meet(mishap, async move { way.forward(parts, body, &path).await }).await;
-        lock(&self.at_once).end(&line);
-        if let Some(seen) = lock(&self.seen).get_mut(number).filter(|seen| seen.line == line) {
-            seen.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+        lock(&self.concurrency).begin(&line);
+        let forwarder = self.clone();
+        let response = self.apply(fault, async move { forwarder.forward(parts, body, &path).await }).await;
+        lock(&self.concurrency).end(&line);
+        if let Some(recorded) = lock(&self.requests).get_mut(index).filter(|recorded| recorded.line == line) {
+            recorded.status = response.as_ref().ok().map(|response| response.status().as_u16());
         }
-        answer
+        response
     }
 
-    /// Does something for a caller who has gone.
-    fn later(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let late = self.late.clone();
-        late.send_modify(|late| *late += 1);
+    /// Runs `work` in the background, although the caller has disconnected.
+    fn run_delayed(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let delayed = self.delayed.clone();
+        delayed.send_modify(|delayed| *delayed += 1);
         tokio::spawn(async move {
             work.await;
-            late.send_modify(|late| *late -= 1);
+            delayed.send_modify(|delayed| *delayed -= 1);
         });
     }
 
-    async fn meet(
+    async fn apply(
         &self,
-        mishap: Option<HttpFault>,
+        fault: Option<HttpFault>,
         forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>> + Send + 'static,
     ) -> Result<Response<Full<Bytes>>, std::io::Error> {
-        match mishap {
-            Some(HttpFault::Lost) => Err(std::io::Error::other("as asked")),
-            Some(HttpFault::GivenUp(until)) => {
-                self.later(async move {
+        match fault {
+            Some(HttpFault::DropRequest) => Err(std::io::Error::other("injected fault")),
+            Some(HttpFault::TimeOutThenDeliver(until)) => {
+                self.run_delayed(async move {
                     if let Ok(permit) = until.acquire().await {
                         permit.forget();
                         let _ = forward.await;
@@ -216,36 +216,36 @@ impl Way {
                 });
                 Ok(respond(504, Bytes::from_static(b"<html></html>")))
             }
-            Some(HttpFault::LostAndDone(after)) => {
-                self.later(async move {
-                    tokio::time::sleep(after).await;
+            Some(HttpFault::DisconnectThenDeliver(delay)) => {
+                self.run_delayed(async move {
+                    tokio::time::sleep(delay).await;
                     let _ = forward.await;
                 });
-                Err(std::io::Error::other("as asked"))
+                Err(std::io::Error::other("injected fault"))
             }
-            Some(HttpFault::Held(until)) => {
+            Some(HttpFault::Hold(until)) => {
                 until.acquire().await.map_err(std::io::Error::other)?.forget();
                 forward.await
             }
-            Some(HttpFault::Answer(status, body)) => Ok(respond(status, Bytes::from(body))),
-            Some(HttpFault::DoneAndLost) => {
+            Some(HttpFault::Respond(status, body)) => Ok(respond(status, Bytes::from(body))),
+            Some(HttpFault::DropResponse) => {
                 forward.await?;
-                Err(std::io::Error::other("as asked"))
+                Err(std::io::Error::other("injected fault"))
             }
             None => forward.await,
         }
     }
 
     async fn forward(&self, parts: Parts, body: Bytes, path: &str) -> Result<Response<Full<Bytes>>, std::io::Error> {
-        let mut onward = self.http.request(parts.method, format!("{}{path}", self.target)).body(body);
+        let mut request = self.http.request(parts.method, format!("{}{path}", self.target)).body(body);
         for (name, value) in &parts.headers {
             if ![header::HOST, header::CONTENT_LENGTH, header::CONNECTION].contains(name) {
-                onward = onward.header(name, value);
+                request = request.header(name, value);
             }
         }
-        let answer = onward.send().await.map_err(std::io::Error::other)?;
-        let status = answer.status().as_u16();
-        Ok(respond(status, answer.bytes().await.map_err(std::io::Error::other)?))
+        let response = request.send().await.map_err(std::io::Error::other)?;
+        let status = response.status().as_u16();
+        Ok(respond(status, response.bytes().await.map_err(std::io::Error::other)?))
     }
 }
 

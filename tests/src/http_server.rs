@@ -1,5 +1,5 @@
-//! HTTP servers of the tests' own, on loopback. A handler may fail, which hangs
-//! up on the client: no framework lets a handler do that.
+//! Minimal HTTP servers for tests, on loopback. An error of a handler closes the
+//! connection without a response, which web frameworks don't let a handler do.
 
 use std::error::Error;
 use std::io;
@@ -17,20 +17,20 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_rustls::TlsAcceptor;
 
-/// A server that ends with the runtime it was started on.
+/// A server that stops when the runtime it was started on shuts down.
 #[derive(Clone)]
 pub struct Server {
-    /// Where it listens on loopback.
+    /// The port that it listens on.
     pub port: u16,
     hang_up: Arc<Notify>,
     connections: Arc<AtomicUsize>,
 }
 
 impl Server {
-    /// Starts one on a free port.
+    /// Starts a server on a free port.
     ///
     /// # Errors
-    /// Where there is none.
+    /// Fails if no port is free.
     pub async fn start<H, F, B, E>(handler: H) -> anyhow::Result<Self>
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -43,10 +43,10 @@ impl Server {
         Self::listen(|stream| std::future::ready(Ok(stream)), handler).await
     }
 
-    /// The same behind TLS.
+    /// Starts a server with TLS on a free port.
     ///
     /// # Errors
-    /// Where no port is free.
+    /// Fails if no port is free.
     pub async fn start_tls<H, F, B, E>(acceptor: TlsAcceptor, handler: H) -> anyhow::Result<Self>
     where
         H: Fn(Request<Incoming>) -> F + Clone + Send + 'static,
@@ -82,7 +82,7 @@ impl Server {
                     let _ = stream.set_nodelay(true);
                     let Ok(stream) = open(stream).await else { return };
                     let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(handler));
-                    // A connection that ends badly is often what a test asked for.
+                    // Tests often cause connection errors on purpose.
                     tokio::select! {
                         _ = connection => {}
                         () = hang_up.notified() => {}
@@ -93,19 +93,19 @@ impl Server {
         Ok(server)
     }
 
-    /// Its address.
+    /// Returns the server's URL.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// How many connections there were.
+    /// Returns the number of connections that were accepted.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Closes every connection that is open.
+    /// Closes all open connections.
     pub fn drop_clients(&self) {
         self.hang_up.notify_waiters();
     }

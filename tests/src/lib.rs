@@ -1,8 +1,8 @@
-//! What the end-to-end tests and the sandbox behind `make run` stand on: the
+//! Test harness of the end-to-end tests and the sandbox behind `make run`: the
 //! functions under AWS's own Runtime Interface Emulator, a real Mailman core,
-//! and a simulated Novi, which is the one part that cannot be run.
+//! and a simulated Novi, the only part that can't be run for real.
 //!
-//! Every server has a free port of its own and is stopped with its owner.
+//! Every server listens on its own free port and stops when its owner is dropped.
 
 pub mod api;
 pub mod aws;
@@ -25,20 +25,20 @@ pub mod tcp_proxy;
 
 use std::path::PathBuf;
 
-/// The workspace.
+/// Returns the root directory of the workspace.
 #[must_use]
 pub fn workspace() -> PathBuf {
-    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.parent().map_or(here.clone(), PathBuf::from)
+    let package = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    package.parent().map_or(package.clone(), PathBuf::from)
 }
 
-/// An HTTP client for tests and the sandbox.
+/// Returns an HTTP client for tests and the sandbox.
 ///
 /// # Panics
-/// Where the client cannot be built, which would fail every test.
+/// Panics if the client can't be built, which would fail every test.
 #[must_use]
 pub fn http() -> reqwest::Client {
     shared::http_client::install_tls_provider();
-    let tls = shared::http_client::tls_config(&[]).expect("no certificates of our own are added");
-    shared::http_client::build(tls).expect("the product's own client can be built")
+    let tls = shared::http_client::tls_config(&[]).expect("no extra certificates are added");
+    shared::http_client::build(tls).expect("the functions' own client configuration is valid")
 }

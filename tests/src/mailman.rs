@@ -1,5 +1,5 @@
-//! A real GNU Mailman core: the REST runner alone, with no mail server. What
-//! it would send piles up in a folder, where a test can count it.
+//! A real GNU Mailman core: only the REST runner, without a mail server. Outgoing
+//! emails stay in a queue directory, where tests can count them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ use crate::postgres::Postgres;
 use crate::process::{Server, free_port};
 use crate::workspace;
 
-/// What Mailman keeps its lists in.
+/// The database that Mailman stores its lists in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Database {
-    /// Mailman's own default.
+    /// SQLite, Mailman's default.
     Sqlite,
-    /// A real PostgreSQL of its own.
+    /// A real PostgreSQL server that only this Mailman uses.
     Postgres,
 }
 
 impl Database {
-    /// The one on which the sequence of a seed is played: seen again, it is seen on the same.
+    /// Returns the database for a seed's sequence, so that a repeated sequence runs on the same one.
     #[must_use]
-    pub fn of(seed: u64) -> Self {
+    pub fn for_seed(seed: u64) -> Self {
         if seed.is_multiple_of(2) { Self::Sqlite } else { Self::Postgres }
     }
 }
@@ -46,7 +46,7 @@ pub struct Mailman {
 /// The user of the REST API.
 pub const USER: &str = "restadmin";
 
-/// A lock on Mailman's database, which nobody else can write to while it lasts.
+/// An exclusive lock on Mailman's database. Nothing else can write to the database until it is dropped.
 pub struct DatabaseLock(Child);
 
 impl Drop for DatabaseLock {
@@ -57,77 +57,77 @@ impl Drop for DatabaseLock {
 }
 
 impl Mailman {
-    /// Starts one on SQLite, with the domain `lists.example.org` and no list.
+    /// Starts a core on SQLite, with the domain `lists.example.org` and no lists.
     ///
     /// # Errors
-    /// Where `.venv` is not set up, or the core does not start.
+    /// Fails if `.venv` is not set up, or the core doesn't start.
     pub async fn start() -> anyhow::Result<Self> {
         Self::start_on(Database::Sqlite).await
     }
 
-    /// Starts one on a database of its own.
+    /// Starts a core on a new database of this kind.
     ///
     /// # Errors
-    /// Where something that `make test` sets up is missing, or the core does not start.
+    /// Fails if something that `make test` sets up is missing, or the core doesn't start.
     pub async fn start_on(database: Database) -> anyhow::Result<Self> {
-        // Somebody else may take the port between our asking and Mailman's binding.
+        // Another process may take the port before Mailman binds it.
         let mut last = None;
         for _ in 0..3 {
-            match Self::try_start(database).await {
+            match Self::start_once(database).await {
                 Ok(mailman) => return Ok(mailman),
                 Err(error) => last = Some(error),
             }
         }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("Mailman does not start")))
+        Err(last.unwrap_or_else(|| anyhow::anyhow!("Mailman failed to start")))
     }
 
-    async fn try_start(database: Database) -> anyhow::Result<Self> {
+    async fn start_once(database: Database) -> anyhow::Result<Self> {
         let postgres = (database == Database::Postgres).then(Postgres::start).transpose()?;
         let dir = tempfile::tempdir()?;
         let port = free_port()?;
         let password = format!("p{:032x}", fastrand::u128(..));
         std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, postgres.as_ref()))?;
-        let server = serve(&dir, port)?;
+        let server = start_runner(&dir, port)?;
         let mailman = Self { server, _postgres: postgres, dir, port, password, http: crate::http() };
         let domain = json!({"mail_host": "lists.example.org"});
         let created = mailman.expect(Method::POST, "domains", Some(domain), 201).await;
-        created.with_context(|| format!("Mailman has printed: {}", mailman.server.printed()))?;
+        created.with_context(|| format!("Mailman's output: {}", mailman.server.output()))?;
         Ok(mailman)
     }
 
-    /// Ends it at once, as a crash would, and starts it again.
+    /// Kills the core, as a crash would, and starts it again.
     ///
     /// # Errors
-    /// Where it does not start again.
+    /// Fails if the core doesn't start again.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.server.kill();
-        self.server = serve(&self.dir, self.port)?;
+        self.server = start_runner(&self.dir, self.port)?;
         Ok(())
     }
 
-    /// The base of the REST API, without its version.
+    /// Returns the base URL of the REST API, without the version.
     #[must_use]
     pub fn base_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// What its own tools are told by `-C`.
+    /// Returns the path of the configuration file, for the `-C` option of Mailman's own tools.
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.dir.path().join("mailman.cfg")
     }
 
-    /// The password of the REST API.
+    /// Returns the password of the REST API.
     #[must_use]
     pub fn password(&self) -> &str {
         &self.password
     }
 
-    /// Asks the REST API. Gives the status and the body.
+    /// Sends a request to the REST API and returns the status and the body.
     ///
     /// # Errors
-    /// Where the core does not answer.
-    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<(u16, Value)> {
+    /// Fails if the core doesn't respond.
+    pub async fn request(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<(u16, Value)> {
         let mut request = self
             .http
             .request(method, format!("{}/3.1/{path}", self.base_url()))
@@ -136,32 +136,32 @@ impl Mailman {
         if let Some(body) = body {
             request = request.json(&body);
         }
-        let response = request.send().await.context("Mailman does not answer")?;
+        let response = request.send().await.context("Mailman didn't respond")?;
         let status = response.status().as_u16();
         Ok((status, serde_json::from_slice(&response.bytes().await?).unwrap_or_default()))
     }
 
     async fn expect(&self, method: Method, path: &str, body: Option<Value>, status: u16) -> anyhow::Result<Value> {
-        match self.ask(method, path, body).await? {
-            (got, body) if got == status => Ok(body),
-            (got, body) => bail!("Mailman answers {got} instead of {status} for {path}: {body}"),
+        match self.request(method, path, body).await? {
+            (actual, body) if actual == status => Ok(body),
+            (actual, body) => bail!("expected {status} from Mailman for {path}, got {actual}: {body}"),
         }
     }
 
-    /// Makes the list `name@lists.example.org` and gives its id.
+    /// Creates the list `name@lists.example.org` and returns its id.
     ///
     /// # Errors
-    /// Where Mailman refuses.
+    /// Fails if Mailman rejects the request.
     pub async fn create_list(&self, name: &str) -> anyhow::Result<String> {
         let body = json!({"fqdn_listname": format!("{name}@lists.example.org")});
         self.expect(Method::POST, "lists", Some(body), 201).await?;
         Ok(format!("{name}.lists.example.org"))
     }
 
-    /// Subscribes somebody by hand, in a role (`member`, `owner`, …).
+    /// Subscribes an address in a role (`member`, `owner`, …), as an administrator would.
     ///
     /// # Errors
-    /// Where Mailman refuses.
+    /// Fails if Mailman rejects the request.
     pub async fn subscribe(&self, list: &str, address: &str, role: &str) -> anyhow::Result<()> {
         let body = json!({
             "list_id": list, "subscriber": address, "role": role, "display_name": "",
@@ -170,10 +170,10 @@ impl Mailman {
         self.expect(Method::POST, "members", Some(body), 201).await.map(|_| ())
     }
 
-    /// The members of a list in a role: display name by address.
+    /// Returns the members of a list in a role: display names by address.
     ///
     /// # Errors
-    /// Where Mailman does not say.
+    /// Fails if Mailman doesn't return the roster.
     pub async fn roster(&self, list: &str, role: &str) -> anyhow::Result<BTreeMap<String, String>> {
         let body = self.expect(Method::GET, &format!("lists/{list}/roster/{role}"), None, 200).await?;
         let entries = body["entries"].as_array().cloned().unwrap_or_default();
@@ -181,11 +181,11 @@ impl Mailman {
         Ok(entries.iter().map(|entry| (text(entry, "email"), text(entry, "display_name"))).collect())
     }
 
-    /// Every membership of a list, by Mailman's own id of it: the address. Who
-    /// was away for a moment comes back by another id.
+    /// Returns all memberships of a list: addresses by Mailman's id of the
+    /// membership. An address that was removed and added again has a new id.
     ///
     /// # Errors
-    /// Where Mailman does not say.
+    /// Fails if Mailman doesn't return the roster.
     pub async fn memberships(&self, list: &str) -> anyhow::Result<BTreeMap<String, String>> {
         let path = format!("lists/{list}/roster/member?fields=email&fields=member_id");
         let body = self.expect(Method::GET, &path, None, 200).await?;
@@ -194,13 +194,13 @@ impl Mailman {
         Ok(entries.iter().map(|entry| (text(entry, "member_id"), text(entry, "email"))).collect())
     }
 
-    /// Makes `addresses` members by writing into the SQLite database, which
-    /// takes a moment for thousands. One that is a member already becomes one
-    /// twice, as overlapping subscriptions make it.
+    /// Makes `addresses` members by writing to the SQLite database, which takes
+    /// only a moment even for thousands. An address that is already a member
+    /// gets a duplicate membership, as after overlapping subscriptions.
     ///
     /// # Errors
-    /// Where the database cannot be written.
-    pub fn insert(&self, list: &str, addresses: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+    /// Fails if the database can't be written.
+    pub fn insert_members(&self, list: &str, addresses: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
         use std::io::Write;
         let mut script = Command::new(venv().join("bin/python"))
             .arg(workspace().join("tests/insert_members.py"))
@@ -208,19 +208,19 @@ impl Mailman {
             .arg(list)
             .stdin(Stdio::piped())
             .spawn()?;
-        let mut stdin = script.stdin.take().context("the script has an input")?;
+        let mut stdin = script.stdin.take().context("the script's standard input is piped")?;
         for address in addresses {
             writeln!(stdin, "{address}")?;
         }
         drop(stdin);
-        ensure!(script.wait()?.success(), "the script failed");
+        ensure!(script.wait()?.success(), "tests/insert_members.py failed");
         Ok(())
     }
 
-    /// Locks the SQLite database until the lock is dropped.
+    /// Locks the SQLite database until the returned lock is dropped.
     ///
     /// # Errors
-    /// Where it cannot be locked.
+    /// Fails if the database can't be locked.
     pub fn lock_database(&self) -> anyhow::Result<DatabaseLock> {
         use std::io::{BufRead, BufReader};
         const SCRIPT: &str = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=30); \
@@ -231,11 +231,11 @@ impl Mailman {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        let stdout = child.stdout.take().context("the script has an output")?;
+        let stdout = child.stdout.take().context("the script's standard output is piped")?;
         let lock = DatabaseLock(child);
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line)?;
-        ensure!(line == "locked\n", "the database could not be locked");
+        ensure!(line == "locked\n", "locking the database failed");
         Ok(lock)
     }
 
@@ -243,14 +243,14 @@ impl Mailman {
         self.dir.path().join("var/data/mailman.db")
     }
 
-    /// How many mails wait to be sent.
+    /// Returns the number of emails in the outgoing queue.
     ///
     /// # Errors
-    /// Where the folder cannot be read.
-    pub fn outgoing_mails(&self) -> anyhow::Result<usize> {
+    /// Fails if the queue directory can't be read.
+    pub fn outgoing_emails(&self) -> anyhow::Result<usize> {
         match std::fs::read_dir(self.dir.path().join("var/queue/virgin")) {
             Ok(files) => Ok(files.count()),
-            // The folder is made with the first mail.
+            // Mailman creates the directory with the first email.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
             Err(error) => Err(error.into()),
         }
@@ -273,10 +273,10 @@ fn config(dir: &TempDir, port: u16, password: &str, postgres: Option<&Postgres>)
 }
 
 /// Starts the REST runner.
-fn serve(dir: &TempDir, port: u16) -> anyhow::Result<Server> {
+fn start_runner(dir: &TempDir, port: u16) -> anyhow::Result<Server> {
     let config = dir.path().join("mailman.cfg").display().to_string();
     let arguments = ["-C", &config, "-r", "rest"];
     let mut server = Server::start(&venv().join("bin/runner"), &arguments, &[], dir.path().join("log"))?;
-    server.wait_for_port(port, Duration::from_secs(60)).context("Mailman does not start")?;
+    server.wait_for_port(port, Duration::from_secs(60)).context("Mailman failed to start")?;
     Ok(server)
 }

@@ -1,5 +1,5 @@
-//! A simulated Novi: as awkward as what is known of the real one, with faults
-//! on demand.
+//! A simulated Novi with the known quirks of the real one, and with faults on
+//! demand.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -19,83 +19,83 @@ use crate::directory::Directory;
 use crate::http_server::Server;
 use crate::privacy::Private;
 
-/// How a fault shows.
+/// A fault that affects one call.
 #[derive(Clone)]
-pub enum Fault {
-    /// Another status with this body and type.
-    Answer(u16, &'static str, String),
-    /// 429, with this `Retry-After` or none.
+pub enum NoviFault {
+    /// A response with this status, content type and body.
+    Respond(u16, &'static str, String),
+    /// A 429, with this `Retry-After` header or without one.
     RateLimited(Option<String>),
-    /// The CDN's refusal: 403 in HTML.
-    Blocked,
-    /// 403 in JSON: the key is not allowed this.
+    /// A rejection by the CDN: 403 in HTML.
+    BlockedByCdn,
+    /// A 403 in JSON: the key doesn't have this permission.
     Forbidden,
-    /// A redirect to this place.
+    /// A redirect to this URL.
     Redirect(String),
-    /// The connection is closed without an answer.
-    HangUp,
-    /// No answer, for as long as the caller waits.
-    Silence,
-    /// Half of the right body, then the connection is closed.
-    HalfBody,
+    /// The connection is closed without a response.
+    Disconnect,
+    /// No response, for as long as the caller waits.
+    NoResponse,
+    /// Half of the correct body, then the connection is closed.
+    TruncatedBody,
     /// A body that never ends.
     EndlessBody,
-    /// The right answer, later.
-    Slow(Duration),
-    /// The right answer, once a permit is added.
-    Held(Arc<Semaphore>),
+    /// The correct response, after this delay.
+    Delay(Duration),
+    /// The correct response, once a permit is added.
+    Hold(Arc<Semaphore>),
 }
 
-/// What the simulator is made of. A test changes it between requests.
+/// The state of the simulator. Tests change it between requests.
 pub struct State {
-    /// The key that is accepted.
+    /// The API key that is accepted.
     pub key: String,
     /// People and groups.
     pub directory: Directory,
-    /// The most rows in a page, whatever is asked for.
+    /// The maximum number of rows in a page, regardless of the requested page size.
     pub page_limit: usize,
-    /// Whether group pages come as `{"TotalCount","Results"}`; else as bare arrays.
-    pub counted: bool,
-    /// Whether records come under `data`.
-    pub wrapped: bool,
-    /// Whether all records can be listed by this key, and what fields of theirs
-    /// are not shown there.
-    pub listed: Option<Vec<String>>,
-    /// Further fields of single people that are not shown there; `*` hides them whole.
-    pub veiled: BTreeMap<Uuid, Vec<String>>,
-    /// Whether what is not shown there comes as `null`.
-    pub nulls: bool,
-    /// Whether pages start at their beginning whatever offset is asked for.
+    /// True if group pages are `{"TotalCount","Results"}`, false if they are bare arrays.
+    pub has_total_count: bool,
+    /// True if records are wrapped in `data`.
+    pub wraps_records: bool,
+    /// The fields that the list of all records hides for every person. None if
+    /// the key may not list all records.
+    pub bulk_hidden_fields: Option<Vec<String>>,
+    /// Additional fields that this list hides, by person. `*` hides the whole record.
+    pub hidden_fields: BTreeMap<Uuid, Vec<String>>,
+    /// True if this list shows hidden fields as `null` instead of omitting them.
+    pub hides_as_null: bool,
+    /// True if every page starts with the first row, regardless of the requested offset.
     pub ignores_offset: bool,
-    /// Whether every page tells of one more than the last one did.
-    pub drifts: bool,
-    /// Faults of paths that contain a text, and how often each shows.
-    faults: Vec<(String, usize, Fault)>,
-    /// Calls in any second and minute before 429; none: no limit.
+    /// True if `TotalCount` grows from page to page.
+    pub has_drifting_total: bool,
+    /// Faults: part of the path, the remaining number of calls, and the fault.
+    faults: Vec<(String, usize, NoviFault)>,
+    /// The number of calls per second and per minute before a 429. None: no limit.
     pub limits: Option<(usize, usize)>,
-    /// Every call: its path and when it came.
+    /// The path and the time of every call.
     pub calls: Vec<(String, Instant)>,
     recent: VecDeque<Instant>,
 }
 
 impl State {
-    /// From now on, `times` calls of paths that contain `path` meet this fault.
-    pub fn fail(&mut self, path: &str, times: usize, fault: Fault) {
+    /// Injects a fault into the next `times` calls with `path` in their path.
+    pub fn fail(&mut self, path: &str, times: usize, fault: NoviFault) {
         self.faults.push((path.to_owned(), times, fault));
     }
 
-    /// No fault any more.
-    pub fn mend(&mut self) {
+    /// Removes all faults.
+    pub fn clear_faults(&mut self) {
         self.faults.clear();
     }
 
-    /// How many calls of paths that contain a text there were.
+    /// Returns the number of calls so far with `path` in their path.
     #[must_use]
     pub fn count(&self, path: &str) -> usize {
         self.calls.iter().filter(|(called, _)| called.contains(path)).count()
     }
 
-    fn fault(&mut self, path: &str) -> Option<Fault> {
+    fn next_fault(&mut self, path: &str) -> Option<NoviFault> {
         let (_, times, fault) =
             self.faults.iter_mut().find(|(part, times, _)| *times > 0 && path.contains(part.as_str()))?;
         *times -= 1;
@@ -114,18 +114,18 @@ impl State {
     }
 }
 
-/// The server. It ends with the runtime it was started on.
+/// The simulator. It stops when the runtime it was started on shuts down.
 #[derive(Clone)]
 pub struct Novi {
     state: Arc<Mutex<State>>,
-    /// Changes with every call.
+    /// Notified about every call.
     arrivals: watch::Sender<()>,
     server: Server,
 }
 
-/// What it answers from.
+/// Handles the simulator's requests.
 #[derive(Clone)]
-struct Source {
+struct Handler {
     state: Arc<Mutex<State>>,
     arrivals: watch::Sender<()>,
     private: Private,
@@ -134,10 +134,10 @@ struct Source {
 type Body = StreamBody<Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, std::io::Error>> + Send>>>;
 
 impl Novi {
-    /// Starts one. What it gives out and is opened with is remembered in `private`.
+    /// Starts a simulator. Its API key and the personal data that it returns are added to `private`.
     ///
     /// # Errors
-    /// Where no port is free.
+    /// Fails if no port is free.
     pub async fn start(directory: Directory, private: Private) -> anyhow::Result<Self> {
         let key = format!("k{}+/=", Uuid::from_u128(fastrand::u128(..)).simple());
         private.add(&key);
@@ -145,31 +145,31 @@ impl Novi {
             key,
             directory,
             page_limit: 40,
-            counted: true,
-            wrapped: false,
-            listed: None,
-            veiled: BTreeMap::new(),
-            nulls: false,
+            has_total_count: true,
+            wraps_records: false,
+            bulk_hidden_fields: None,
+            hidden_fields: BTreeMap::new(),
+            hides_as_null: false,
             ignores_offset: false,
-            drifts: false,
+            has_drifting_total: false,
             faults: Vec::new(),
             limits: None,
             calls: Vec::new(),
             recent: VecDeque::new(),
         }));
         let arrivals = watch::Sender::new(());
-        let source = Source { state: Arc::clone(&state), arrivals: arrivals.clone(), private };
-        let server = Server::start(move |request| source.clone().answer(request)).await?;
+        let handler = Handler { state: Arc::clone(&state), arrivals: arrivals.clone(), private };
+        let server = Server::start(move |request| handler.clone().handle(request)).await?;
         Ok(Self { state, arrivals, server })
     }
 
-    /// The root of the API.
+    /// Returns the root URL of the API.
     #[must_use]
     pub fn root(&self) -> String {
         format!("{}/api", self.server.url())
     }
 
-    /// Waits until there were `count` calls of paths that contain `path`.
+    /// Waits until there have been `count` calls with `path` in their path.
     pub async fn wait_for(&self, path: &str, count: usize) {
         let mut arrivals = self.arrivals.subscribe();
         while self.state().count(path) < count {
@@ -179,54 +179,54 @@ impl Novi {
         }
     }
 
-    /// Closes every connection that is open.
+    /// Closes all open connections.
     pub fn drop_clients(&self) {
         self.server.drop_clients();
     }
 
-    /// The state, to be read or changed.
+    /// Returns the state, to read or change it.
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
 }
 
-impl Source {
-    /// An error hangs up.
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
+impl Handler {
+    /// Handles one call. An error closes the connection.
+    async fn handle(self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
         let path = request.uri().path().to_owned();
-        let (fault, over) = {
+        let (fault, is_over_limit) = {
             let mut state = lock(&self.state);
             let now = Instant::now();
             state.calls.push((path.clone(), now));
-            (state.fault(&path), state.is_over_limit(now))
+            (state.next_fault(&path), state.is_over_limit(now))
         };
         self.arrivals.send_replace(());
-        let mut half = false;
+        let mut is_truncated = false;
         match fault {
-            None if over => return Ok(rate_limited(None)),
+            None if is_over_limit => return Ok(rate_limited(None)),
             None => {}
-            Some(Fault::Answer(status, kind, body)) => return Ok(respond(status, kind, body)),
-            Some(Fault::RateLimited(after)) => return Ok(rate_limited(after)),
-            Some(Fault::Blocked) => {
+            Some(NoviFault::Respond(status, kind, body)) => return Ok(respond(status, kind, body)),
+            Some(NoviFault::RateLimited(retry_after)) => return Ok(rate_limited(retry_after)),
+            Some(NoviFault::BlockedByCdn) => {
                 return Ok(respond(403, "text/html", "<html><body><h1>Access denied</h1></body></html>".to_owned()));
             }
-            Some(Fault::Forbidden) => return Ok(message(403, "Forbidden.")),
-            Some(Fault::Redirect(to)) => {
+            Some(NoviFault::Forbidden) => return Ok(message(403, "Forbidden.")),
+            Some(NoviFault::Redirect(url)) => {
                 let mut response = respond(302, "text/html", String::new());
-                response.headers_mut().extend(to.parse().ok().map(|to: HeaderValue| (header::LOCATION, to)));
+                response.headers_mut().extend(url.parse().ok().map(|url: HeaderValue| (header::LOCATION, url)));
                 return Ok(response);
             }
-            Some(Fault::HangUp) => return Err(std::io::Error::other("as asked")),
-            Some(Fault::Silence) => std::future::pending().await,
-            Some(Fault::HalfBody) => half = true,
-            Some(Fault::EndlessBody) => return Ok(endless()),
-            Some(Fault::Slow(delay)) => tokio::time::sleep(delay).await,
-            Some(Fault::Held(until)) => until.acquire().await.map_err(std::io::Error::other)?.forget(),
+            Some(NoviFault::Disconnect) => return Err(std::io::Error::other("injected fault")),
+            Some(NoviFault::NoResponse) => std::future::pending().await,
+            Some(NoviFault::TruncatedBody) => is_truncated = true,
+            Some(NoviFault::EndlessBody) => return Ok(endless_response()),
+            Some(NoviFault::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(NoviFault::Hold(until)) => until.acquire().await.map_err(std::io::Error::other)?.forget(),
         }
         let (status, body) = self.look_up(&request, &path);
         let body = body.to_string();
-        if half {
-            return Ok(half_of(&body));
+        if is_truncated {
+            return Ok(truncated(&body));
         }
         Ok(respond(status, "application/json; charset=utf-8", body))
     }
@@ -249,7 +249,7 @@ impl Source {
             ["api", "customers", id] => match Uuid::parse_str(id).ok().and_then(|id| state.directory.people.get(&id)) {
                 Some(record) => {
                     self.private.add_record(record);
-                    (200, if state.wrapped { json!({ "data": record }) } else { record.clone() })
+                    (200, if state.wraps_records { json!({ "data": record }) } else { record.clone() })
                 }
                 None => not_found,
             },
@@ -263,24 +263,26 @@ impl Source {
                     let name = state.directory.people.get(id).and_then(|record| record.get("Name").cloned());
                     json!({"UniqueID": id_text, "Name": name, "DuesPayerUniqueID": null})
                 };
-                (200, state.page(members.iter(), row, state.counted, request.uri().query().unwrap_or_default()))
+                (200, state.page(members.iter(), row, state.has_total_count, request.uri().query().unwrap_or_default()))
             }
             ["api", "members"] => {
-                let Some(hidden) = &state.listed else { return not_found };
-                let veil = |id: &Uuid| state.veiled.get(id).map(Vec::as_slice).unwrap_or_default();
-                let is_veiled = |id: &Uuid, field: &str| veil(id).iter().any(|veiled| veiled == field);
+                let Some(hidden) = &state.bulk_hidden_fields else { return not_found };
+                let hidden_of = |id: &Uuid| state.hidden_fields.get(id).map(Vec::as_slice).unwrap_or_default();
+                let is_hidden_of = |id: &Uuid, field: &str| hidden_of(id).iter().any(|hidden| hidden == field);
                 let row = |(id, record): (&Uuid, &Value)| {
                     self.private.add_record(record);
                     let mut record = record.clone();
                     if let Some(map) = record.as_object_mut() {
-                        let hides = |field: &String| hidden.contains(field) || is_veiled(id, field);
-                        map.retain(|field, _| state.nulls || !hides(field));
-                        map.iter_mut().filter(|(field, _)| hides(field)).for_each(|(_, value)| *value = Value::Null);
+                        let is_hidden = |field: &String| hidden.contains(field) || is_hidden_of(id, field);
+                        map.retain(|field, _| state.hides_as_null || !is_hidden(field));
+                        map.iter_mut()
+                            .filter(|(field, _)| is_hidden(field))
+                            .for_each(|(_, value)| *value = Value::Null);
                     }
                     record
                 };
-                let shown: Vec<_> = state.directory.people.iter().filter(|(id, _)| !is_veiled(id, "*")).collect();
-                (200, state.page(shown.into_iter(), row, true, request.uri().query().unwrap_or_default()))
+                let visible: Vec<_> = state.directory.people.iter().filter(|(id, _)| !is_hidden_of(id, "*")).collect();
+                (200, state.page(visible.into_iter(), row, true, request.uri().query().unwrap_or_default()))
             }
             _ => not_found,
         }
@@ -292,7 +294,7 @@ impl State {
         &self,
         all: impl ExactSizeIterator<Item = T>,
         row: impl FnMut(T) -> Value,
-        counted: bool,
+        has_total_count: bool,
         query: &str,
     ) -> Value {
         let number = |name: &str| {
@@ -300,12 +302,12 @@ impl State {
         };
         let mut total = all.len();
         let offset = number("offset").unwrap_or(0);
-        if self.drifts {
+        if self.has_drifting_total {
             total += offset;
         }
         let size = number("pageSize").unwrap_or(100_usize).min(self.page_limit);
         let rows: Vec<Value> = all.skip(if self.ignores_offset { 0 } else { offset }).take(size).map(row).collect();
-        if counted { json!({"TotalCount": total, "Results": rows}) } else { Value::Array(rows) }
+        if has_total_count { json!({"TotalCount": total, "Results": rows}) } else { Value::Array(rows) }
     }
 }
 
@@ -313,13 +315,13 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn whole(body: String) -> Body {
+fn full(body: String) -> Body {
     let frame = Frame::data(Bytes::from(body));
     StreamBody::new(stream::iter([Ok(frame)]).boxed())
 }
 
 fn respond(status: u16, kind: &str, body: String) -> Response<Body> {
-    let mut response = Response::new(whole(body));
+    let mut response = Response::new(full(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().extend(kind.parse().ok().map(|kind: HeaderValue| (header::CONTENT_TYPE, kind)));
     response
@@ -329,15 +331,14 @@ fn message(status: u16, text: &str) -> Response<Body> {
     respond(status, "application/json; charset=utf-8", json!({ "Message": text }).to_string())
 }
 
-fn rate_limited(after: Option<String>) -> Response<Body> {
+fn rate_limited(retry_after: Option<String>) -> Response<Body> {
     let mut response = message(429, "Too many requests.");
-    response
-        .headers_mut()
-        .extend(after.and_then(|after| after.parse().ok()).map(|after: HeaderValue| (header::RETRY_AFTER, after)));
+    let value: Option<HeaderValue> = retry_after.and_then(|retry_after| retry_after.parse().ok());
+    response.headers_mut().extend(value.map(|value| (header::RETRY_AFTER, value)));
     response
 }
 
-fn endless() -> Response<Body> {
+fn endless_response() -> Response<Body> {
     let chunk = Bytes::from_static(&[b' '; 16_384]);
     let frames = stream::repeat_with(move || Ok(Frame::data(chunk.clone())));
     let mut response = Response::new(StreamBody::new(frames.boxed()));
@@ -345,10 +346,10 @@ fn endless() -> Response<Body> {
     response
 }
 
-/// Announces the whole and breaks off in the middle.
-fn half_of(body: &str) -> Response<Body> {
+/// Announces the length of the whole body, but sends only half of it.
+fn truncated(body: &str) -> Response<Body> {
     let half = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
-    let frames = stream::iter([Ok(Frame::data(half)), Err(std::io::Error::other("as asked"))]);
+    let frames = stream::iter([Ok(Frame::data(half)), Err(std::io::Error::other("injected fault"))]);
     let mut response = Response::new(StreamBody::new(frames.boxed()));
     response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
     response

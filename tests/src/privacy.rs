@@ -1,5 +1,5 @@
-//! That no log tells who is a member: everything personal and secret that a
-//! test made up is remembered, and looked for in everything that was logged.
+//! Checks that logs don't reveal who is a member: collects all personal and
+//! secret data that a test makes up, and searches everything that was logged for it.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use aho_corasick::AhoCorasick;
 use serde_json::Value;
 
-/// What must not be logged. Clones share it.
+/// Words that must not be logged. Clones share them.
 #[derive(Clone, Default)]
 pub struct Private {
     words: Arc<Mutex<BTreeSet<String>>>,
@@ -17,10 +17,10 @@ pub struct Private {
 const PERSONAL: [&str; 6] = ["UniqueID", "Name", "FirstName", "LastName", "Email", "Phone"];
 
 impl Private {
-    /// Remembers a word.
+    /// Adds a word.
     pub fn add(&self, word: &str) {
         let word = word.trim();
-        // Single letters are everywhere.
+        // Single letters occur everywhere.
         if word.chars().count() >= 2 {
             let mut words = self.words.lock().unwrap_or_else(PoisonError::into_inner);
             words.insert(word.to_owned());
@@ -30,7 +30,7 @@ impl Private {
         }
     }
 
-    /// Remembers what identifies somebody in a record of Novi's.
+    /// Adds the fields of one of Novi's records that identify a person.
     pub fn add_record(&self, record: &Value) {
         for field in PERSONAL {
             if let Some(text) = record.get(field).and_then(Value::as_str) {
@@ -39,40 +39,40 @@ impl Private {
         }
     }
 
-    /// How many words there are.
+    /// Returns the number of words.
     #[must_use]
     pub fn len(&self) -> usize {
         self.words.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Whether there are none.
+    /// True if there are no words.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Looks for the remembered words in a log.
+    /// Asserts that a log doesn't contain any of the words.
     ///
     /// # Panics
-    /// Where one of them stands in it.
+    /// Panics if the log contains one.
     pub fn assert_not_in(&self, log: &str) {
         let leaked = self.found_in(log);
-        assert!(leaked.is_empty(), "the log holds what is private: {leaked:?}");
+        assert!(leaked.is_empty(), "the log contains private data: {leaked:?}");
     }
 
-    /// The remembered words that stand in `log` as words of their own.
+    /// Returns the words that `log` contains as separate words, not as parts of others.
     ///
     /// # Panics
-    /// Where the words are too many to be looked for.
+    /// Panics if there are too many words to search for.
     #[must_use]
     pub fn found_in(&self, log: &str) -> BTreeSet<String> {
         let words: Vec<String> = self.words.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
-        let search = AhoCorasick::new(&words).expect("some thousands of words can be looked for");
-        let is_part = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+        let search = AhoCorasick::new(&words).expect("searching for some thousands of words is possible");
+        let is_word = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
         search
             .find_overlapping_iter(log)
             .filter(|found| {
-                !is_part(log[..found.start()].chars().next_back()) && !is_part(log[found.end()..].chars().next())
+                !is_word(log[..found.start()].chars().next_back()) && !is_word(log[found.end()..].chars().next())
             })
             .map(|found| words[found.pattern()].clone())
             .collect()
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_remembered_is_found_in_every_spelling_and_nothing_else() {
+    fn private_words_are_found_in_every_spelling_and_nothing_else_is() {
         let private = Private::default();
         private.add_record(&serde_json::json!({
             "UniqueID": "39120341-3c8e-47b0-9a40-45b5659b2044", "Name": "Ann Lee", "FirstName": "Ann",
@@ -98,8 +98,8 @@ mod tests {
         ] {
             assert!(!private.found_in(leak).is_empty(), "{leak}");
         }
-        for fine in ["planning a channel", "active: true", "39120341"] {
-            assert_eq!(private.found_in(fine), BTreeSet::new(), "{fine}");
+        for harmless in ["planning a channel", "active: true", "39120341"] {
+            assert_eq!(private.found_in(harmless), BTreeSet::new(), "{harmless}");
         }
     }
 }

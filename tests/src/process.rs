@@ -1,5 +1,5 @@
-//! Servers as child processes: started with their output in a file, waited for
-//! until they listen, and stopped with their owner, whatever ends it.
+//! Servers as child processes. Their output goes to a file, their owner waits
+//! until they listen, and they stop with their owner, however that ends.
 
 use std::fs::File;
 use std::io;
@@ -14,47 +14,47 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// A server that is stopped when this is dropped.
+/// A server process. Dropping it stops the process.
 pub struct Server {
     child: Child,
-    /// What it has printed.
-    pub output: PathBuf,
+    /// The file with everything that the server prints.
+    output_file: PathBuf,
 }
 
-/// What a process holds.
+/// The resources that a process uses.
 #[derive(Clone, Copy, Debug)]
 pub struct ResourceUsage {
-    /// Resident memory in bytes.
+    /// The resident memory in bytes.
     pub memory: usize,
-    /// Open files, sockets among them.
+    /// The number of open files, including sockets.
     pub files: usize,
-    /// Threads.
+    /// The number of threads.
     pub threads: usize,
 }
 
 impl ResourceUsage {
-    /// What a process holds now.
+    /// Returns the current resource usage of a process.
     ///
     /// # Errors
-    /// Where it is not there.
+    /// Fails if the process doesn't exist.
     pub fn of(process: i32) -> anyhow::Result<Self> {
         let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
         let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
-        let count = |what: &str| std::fs::read_dir(format!("/proc/{process}/{what}")).map(Iterator::count);
+        let count = |directory: &str| std::fs::read_dir(format!("/proc/{process}/{directory}")).map(Iterator::count);
         Ok(Self {
-            memory: kilobytes.context("/proc says nothing of its memory")?.parse::<usize>()? * 1024,
+            memory: kilobytes.context("/proc doesn't contain its resident memory")?.parse::<usize>()? * 1024,
             files: count("fd")?,
             threads: count("task")?,
         })
     }
 }
 
-/// A port that nobody listens on now. It lies below those that the system
-/// gives to outgoing connections, so that none of these takes it before a
-/// server that is told to use it has started.
+/// Returns a port that is not in use. It is below the range of ephemeral ports,
+/// so that no outgoing connection takes it before the server that is to use it
+/// has started.
 ///
 /// # Errors
-/// Where there is none.
+/// Fails if no free port is found.
 pub fn free_port() -> io::Result<u16> {
     for _ in 0..1_000 {
         let port = fastrand::u16(10_000..32_000);
@@ -65,18 +65,18 @@ pub fn free_port() -> io::Result<u16> {
     Err(io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
-/// Runs the work of a program that another one has started: until the work ends,
-/// the standard input is closed, or a signal comes. What the work has started is
-/// stopped as it is dropped. An error is told on standard error.
-pub async fn until_closed(program: &str, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+/// Runs the work of a program that another program started, until the work ends,
+/// standard input is closed, or a signal arrives. Everything that the work
+/// started is dropped, and so stopped. Errors are printed to standard error.
+pub async fn run_until_closed(program: &str, work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let outcome = tokio::select! {
         outcome = work => outcome,
-        () = closed() => Ok(()),
+        () = shutdown_requested() => Ok(()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            #[expect(clippy::print_stderr, reason = "whoever has started the program reads it")]
+            #[expect(clippy::print_stderr, reason = "the program that started this one reads it")]
             {
                 eprintln!("{program}: {error:#}");
             }
@@ -85,29 +85,29 @@ pub async fn until_closed(program: &str, work: impl Future<Output = anyhow::Resu
     }
 }
 
-async fn closed() {
-    let (closed, close) = oneshot::channel();
-    // A thread of its own: the runtime would wait at its end for one that it reads in.
+async fn shutdown_requested() {
+    let (sender, closed) = oneshot::channel();
+    // A separate thread, because the runtime would wait for one of its own blocking threads when it shuts down.
     std::thread::spawn(move || {
         let _ = io::copy(&mut io::stdin(), &mut io::sink());
-        let _ = closed.send(());
+        let _ = sender.send(());
     });
     let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
     tokio::select! {
-        _ = close => {}
+        _ = closed => {}
         _ = tokio::signal::ctrl_c() => {}
         _ = terminate.recv() => {}
     }
 }
 
-/// The processes that `parent` has started and that are still there.
+/// Returns the ids of the child processes of `parent`.
 ///
 /// # Errors
-/// Where `/proc` cannot be read.
+/// Fails if `/proc` can't be read.
 pub fn children(parent: i32) -> io::Result<Vec<i32>> {
     let is_child = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // The name before it may hold anything.
+        // Skip the process name, which may contain any characters.
         stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse().ok()) == Some(parent)
     };
     let processes = std::fs::read_dir("/proc")?.flatten();
@@ -115,19 +115,19 @@ pub fn children(parent: i32) -> io::Result<Vec<i32>> {
 }
 
 impl Server {
-    /// Starts `program` with `arguments` in an environment of `variables` and
-    /// `PATH` alone. It dies with the calling thread, even where that is killed:
-    /// no test run leaves a server behind.
+    /// Starts `program` with `arguments`. Its environment contains only
+    /// `variables` and `PATH`. It is killed when the calling thread ends, even if
+    /// that is killed, so that no test run leaves a server behind.
     ///
     /// # Errors
-    /// Where the program is not there.
+    /// Fails if the program can't be started.
     pub fn start(
         program: &Path,
         arguments: &[&str],
         variables: &[(String, String)],
-        output: PathBuf,
+        output_file: PathBuf,
     ) -> anyhow::Result<Self> {
-        let file = File::create(&output).with_context(|| format!("{} cannot be written", output.display()))?;
+        let file = File::create(&output_file).with_context(|| format!("creating {} failed", output_file.display()))?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "--"])
             .arg(program)
@@ -135,46 +135,46 @@ impl Server {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .envs(variables.iter().map(|(name, value)| (name, value)))
-            .current_dir(output.parent().unwrap_or(Path::new("/")))
+            .current_dir(output_file.parent().unwrap_or(Path::new("/")))
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
-            .context("setpriv (util-linux) cannot be started")?;
-        Ok(Self { child, output })
+            .context("starting setpriv (util-linux) failed")?;
+        Ok(Self { child, output_file })
     }
 
-    /// Waits until something listens on `port`.
+    /// Waits until the server listens on `port`.
     ///
     /// # Errors
-    /// Where the server ends before, or does not listen within `limit`.
-    pub fn wait_for_port(&mut self, port: u16, limit: Duration) -> anyhow::Result<()> {
+    /// Fails if the server exits, or doesn't listen within `timeout`.
+    pub fn wait_for_port(&mut self, port: u16, timeout: Duration) -> anyhow::Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let started = Instant::now();
         while std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
             if let Some(status) = self.child.try_wait()? {
-                bail!("the server ended with {status}: {}", self.printed());
+                bail!("the server exited with {status}: {}", self.output());
             }
-            if started.elapsed() > limit {
-                bail!("the server does not listen after {limit:?}: {}", self.printed());
+            if started.elapsed() > timeout {
+                bail!("the server isn't listening after {timeout:?}: {}", self.output());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
 
-    /// Its process id.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.child.id().cast_signed()
     }
 
-    /// Sends it a signal.
+    /// Sends a signal to the process.
     pub fn signal(&self, signal: Signal) {
         let _ = kill(Pid::from_raw(self.pid()), signal);
     }
 
-    /// Ends it and what it has started at once, as a crash would.
+    /// Kills the process and its children, as a crash would.
     pub fn kill(&mut self) {
         let children = children(self.pid()).unwrap_or_default();
         let _ = self.child.kill();
@@ -184,15 +184,15 @@ impl Server {
         let _ = self.child.wait();
     }
 
-    /// What it has printed so far.
+    /// Returns everything that the server has printed so far.
     #[must_use]
-    pub fn printed(&self) -> String {
-        std::fs::read(&self.output).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    pub fn output(&self) -> String {
+        std::fs::read(&self.output_file).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// Stops it and waits for its end.
+    /// Stops the process and waits until it has exited.
     pub fn stop(&mut self) {
-        // One that is stopped hears nothing until it goes on.
+        // A process that is suspended doesn't handle SIGTERM until it is resumed.
         self.signal(Signal::SIGCONT);
         self.signal(Signal::SIGTERM);
         let started = Instant::now();

@@ -1,4 +1,4 @@
-//! Real Redis servers: plain, with TLS and a password, or a cluster of three.
+//! Real Redis servers: plain, with TLS and a password, or as a cluster of three.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,23 +15,23 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::process::{Server, free_port};
 
-/// A certificate authority of a test's own, and a certificate for loopback.
-pub struct Authority {
+/// A certificate authority for one test, with a certificate for loopback.
+pub struct CertificateAuthority {
     dir: TempDir,
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
-impl Authority {
-    /// Makes one.
+impl CertificateAuthority {
+    /// Creates a certificate authority.
     ///
     /// # Errors
-    /// Where the files cannot be written.
+    /// Fails if the files can't be written.
     pub fn new() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let mut ca = CertificateParams::new(Vec::new())?;
-        // Where issuer and subject are called alike OpenSSL takes a certificate for its own issuer.
+        // If issuer and subject have the same name, OpenSSL considers a certificate self-signed.
         ca.distinguished_name = DistinguishedName::new();
-        ca.distinguished_name.push(DnType::CommonName, "the authority of a test");
+        ca.distinguished_name.push(DnType::CommonName, "test authority");
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate()?)?;
         let key = KeyPair::generate()?;
@@ -42,11 +42,10 @@ impl Authority {
         Ok(Self { dir, ca })
     }
 
-    /// What lets a server speak TLS by a certificate for this name, one that has
-    /// expired where that is asked for.
+    /// Returns a TLS acceptor with a certificate for this name, expired if `has_expired`.
     ///
     /// # Errors
-    /// Where the certificate cannot be made.
+    /// Fails if the certificate can't be created.
     pub fn acceptor_for(&self, name: &str, has_expired: bool) -> anyhow::Result<TlsAcceptor> {
         let key = KeyPair::generate()?;
         let mut certificate = certificate(&[name])?;
@@ -54,19 +53,19 @@ impl Authority {
             certificate.not_after = rcgen::date_time_ymd(2020, 1, 1);
         }
         let certificate = certificate.signed_by(&key, &self.ca)?;
-        accept_by(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        tls_acceptor(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
     }
 
-    /// What lets a server speak TLS by the certificate.
+    /// Returns a TLS acceptor with the certificate for loopback.
     ///
     /// # Errors
-    /// Where the files cannot be read.
+    /// Fails if the files can't be read.
     pub fn acceptor(&self) -> anyhow::Result<TlsAcceptor> {
         let certificates = CertificateDer::pem_file_iter(self.file("cert.pem"))?.collect::<Result<Vec<_>, _>>()?;
-        accept_by(certificates, PrivateKeyDer::from_pem_file(self.file("key.pem"))?)
+        tls_acceptor(certificates, PrivateKeyDer::from_pem_file(self.file("key.pem"))?)
     }
 
-    /// `ca.pem`, `cert.pem` or `key.pem`.
+    /// Returns the path of `ca.pem`, `cert.pem` or `key.pem`.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -80,28 +79,31 @@ fn certificate(names: &[&str]) -> anyhow::Result<CertificateParams> {
     Ok(certificate)
 }
 
-fn accept_by(certificates: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> anyhow::Result<TlsAcceptor> {
+fn tls_acceptor(
+    certificates: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+) -> anyhow::Result<TlsAcceptor> {
     shared::http_client::install_tls_provider();
     let tls = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(certificates, key)?;
     Ok(TlsAcceptor::from(Arc::new(tls)))
 }
 
-/// What kind of Redis.
+/// The kinds of Redis deployments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// One server, no TLS, no password.
+    /// One server without TLS and password.
     Plain,
-    /// One server, TLS by an authority of the test's own, and a password.
+    /// One server with a password and TLS, with a certificate from the test's own authority.
     Tls,
-    /// Three servers with the slots shared among them.
+    /// A cluster: the slots are distributed over three servers.
     Cluster,
 }
 
-/// A running Redis of some kind.
+/// A running Redis.
 pub struct Redis {
     kind: Kind,
     nodes: Vec<Node>,
-    authority: Option<Authority>,
+    authority: Option<CertificateAuthority>,
     password: Option<String>,
 }
 
@@ -112,12 +114,12 @@ struct Node {
 }
 
 impl Redis {
-    /// Starts one.
+    /// Starts a Redis of this kind.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if Redis doesn't start.
     pub fn start(kind: Kind) -> anyhow::Result<Self> {
-        let authority = (kind == Kind::Tls).then(Authority::new).transpose()?;
+        let authority = (kind == Kind::Tls).then(CertificateAuthority::new).transpose()?;
         let password = (kind == Kind::Tls).then(|| format!("r{:032x}", fastrand::u128(..)));
         let count = if kind == Kind::Cluster { 3 } else { 1 };
         let mut redis = Self { kind, nodes: Vec::new(), authority, password };
@@ -132,11 +134,11 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Starts a cluster of one server that tells its clients to find it at
-    /// `port`, where something stands before it.
+    /// Starts a cluster of one server that announces `announced` to clients as
+    /// its port, which is the port of a proxy in front of it.
     ///
     /// # Errors
-    /// Where it does not start.
+    /// Fails if Redis doesn't start.
     pub fn start_announced(announced: u16) -> anyhow::Result<Self> {
         let mut redis = Self { kind: Kind::Cluster, nodes: Vec::new(), authority: None, password: None };
         let (dir, port) = (tempfile::tempdir()?, free_port()?);
@@ -149,13 +151,13 @@ impl Redis {
         Ok(redis)
     }
 
-    fn start_node(&self, dir: &Path, port: u16, more: &[&str]) -> anyhow::Result<Server> {
+    fn start_node(&self, dir: &Path, port: u16, extra_options: &[&str]) -> anyhow::Result<Server> {
         let path = |file: &Path| file.display().to_string();
         let mut options: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]
             .map(str::to_owned)
             .into_iter()
             .chain([path(dir)])
-            .chain(more.iter().map(|option| (*option).to_owned()))
+            .chain(extra_options.iter().map(|option| (*option).to_owned()))
             .collect();
         let mut add = |name: &str, value: String| options.extend([name.to_owned(), value]);
         match &self.authority {
@@ -179,7 +181,7 @@ impl Redis {
         }
         let options: Vec<&str> = options.iter().map(String::as_str).collect();
         let mut server = Server::start(Path::new("redis-server"), &options, &[], dir.join("log"))?;
-        server.wait_for_port(port, Duration::from_secs(20)).context("Redis does not start")?;
+        server.wait_for_port(port, Duration::from_secs(20)).context("Redis failed to start")?;
         Ok(server)
     }
 
@@ -187,22 +189,22 @@ impl Redis {
         let nodes: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         let output =
             Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).arg("--cluster-yes").output()?;
-        ensure!(output.status.success(), "the cluster is not made: {}", String::from_utf8_lossy(&output.stdout));
+        ensure!(output.status.success(), "creating the cluster failed: {}", String::from_utf8_lossy(&output.stdout));
         self.wait_for("cluster_state:ok", &["CLUSTER", "INFO"])
     }
 
     fn wait_for(&self, text: &str, command: &[&str]) -> anyhow::Result<()> {
         let started = Instant::now();
         for node in &self.nodes {
-            while !self.command_at(node, command)?.contains(text) {
-                ensure!(started.elapsed() < Duration::from_secs(20), "Redis does not say {text}");
+            while !self.command_on(node, command)?.contains(text) {
+                ensure!(started.elapsed() < Duration::from_secs(20), "expected {text} from Redis");
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
         Ok(())
     }
 
-    /// The variables that lead a function to it.
+    /// Returns the environment variables that make a function use this Redis.
     #[must_use]
     pub fn variables(&self) -> Vec<(String, String)> {
         let scheme = if self.authority.is_some() { "rediss" } else { "redis" };
@@ -216,41 +218,41 @@ impl Redis {
         variables
     }
 
-    /// Who vouches for it, where it speaks TLS.
+    /// Returns the authority of its certificate, if it uses TLS.
     #[must_use]
-    pub fn authority(&self) -> Option<&Authority> {
+    pub fn authority(&self) -> Option<&CertificateAuthority> {
         self.authority.as_ref()
     }
 
-    /// The password, where it has one.
+    /// Returns the password, if it has one.
     #[must_use]
     pub fn password(&self) -> Option<&str> {
         self.password.as_deref()
     }
 
-    /// The port of the (first) server.
+    /// Returns the port of the first server.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.nodes[0].port
     }
 
-    /// Runs a command where its key is, and gives what redis-cli prints.
+    /// Runs a command, in a cluster on the server that owns its key, and returns redis-cli's output.
     ///
     /// # Errors
-    /// Where it does not run.
+    /// Fails if the command fails.
     pub fn command(&self, command: &[&str]) -> anyhow::Result<String> {
-        self.command_at(&self.nodes[0], command)
+        self.command_on(&self.nodes[0], command)
     }
 
     /// Runs a command on every server.
     ///
     /// # Errors
-    /// Where it does not run on one.
-    pub fn command_everywhere(&self, command: &[&str]) -> anyhow::Result<()> {
-        self.nodes.iter().try_for_each(|node| self.command_at(node, command).map(|_| ()))
+    /// Fails if the command fails on a server.
+    pub fn command_on_all(&self, command: &[&str]) -> anyhow::Result<()> {
+        self.nodes.iter().try_for_each(|node| self.command_on(node, command).map(|_| ()))
     }
 
-    fn command_at(&self, node: &Node, command: &[&str]) -> anyhow::Result<String> {
+    fn command_on(&self, node: &Node, command: &[&str]) -> anyhow::Result<String> {
         let mut cli = Command::new("redis-cli");
         cli.args(["-p", &node.port.to_string()]);
         if self.kind == Kind::Cluster {
@@ -264,49 +266,49 @@ impl Redis {
         }
         let output = cli.args(command).output().context("redis-cli is missing")?;
         if !output.status.success() {
-            bail!("redis-cli fails: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("redis-cli failed: {}", String::from_utf8_lossy(&output.stderr));
         }
-        let answer = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        // redis-cli thinks nothing of an error.
-        ensure!(!answer.starts_with("ERR "), "{answer}");
-        Ok(answer)
+        let reply = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // redis-cli exits with 0 even if the reply is an error.
+        ensure!(!reply.starts_with("ERR "), "{reply}");
+        Ok(reply)
     }
 
     /// Changes the password, here and on the server.
     ///
     /// # Errors
-    /// Where the server does not take it.
+    /// Fails if the server rejects it.
     pub fn set_password(&mut self, password: &str) -> anyhow::Result<()> {
         self.command(&["CONFIG", "SET", "requirepass", password])?;
         self.password = Some(password.to_owned());
         Ok(())
     }
 
-    /// Closes every client's connection.
+    /// Closes the connections of all clients.
     ///
     /// # Errors
-    /// Where a server does not take the command.
+    /// Fails if the command fails on a server.
     pub fn drop_clients(&self) -> anyhow::Result<()> {
-        self.command_everywhere(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
+        self.command_on_all(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])
     }
 
-    /// Closes every client's connection to one of the servers.
+    /// Closes the connections of all clients to one of the servers.
     ///
     /// # Errors
-    /// Where it does not take the command.
+    /// Fails if the command fails.
     pub fn drop_clients_of(&self, node: usize) -> anyhow::Result<()> {
-        self.command_at(&self.nodes[node], &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).map(|_| ())
+        self.command_on(&self.nodes[node], &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).map(|_| ())
     }
 
-    /// Ends the servers at once.
+    /// Kills the servers.
     pub fn kill(&mut self) {
         self.nodes.iter_mut().for_each(|node| node.server.kill());
     }
 
-    /// Starts them again where they were, with nothing in them.
+    /// Restarts the servers on the same ports, without data.
     ///
     /// # Errors
-    /// Where they do not start.
+    /// Fails if a server doesn't start.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         for index in 0..self.nodes.len() {
             let (dir, port) = (self.nodes[index].dir.path().to_owned(), self.nodes[index].port);
@@ -319,12 +321,12 @@ impl Redis {
         Ok(())
     }
 
-    /// Holds the servers still: they take connections and answer nothing.
+    /// Freezes the servers: they accept connections, but don't respond.
     pub fn freeze(&self) {
         self.nodes.iter().for_each(|node| node.server.signal(Signal::SIGSTOP));
     }
 
-    /// Lets them go on.
+    /// Resumes the frozen servers.
     pub fn thaw(&self) {
         self.nodes.iter().for_each(|node| node.server.signal(Signal::SIGCONT));
     }

@@ -1,10 +1,10 @@
-//! A proxy before any server that speaks over TCP, with TLS of its own, which
-//! interferes on the level of bytes: what networks, dying servers and broken
-//! middle boxes do to a client.
+//! A proxy in front of any TCP server that terminates TLS and injects faults at
+//! the byte level: what networks, dying servers and broken middleboxes do to a
+//! client.
 //!
-//! It is this small because the proxies that exist (toxiproxy, its port
-//! noxious) can neither reset a connection, nor show a wrong certificate, nor
-//! answer in the server's place, and the rest of them is no more than this.
+//! It is our own because the existing proxies (toxiproxy and its port noxious)
+//! can't reset a connection, present a wrong certificate, or respond in place of
+//! the server, and what they can do takes no more code than this.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -21,32 +21,32 @@ use tokio_rustls::server::TlsStream;
 
 use crate::process::free_port;
 
-/// What happens to whoever connects or asks.
+/// A fault that affects connections and requests.
 #[derive(Clone)]
-pub enum Fault {
-    /// Nobody listens.
+pub enum TcpFault {
+    /// Connections are refused.
     Refused,
-    /// The question is read, and the connection reset.
+    /// The request is read, and the connection is reset.
     Reset,
-    /// Nothing is ever heard again, as where a gateway has forgotten the flow.
+    /// Nothing more is ever sent, as if a gateway has forgotten the connection.
     Silence,
-    /// The right answer, a byte at a time, each after a moment.
-    Drip,
-    /// TLS by another certificate.
-    Certificate(TlsAcceptor),
-    /// The right answer breaks off in its middle.
-    HalfAnswer,
-    /// These bytes are the answer, and the connection is closed.
-    Answer(Bytes),
-    /// These bytes are the beginning of an answer that never ends, and goes on with those.
-    Endless(Bytes, Bytes),
-    /// The question arrives, and then the server is away for a moment.
+    /// The correct response, one byte at a time, with a delay after each.
+    ByteByByte,
+    /// TLS with a wrong certificate.
+    WrongCertificate(TlsAcceptor),
+    /// The correct response breaks off in the middle.
+    TruncatedResponse,
+    /// The response consists of these bytes, and the connection is closed.
+    Respond(Bytes),
+    /// The response begins with the first bytes, and repeats the second forever.
+    EndlessResponse(Bytes, Bytes),
+    /// The request is delivered, and then the server is unavailable for a moment.
     Restart,
 }
 
-/// The proxy. It ends with the runtime it was started on.
+/// The proxy. It stops when the runtime it was started on shuts down.
 pub struct TcpProxy {
-    /// Where it listens.
+    /// The port that it listens on.
     pub port: u16,
     shared: Arc<Shared>,
 }
@@ -54,87 +54,88 @@ pub struct TcpProxy {
 struct Shared {
     target: u16,
     tls: TlsAcceptor,
-    fault: watch::Sender<Option<Fault>>,
+    fault: watch::Sender<Option<TcpFault>>,
     is_listening: watch::Sender<bool>,
-    /// Counted up to part with those who are connected.
-    parting: watch::Sender<Parting>,
-    met: AtomicUsize,
+    /// Incremented to end the open connections.
+    disconnects: watch::Sender<Disconnects>,
+    hits: AtomicUsize,
 }
 
-/// How often those who were connected were parted with, in either way.
+/// How often the open connections were ended, in either way.
 #[derive(Clone, Copy, Default)]
-struct Parting {
-    hung_up: usize,
+struct Disconnects {
+    closed: usize,
     stranded: usize,
 }
 
-/// A right answer is whole when nothing more of it has come for so long.
-const QUIET: Duration = Duration::from_millis(30);
-/// Between two bytes that drip.
-const DRIP: Duration = Duration::from_millis(25);
-/// How long a restart takes.
-const AWAY: Duration = Duration::from_millis(150);
+/// A correct response is complete after a pause of this length.
+const END_OF_RESPONSE: Duration = Duration::from_millis(30);
+/// The delay between two bytes of [`TcpFault::ByteByByte`].
+const BYTE_DELAY: Duration = Duration::from_millis(25);
+/// The duration of a restart.
+const RESTART: Duration = Duration::from_millis(150);
 
 impl TcpProxy {
-    /// Starts one before the server that listens on `target` without TLS.
+    /// Starts a proxy in front of the server that listens on port `target` without TLS.
     ///
     /// # Errors
-    /// Where no port is free.
+    /// Fails if no port is free.
     pub async fn start(target: u16, tls: TlsAcceptor) -> anyhow::Result<Self> {
         let shared = Arc::new(Shared {
             target,
             tls,
             fault: watch::Sender::new(None),
             is_listening: watch::Sender::new(false),
-            parting: watch::Sender::new(Parting::default()),
-            met: AtomicUsize::new(0),
+            disconnects: watch::Sender::new(Disconnects::default()),
+            hits: AtomicUsize::new(0),
         });
         let port = free_port()?;
         tokio::spawn(Arc::clone(&shared).listen(port));
         let mut is_listening = shared.is_listening.subscribe();
-        tokio::time::timeout(Duration::from_secs(5), is_listening.wait_for(|is| *is)).await.context("no port")??;
+        let listening = tokio::time::timeout(Duration::from_secs(5), is_listening.wait_for(|is| *is)).await;
+        listening.context("the proxy isn't listening")??;
         Ok(Self { port, shared })
     }
 
-    /// From now on there is this fault, or none.
+    /// Sets the fault from now on, or removes it.
     ///
     /// # Panics
-    /// Where the port has been taken by somebody else.
-    pub async fn set(&self, fault: Option<Fault>) {
-        let listens = !matches!(fault, Some(Fault::Refused));
-        // Those who were connected to a server that is gone, or is another one by its certificate, are no more.
-        let parts = matches!(fault, Some(Fault::Refused | Fault::Certificate(_)));
-        self.shared.met.store(0, Ordering::Relaxed);
+    /// Panics if another process has taken the port.
+    pub async fn set(&self, fault: Option<TcpFault>) {
+        let listens = !matches!(fault, Some(TcpFault::Refused));
+        // Connections to a server that is gone, or that now has another certificate, are closed.
+        let disconnects = matches!(fault, Some(TcpFault::Refused | TcpFault::WrongCertificate(_)));
+        self.shared.hits.store(0, Ordering::Relaxed);
         self.shared.fault.send_replace(fault);
-        if parts {
-            self.hang_up();
+        if disconnects {
+            self.close_connections();
         }
         let mut is_listening = self.shared.is_listening.subscribe();
         let set = tokio::time::timeout(Duration::from_secs(5), is_listening.wait_for(|is| *is == listens)).await;
-        assert!(set.is_ok_and(|set| set.is_ok()), "nobody listens on port {}", self.port);
+        assert!(set.is_ok_and(|set| set.is_ok()), "listening on port {} failed", self.port);
     }
 
-    /// Closes every connection that there is.
-    pub fn hang_up(&self) {
-        self.shared.parting.send_modify(|parting| parting.hung_up += 1);
+    /// Closes all open connections.
+    pub fn close_connections(&self) {
+        self.shared.disconnects.send_modify(|disconnects| disconnects.closed += 1);
     }
 
-    /// Every connection that there is falls silent for ever.
-    pub fn strand(&self) {
-        self.shared.parting.send_modify(|parting| parting.stranded += 1);
+    /// Makes all open connections silent forever, without closing them.
+    pub fn strand_connections(&self) {
+        self.shared.disconnects.send_modify(|disconnects| disconnects.stranded += 1);
     }
 
-    /// How often the fault was met since it was set, where that can be seen.
+    /// Returns how often the fault has occurred since it was set. Refused connections are not counted.
     #[must_use]
-    pub fn met(&self) -> usize {
-        self.shared.met.load(Ordering::Relaxed)
+    pub fn hits(&self) -> usize {
+        self.shared.hits.load(Ordering::Relaxed)
     }
 }
 
 impl Shared {
     async fn listen(self: Arc<Self>, port: u16) {
         let mut fault = self.fault.subscribe();
-        let is_refused = |fault: &Option<Fault>| matches!(fault, Some(Fault::Refused));
+        let is_refused = |fault: &Option<TcpFault>| matches!(fault, Some(TcpFault::Refused));
         loop {
             if fault.wait_for(|fault| !is_refused(fault)).await.is_err() {
                 return;
@@ -145,7 +146,7 @@ impl Shared {
                 tokio::select! {
                     accepted = listener.accept() => {
                         if let Ok((stream, _)) = accepted {
-                            tokio::spawn(Arc::clone(&self).connection(stream));
+                            tokio::spawn(Arc::clone(&self).serve(stream));
                         }
                     }
                     _ = fault.wait_for(is_refused) => break,
@@ -156,69 +157,69 @@ impl Shared {
         }
     }
 
-    fn fault(&self) -> Option<Fault> {
+    fn fault(&self) -> Option<TcpFault> {
         self.fault.borrow().clone()
     }
 
-    fn meet(&self) {
-        self.met.fetch_add(1, Ordering::Relaxed);
+    fn count_hit(&self) {
+        self.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An error is the end of the connection, which is all that matters of it.
-    async fn connection(self: Arc<Self>, mut client: TcpStream) -> Option<()> {
+    /// Serves one connection. An error ends it, so its cause doesn't matter.
+    async fn serve(self: Arc<Self>, mut client: TcpStream) -> Option<()> {
         let _ = client.set_nodelay(true);
-        let mut parting = self.parting.subscribe();
-        parting.mark_unchanged();
-        let before = *parting.borrow();
+        let mut disconnects = self.disconnects.subscribe();
+        disconnects.mark_unchanged();
+        let before = *disconnects.borrow();
         let tls = match self.fault() {
-            Some(Fault::Silence) => {
-                self.meet();
+            Some(TcpFault::Silence) => {
+                self.count_hit();
                 return drain(&mut client).await;
             }
-            Some(Fault::Certificate(other)) => {
-                self.meet();
-                other
+            Some(TcpFault::WrongCertificate(wrong)) => {
+                self.count_hit();
+                wrong
             }
             _ => self.tls.clone(),
         };
         let mut client = tls.accept(client).await.ok()?;
         let mut target = TcpStream::connect((Ipv4Addr::LOCALHOST, self.target)).await.ok()?;
         let _ = target.set_nodelay(true);
-        let (mut question, mut answer) = (vec![0; 65_536], vec![0; 65_536]);
-        let mut drips = false;
+        let (mut request, mut response) = (vec![0; 65_536], vec![0; 65_536]);
+        let mut is_slow = false;
         loop {
             tokio::select! {
-                read = client.read(&mut question) => match read.ok()? {
+                read = client.read(&mut request) => match read.ok()? {
                     0 => return None,
                     length => {
                         let fault = self.fault();
-                        drips = matches!(fault, Some(Fault::Drip));
+                        is_slow = matches!(fault, Some(TcpFault::ByteByByte));
                         if let Some(fault) = fault {
-                            self.meet();
-                            if !drips {
-                                return self.interfere(fault, client, target, &question[..length]).await;
+                            self.count_hit();
+                            if !is_slow {
+                                return self.inject(fault, client, target, &request[..length]).await;
                             }
                         }
-                        target.write_all(&question[..length]).await.ok()?;
+                        target.write_all(&request[..length]).await.ok()?;
                     }
                 },
-                read = target.read(&mut answer) => match read.ok()? {
+                read = target.read(&mut response) => match read.ok()? {
                     0 => return client.shutdown().await.ok(),
-                    length if drips => {
-                        for byte in &answer[..length] {
+                    length if is_slow => {
+                        for byte in &response[..length] {
                             client.write_all(&[*byte]).await.ok()?;
                             client.flush().await.ok()?;
-                            tokio::time::sleep(DRIP).await;
+                            tokio::time::sleep(BYTE_DELAY).await;
                         }
                     }
                     length => {
-                        client.write_all(&answer[..length]).await.ok()?;
+                        client.write_all(&response[..length]).await.ok()?;
                         client.flush().await.ok()?;
                     }
                 },
-                changed = parting.changed() => {
+                changed = disconnects.changed() => {
                     changed.ok()?;
-                    if parting.borrow().stranded > before.stranded {
+                    if disconnects.borrow().stranded > before.stranded {
                         return drain(client.get_mut().0).await;
                     }
                     return None;
@@ -227,58 +228,58 @@ impl Shared {
         }
     }
 
-    async fn interfere(
+    async fn inject(
         &self,
-        fault: Fault,
+        fault: TcpFault,
         mut client: TlsStream<TcpStream>,
         mut target: TcpStream,
-        question: &[u8],
+        request: &[u8],
     ) -> Option<()> {
         match fault {
-            Fault::Reset => client.get_ref().0.set_zero_linger().ok(),
-            Fault::Silence => drain(client.get_mut().0).await,
-            Fault::Answer(bytes) => {
+            TcpFault::Reset => client.get_ref().0.set_zero_linger().ok(),
+            TcpFault::Silence => drain(client.get_mut().0).await,
+            TcpFault::Respond(bytes) => {
                 client.write_all(&bytes).await.ok()?;
                 client.shutdown().await.ok()?;
-                // Closing before all was read would reset what was just written.
+                // Closing the connection before everything is read would reset it and discard the response.
                 drain(&mut client).await
             }
-            Fault::Endless(beginning, more) => {
+            TcpFault::EndlessResponse(beginning, more) => {
                 client.write_all(&beginning).await.ok()?;
                 loop {
                     client.write_all(&more).await.ok()?;
                 }
             }
-            Fault::HalfAnswer => {
-                target.write_all(question).await.ok()?;
-                let mut answer = Vec::new();
-                target.read_buf(&mut answer).await.ok()?;
-                while let Ok(Ok(1..)) = tokio::time::timeout(QUIET, target.read_buf(&mut answer)).await {}
-                // Of a body, where there is one.
-                let head = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(0, |at| at + 4);
-                client.write_all(&answer[..head + (answer.len() - head) / 2]).await.ok()?;
+            TcpFault::TruncatedResponse => {
+                target.write_all(request).await.ok()?;
+                let mut response = Vec::new();
+                target.read_buf(&mut response).await.ok()?;
+                while let Ok(Ok(1..)) = tokio::time::timeout(END_OF_RESPONSE, target.read_buf(&mut response)).await {}
+                // Truncate the body, if there is one.
+                let head = response.windows(4).position(|bytes| bytes == b"\r\n\r\n").map_or(0, |at| at + 4);
+                client.write_all(&response[..head + (response.len() - head) / 2]).await.ok()?;
                 client.flush().await.ok()
             }
-            Fault::Restart => {
-                target.write_all(question).await.ok()?;
+            TcpFault::Restart => {
+                target.write_all(request).await.ok()?;
                 target.read_u8().await.ok()?;
-                self.fault.send_replace(Some(Fault::Refused));
-                self.parting.send_modify(|parting| parting.hung_up += 1);
-                tokio::time::sleep(AWAY).await;
+                self.fault.send_replace(Some(TcpFault::Refused));
+                self.disconnects.send_modify(|disconnects| disconnects.closed += 1);
+                tokio::time::sleep(RESTART).await;
                 self.fault.send_if_modified(|fault| {
-                    let is_away = matches!(fault, Some(Fault::Refused));
-                    is_away.then(|| *fault = None).is_some()
+                    let is_refused = matches!(fault, Some(TcpFault::Refused));
+                    is_refused.then(|| *fault = None).is_some()
                 });
                 None
             }
-            Fault::Refused | Fault::Certificate(_) | Fault::Drip => None,
+            TcpFault::Refused | TcpFault::WrongCertificate(_) | TcpFault::ByteByByte => None,
         }
     }
 }
 
-/// Reads and forgets until the other side has had enough.
+/// Reads and discards everything until the other side closes the connection.
 async fn drain(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<()> {
-    let mut nowhere = vec![0; 4_096];
-    while stream.read(&mut nowhere).await.ok()? > 0 {}
+    let mut discarded = vec![0; 4_096];
+    while stream.read(&mut discarded).await.ok()? > 0 {}
     None
 }

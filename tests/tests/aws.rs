@@ -1,5 +1,5 @@
-//! AWS's own parts, end to end: parameters from SSM (moto), endpoints from
-//! ElastiCache's API (a stub), IAM tokens (a door that checks them).
+//! The AWS services, end to end: parameters from SSM (moto), endpoints from the ElastiCache API (a stub), and IAM
+//! tokens (a proxy that checks them).
 
 use std::process::Command;
 use std::sync::PoisonError;
@@ -9,19 +9,19 @@ use fastrand::Rng;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tests::api::Request;
-use tests::aws::{CREDENTIALS, Door, ElastiCache, Known, Moto};
+use tests::aws::{CREDENTIALS, ElastiCache, IamProxy, KnownCache, Moto};
 use tests::directory::Directory;
 use tests::function::{Function, binary};
 use tests::harness::Verification;
-use tests::http_proxy::Proxy;
+use tests::http_proxy::HttpProxy;
 use tests::mailman::{Mailman, USER};
 use tests::novi::Novi;
 use tests::privacy::Private;
 use tests::process::free_port;
-use tests::redis::{Authority, Kind, Redis};
+use tests::redis::{CertificateAuthority, Kind, Redis};
 use uuid::Uuid;
 
-/// The variables that lead to SSM at `url`, and more.
+/// Returns the environment variables for SSM at `url`, and `more`.
 fn ssm<'v>(url: &'v str, more: &[(&'v str, &'v str)]) -> Vec<(&'v str, &'v str)> {
     let mut variables = CREDENTIALS.to_vec();
     variables.extend([("CONFIG_FILE", ""), ("PARAMETER_PREFIX", "/idaa"), ("AWS_ENDPOINT_URL_SSM", url)]);
@@ -29,60 +29,62 @@ fn ssm<'v>(url: &'v str, more: &[(&'v str, &'v str)]) -> Vec<(&'v str, &'v str)>
     variables
 }
 
-fn newcomer(world: &Verification) -> Uuid {
-    world.novi.state().directory.add(&mut Rng::new())
+/// Adds a member that the function hasn't seen.
+fn newcomer(env: &Verification) -> Uuid {
+    env.novi.state().directory.add(&mut Rng::new())
 }
 
-fn private(world: &Verification) {
+/// Marks the AWS credentials as values that must not be logged.
+fn add_private_credentials(env: &Verification) {
     for (name, value) in CREDENTIALS {
         if name != "AWS_REGION" {
-            world.private.add(value);
+            env.private.add(value);
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parameters_come_from_ssm_in_one_call() -> Result<()> {
+async fn parameters_are_read_from_ssm_in_one_call() -> Result<()> {
     let moto = Moto::start()?;
-    let proxy = Proxy::start(moto.url()).await?;
+    let proxy = HttpProxy::start(moto.url()).await?;
     let url = proxy.url();
-    let world = Verification::start(&ssm(&url, &[])).await?;
-    private(&world);
-    moto.put("/idaa", &world.config).await?;
-    // What belongs to others is not asked for.
+    let env = Verification::start(&ssm(&url, &[])).await?;
+    add_private_credentials(&env);
+    moto.put("/idaa", &env.config).await?;
+    // Parameters of the mirror aren't requested.
     moto.put("/idaa", &json!({"mailman_password": "not ours", "novi_mailman_sync": "[]"})).await?;
     for _ in 0..3 {
-        assert_eq!(world.verify(world.member).await?.status, 200);
+        assert_eq!(env.verify(env.member).await?.status, 200);
     }
-    let asked: Vec<String> = proxy.seen().into_iter().map(|request| request.line).collect();
-    assert_eq!(asked, ["POST /"], "one GetParameters");
+    let requests: Vec<String> = proxy.requests().into_iter().map(|request| request.line).collect();
+    assert_eq!(requests, ["POST /"], "only one GetParameters call");
     let claims = json!({"account_id": "a", "exp": 4_000_000_000_u64});
     let token =
-        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(world.keys.jwt_secret.as_bytes()))?;
-    let request = Request::get(&Verification::path(world.member))
-        .header("x-api-key", &world.keys.frontend)
+        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(env.keys.jwt_secret.as_bytes()))?;
+    let request = Request::get(&Verification::path(env.member))
+        .header("x-api-key", &env.keys.frontend)
         .header("authorization", &format!("Bearer {token}"));
-    assert_eq!(world.send(&request).await?.status, 200);
+    assert_eq!(env.send(&request).await?.status, 200);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_parameter_that_is_missing_or_malformed_is_named_and_never_shown() -> Result<()> {
-    const KEY: &str = "a-secret-that-nobody-may-see";
+async fn missing_or_malformed_ssm_parameter_is_named_without_its_value() -> Result<()> {
+    const KEY: &str = "a-secret-that-must-not-leak";
     let moto = Moto::start()?;
     let url = moto.url();
     let all = json!({"novi_api_root_url": "https://www.example.org/api", "novi_idaa_api_key": KEY});
-    for (prefix, change, said) in [
+    for (prefix, change, expected_text) in [
         ("/missing", json!({}), "SSM /missing: parameter api_keys is missing"),
         (
             "/malformed",
             json!({"api_keys": format!("[{{\"{KEY}\"")}),
-            "SSM /malformed: parameter api_keys cannot be used: it is not JSON",
+            r#"SSM /malformed: parameter api_keys is invalid: expected a JSON array of at least one {"name":"…","key":"…","bypass":false}, found invalid JSON"#,
         ),
         (
             "/plain",
             json!({"api_keys": [{"name": "x", "key": KEY}], "novi_api_root_url": "http://www.example.org"}),
-            "parameter novi_api_root_url cannot be used",
+            "parameter novi_api_root_url is invalid",
         ),
     ] {
         moto.put(prefix, &all).await?;
@@ -95,45 +97,45 @@ async fn a_parameter_that_is_missing_or_malformed_is_named_and_never_shown() -> 
             .output()?;
         let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1));
-        assert!(printed.contains(said) && !printed.contains(KEY), "{printed}");
+        assert!(printed.contains(expected_text) && !printed.contains(KEY), "{printed}");
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_ssm_fails_the_older_parameters_are_used() -> Result<()> {
+async fn cached_parameters_are_used_while_ssm_fails() -> Result<()> {
     let mut moto = Moto::start()?;
     let url = moto.url();
-    let world = Verification::start(&ssm(&url, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
-    private(&world);
+    let env = Verification::start(&ssm(&url, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
+    add_private_credentials(&env);
     let health = Request::get("/health");
-    // It was not invoked yet: it starts with an SSM that is not there.
+    // The first invocation starts the function, and SSM is already down by then.
     moto.kill();
-    let answer = world.verify(world.member).await?;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "parameters_unavailable"));
-    assert!(answer.header("retry-after").parse::<u64>().is_ok());
-    assert_eq!(world.send(&health).await?.status, 503);
+    let response = env.verify(env.member).await?;
+    assert_eq!((response.status, response.code().as_str()), (503, "parameters_unavailable"));
+    assert!(response.header("retry-after").parse::<u64>().is_ok());
+    assert_eq!(env.send(&health).await?.status, 503);
 
     moto.restart()?;
-    moto.put("/idaa", &world.config).await?;
-    while world.send(&health).await?.status == 503 {}
-    assert_eq!(world.verify(world.member).await?.status, 200);
+    moto.put("/idaa", &env.config).await?;
+    while env.send(&health).await?.status == 503 {}
+    assert_eq!(env.verify(env.member).await?.status, 200);
 
     moto.kill();
     let stale = loop {
-        let answer = world.send(&health).await?.json();
-        if answer["checks"]["parameters"] != "ok" {
-            break answer;
+        let body = env.send(&health).await?.json();
+        if body["checks"]["parameters"] != "ok" {
+            break body;
         }
     };
     assert_eq!((&stale["status"], &stale["checks"]["parameters"]), (&json!("degraded"), &json!("stale")));
-    assert_eq!(world.verify(newcomer(&world)).await?.status, 200);
-    assert!(world.function.log().contains("the older ones are used"));
+    assert_eq!(env.verify(newcomer(&env)).await?.status, 200);
+    assert!(env.function.log().contains("parameter refresh failed; using cached parameters"));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_secret_rotates_while_requests_go_on() -> Result<()> {
+async fn every_secret_rotates_while_requests_continue() -> Result<()> {
     let moto = Moto::start()?;
     let mut redis = Redis::start(Kind::Tls)?;
     let url = moto.url();
@@ -143,67 +145,67 @@ async fn every_secret_rotates_while_requests_go_on() -> Result<()> {
         &[("PARAMETER_TTL_SECONDS", "1"), ("CACHE_TTL_SECONDS", "1"), ("VERIFY_NOVI_MAX_PER_MINUTE", "100000")],
     );
     variables.extend(cache.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let mut world = Verification::start(&variables).await?;
-    private(&world);
-    world.config["cache_password"] = json!(redis.password());
-    world.private.add(redis.password().unwrap_or_default());
-    moto.put("/idaa", &world.config).await?;
+    let mut env = Verification::start(&variables).await?;
+    add_private_credentials(&env);
+    env.config["cache_password"] = json!(redis.password());
+    env.private.add(redis.password().unwrap_or_default());
+    moto.put("/idaa", &env.config).await?;
     let token = |secret: &str| {
         let claims = json!({"account_id": "a", "exp": 4_000_000_000_u64});
         jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
     };
-    let by_token = |world: &Verification, token: &str| {
-        Request::get(&Verification::path(world.member))
-            .header("x-api-key", &world.keys.frontend)
+    let by_token = |env: &Verification, token: &str| {
+        Request::get(&Verification::path(env.member))
+            .header("x-api-key", &env.keys.frontend)
             .header("authorization", &format!("Bearer {token}"))
     };
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "miss");
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss");
 
     for round in 0..3 {
         let secret = |name: &str| format!("{name}-number-{round}-of-the-rotation");
         for name in ["novi", "api", "jwt", "cache"] {
-            world.private.add(&secret(name));
+            env.private.add(&secret(name));
         }
-        // Novi's key: at Novi and in SSM at once, as nearly as an administrator can.
+        // The Novi key changes at Novi and in SSM, as close together as an administrator can do it.
         let key = secret("novi");
-        world.novi.state().key.clone_from(&key);
+        env.novi.state().key.clone_from(&key);
         moto.put("/idaa", &json!({"novi_idaa_api_key": key})).await?;
-        // Until the next reading the old key is refused, which is a 503 and never a "no".
-        let other = newcomer(&world);
+        // Until the next refresh Novi rejects the old key, which must be a 503 and never a 404.
+        let other = newcomer(&env);
         loop {
-            let answer = world.verify(other).await?;
-            match answer.status {
+            let response = env.verify(other).await?;
+            match response.status {
                 200 => break,
-                _ => assert_eq!((answer.status, answer.code().as_str()), (503, "novi_credentials_rejected")),
+                _ => assert_eq!((response.status, response.code().as_str()), (503, "novi_credentials_rejected")),
             }
         }
 
-        // An API key beside the others: those go on, and the new one is accepted before long.
-        let mut keys = world.config["api_keys"].as_array().cloned().unwrap_or_default();
+        // An additional API key: the existing keys keep working, and the new one is accepted after a refresh.
+        let mut keys = env.config["api_keys"].as_array().cloned().unwrap_or_default();
         keys.push(json!({"name": format!("next{round}"), "key": secret("api")}));
         moto.put("/idaa", &json!({"api_keys": keys})).await?;
-        let next = Request::get(&Verification::path(world.member))
+        let by_new_key = Request::get(&Verification::path(env.member))
             .header("x-api-key", &secret("api"))
             .header("x-account-id", "a");
-        while world.send(&next).await?.code() == "api_key_invalid" {
-            assert_eq!(world.verify(world.member).await?.status, 200);
+        while env.send(&by_new_key).await?.code() == "api_key_invalid" {
+            assert_eq!(env.verify(env.member).await?.status, 200);
         }
-        assert_eq!(world.send(&next).await?.status, 200);
+        assert_eq!(env.send(&by_new_key).await?.status, 200);
 
-        // The secret of tokens.
+        // The JWT secret.
         moto.put("/idaa", &json!({"jwt_secret": secret("jwt")})).await?;
-        let request = by_token(&world, &token(&secret("jwt"))?);
-        while world.send(&request).await?.code() == "jwt_invalid" {}
-        assert_eq!(world.send(&request).await?.status, 200);
+        let request = by_token(&env, &token(&secret("jwt"))?);
+        while env.send(&request).await?.code() == "jwt_invalid" {}
+        assert_eq!(env.send(&request).await?.status, 200);
 
-        // The password of the cache: connections that are there go on, new ones need the new one.
+        // The cache password: open connections keep working, and new ones need the new password.
         moto.put("/idaa", &json!({"cache_password": secret("cache")})).await?;
         redis.set_password(&secret("cache"))?;
         redis.drop_clients()?;
         loop {
-            let answer = world.verify(world.member).await?;
-            assert_eq!(answer.status, 200);
-            if answer.header("x-cache") != "bypass" {
+            let response = env.verify(env.member).await?;
+            assert_eq!(response.status, 200);
+            if response.header("x-cache") != "bypass" {
                 break;
             }
         }
@@ -212,7 +214,7 @@ async fn every_secret_rotates_while_requests_go_on() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mappings_go_on_in_further_parameters() -> Result<()> {
+async fn mappings_can_span_several_parameters() -> Result<()> {
     let moto = Moto::start()?;
     let private = Private::default();
     let mut directory = Directory::default();
@@ -235,7 +237,7 @@ async fn mappings_go_on_in_further_parameters() -> Result<()> {
         "mailman_username": USER,
         "mailman_password": mailman.password(),
     });
-    // More than Parameter Store gives in one page, and more than sort alphabetically.
+    // More than one page of Parameter Store, and so many that alphabetical order isn't numerical order.
     for n in 0..13 {
         mailman.create_list(&format!("list{n}")).await?;
         let name = if n == 0 { "novi_mailman_sync".to_owned() } else { format!("novi_mailman_sync/{n}") };
@@ -254,60 +256,60 @@ async fn mappings_go_on_in_further_parameters() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replication_group_is_found_and_found_again_where_it_moves() -> Result<()> {
+async fn replication_group_is_discovered_again_after_it_moves() -> Result<()> {
     let elasticache = ElastiCache::start().await?;
     let url = elasticache.url();
     for (kind, tls, cluster) in [(Kind::Plain, false, false), (Kind::Tls, true, false), (Kind::Cluster, false, true)] {
         let mut first = Redis::start(kind)?;
         let second = Redis::start(Kind::Plain)?;
-        elasticache.know("members", Known::Group(first.port(), tls, cluster));
+        elasticache.add_cache("members", KnownCache::ReplicationGroup(first.port(), tls, cluster));
         let authority = first.variables().into_iter().find(|(name, _)| name == "EXTRA_CA_CERTS").map(|(_, file)| file);
         let mut variables = CREDENTIALS.to_vec();
         variables.extend([("CACHE_ID", "members"), ("AWS_ENDPOINT_URL_ELASTICACHE", url.as_str())]);
         variables.extend(authority.as_deref().map(|file| ("EXTRA_CA_CERTS", file)));
-        let world = Verification::start_with(&variables, |config| {
+        let env = Verification::start_with(&variables, |config| {
             if let Some(password) = first.password() {
                 config["cache_password"] = json!(password);
             }
         })
         .await?;
-        private(&world);
-        assert_eq!(world.verify(world.member).await?.header("x-cache"), "miss", "{kind:?}");
-        assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit", "{kind:?}");
+        add_private_credentials(&env);
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss", "{kind:?}");
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit", "{kind:?}");
 
         first.kill();
-        assert_eq!(world.verify(world.member).await?.header("x-cache"), "bypass", "{kind:?}");
-        elasticache.know("members", Known::Group(second.port(), false, false));
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "bypass", "{kind:?}");
+        elasticache.add_cache("members", KnownCache::ReplicationGroup(second.port(), false, false));
         if first.password().is_some() {
-            // The new one takes the same password.
+            // The new Redis accepts the same password.
             second.command(&["CONFIG", "SET", "requirepass", first.password().unwrap_or_default()])?;
         }
-        // ElastiCache is asked once a second at most.
-        while world.verify(newcomer(&world)).await?.header("x-cache") == "bypass" {}
-        let other = newcomer(&world);
-        assert_eq!(world.verify(other).await?.header("x-cache"), "miss", "{kind:?}");
-        assert_eq!(world.verify(other).await?.header("x-cache"), "hit", "{kind:?}");
+        // ElastiCache is queried at most once a second.
+        while env.verify(newcomer(&env)).await?.header("x-cache") == "bypass" {}
+        let other = newcomer(&env);
+        assert_eq!(env.verify(other).await?.header("x-cache"), "miss", "{kind:?}");
+        assert_eq!(env.verify(other).await?.header("x-cache"), "hit", "{kind:?}");
     }
 
-    // One that ElastiCache does not know is a cache that is down, with its reason in the log.
+    // A cache id that ElastiCache doesn't know means that the cache is down, and the log has the reason.
     let mut variables = CREDENTIALS.to_vec();
     variables.extend([("CACHE_ID", "unknown"), ("AWS_ENDPOINT_URL_ELASTICACHE", url.as_str())]);
-    let world = Verification::start(&variables).await?;
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "bypass");
+    let env = Verification::start(&variables).await?;
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "bypass");
     assert!(
-        world.function.log().contains("ElastiCache knows no serverless cache and no replication group by CACHE_ID")
+        env.function.log().contains("CACHE_ID is neither a serverless cache nor a replication group in ElastiCache")
     );
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_serverless_cache_is_entered_with_a_token_for_each_connection() -> Result<()> {
+async fn serverless_cache_gets_an_iam_token_for_each_connection() -> Result<()> {
     let elasticache = ElastiCache::start().await?;
-    let authority = Authority::new()?;
+    let authority = CertificateAuthority::new()?;
     let port = free_port()?;
     let redis = Redis::start_announced(port)?;
-    let door = Door::open(port, redis.port(), &authority, "members", "bridge").await?;
-    elasticache.know("members", Known::Serverless(door.port));
+    let proxy = IamProxy::start(port, redis.port(), &authority, "members", "bridge").await?;
+    elasticache.add_cache("members", KnownCache::Serverless(proxy.port));
     let (url, file) = (elasticache.url(), authority.file("ca.pem").display().to_string());
     let mut variables = CREDENTIALS.to_vec();
     variables.extend([
@@ -316,29 +318,29 @@ async fn a_serverless_cache_is_entered_with_a_token_for_each_connection() -> Res
         ("AWS_ENDPOINT_URL", url.as_str()),
         ("EXTRA_CA_CERTS", file.as_str()),
     ]);
-    let world = Verification::start(&variables).await?;
-    private(&world);
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "miss");
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
-    let last_token = || door.tokens.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
+    let env = Verification::start(&variables).await?;
+    add_private_credentials(&env);
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss");
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
+    let last_token = || proxy.tokens.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
     let first = last_token();
 
-    // What ElastiCache does after twelve hours. A token holds the second it was signed in, so this
-    // goes on until the second has changed.
+    // ElastiCache closes connections after twelve hours. A token contains the second in which it was signed, so
+    // this repeats until the second has changed.
     while last_token() == first {
         redis.drop_clients()?;
-        assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
     }
-    for verdict in door.verdicts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        assert_eq!(verdict, &Ok(()));
+    for result in proxy.auth_results.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        assert_eq!(result, &Ok(()));
     }
 
-    // A token of somebody else's is refused, and members are verified all the same.
+    // A token that is signed with another secret is rejected, and members are still verified.
     variables.retain(|(name, _)| *name != "AWS_SECRET_ACCESS_KEY");
     variables.push(("AWS_SECRET_ACCESS_KEY", "another secret"));
-    let stranger = Verification::start(&variables).await?;
-    assert_eq!(stranger.verify(stranger.member).await?.header("x-cache"), "bypass");
-    let last = door.verdicts.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
-    assert!(last.is_some_and(|verdict| verdict.is_err_and(|why| why.contains("another signature"))));
+    let unauthorized = Verification::start(&variables).await?;
+    assert_eq!(unauthorized.verify(unauthorized.member).await?.header("x-cache"), "bypass");
+    let last = proxy.auth_results.lock().unwrap_or_else(PoisonError::into_inner).last().cloned();
+    assert!(last.is_some_and(|result| result.is_err_and(|error| error.contains("wrong signature"))));
     Ok(())
 }

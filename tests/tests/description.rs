@@ -1,7 +1,5 @@
-//! The API before its own description: schemathesis reads `/openapi.json` and
-//! asks whatever it can think of, in every state of the world that a status
-//! stands for. What it is answered must be what is described, and what is
-//! described must be answered.
+//! The API compared with its own description: schemathesis reads `/openapi.json` and generates requests in every state
+//! that a status stands for. Every response must be described, and every described response must occur.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -13,17 +11,17 @@ use serde_json::Value;
 use tests::function::{Function, venv};
 use tests::gateway::Gateway;
 use tests::harness::Verification;
-use tests::novi::{Fault, Novi};
+use tests::novi::{Novi, NoviFault};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 const MEMBER: &str = "/v3/action/idaa/novi_member/";
-/// As often as anybody asks.
+/// The number of requests that a fault applies to: all of them.
 const ALWAYS: usize = usize::MAX;
-/// More than are asked here.
-const ALLOWANCE: (&str, &str) = ("VERIFY_NOVI_MAX_PER_MINUTE", "10000");
+/// A limit above the number of requests in this test.
+const HIGH_LIMIT: (&str, &str) = ("VERIFY_NOVI_MAX_PER_MINUTE", "10000");
 
-/// The API of one function, and what was seen of it.
+/// The API of one function, behind a gateway that records its responses.
 struct Api {
     gateway: Gateway,
     novi: Novi,
@@ -38,26 +36,31 @@ impl Api {
         Ok(Self { gateway, novi, member, key: keys.frontend })
     }
 
-    /// What opens the gate.
-    fn open(&self) -> [String; 2] {
-        [self.key_alone(), "x-account-id:account-1".to_owned()]
+    /// Returns the headers that authorize a request.
+    fn authorized(&self) -> [String; 2] {
+        [self.only_key(), "x-account-id:account-1".to_owned()]
     }
 
-    fn key_alone(&self) -> String {
+    fn only_key(&self) -> String {
         format!("x-api-key:{}", self.key)
     }
 
-    /// The description, as the API gives it.
+    /// Fetches the description from the API.
     async fn description(&self) -> Result<String> {
-        let answer = tests::http().get(format!("{}/openapi.json", self.gateway.url)).send().await?;
-        Ok(answer.text().await?)
+        let response = tests::http().get(format!("{}/openapi.json", self.gateway.url)).send().await?;
+        Ok(response.text().await?)
     }
 
-    /// Lets schemathesis ask in one state of the world, with these headers, for
-    /// one uuid or whatever it makes up.
-    async fn conforms(&self, state: &str, headers: &[String], uuid: Option<Uuid>, exceptions: &str) -> Result<()> {
+    /// Runs schemathesis in one state, with these headers, for one UUID or for generated ones.
+    async fn assert_conforms(
+        &self,
+        state: &str,
+        headers: &[String],
+        uuid: Option<Uuid>,
+        exceptions: &str,
+    ) -> Result<()> {
         let dir = tempfile::tempdir()?;
-        // Read from a file, for what it is loaded from by HTTP is not tried.
+        // schemathesis doesn't test a URL that it loads the description from, so it reads a file.
         let description = dir.path().join("openapi.json");
         std::fs::write(description, self.description().await?)?;
         std::fs::write(dir.path().join("schemathesis.toml"), configuration(uuid, exceptions))?;
@@ -70,96 +73,97 @@ impl Api {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", dir.path())
-            // Nothing but the API is to be asked.
+            // Only the API may be reached.
             .envs([("HTTPS_PROXY", "http://127.0.0.1:9"), ("NO_PROXY", "127.0.0.1")])
             .current_dir(dir.path());
         let output = tokio::task::spawn_blocking(move || command.output()).await?;
         let output = output.context("schemathesis is missing; `make setup` installs it")?;
         let printed = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{state}: {printed}{}", String::from_utf8_lossy(&output.stderr));
-        // A run that tries nothing is no success.
-        ensure!(printed.contains("Tested: 3"), "{state}: not all was tried: {printed}");
+        // A run that tests nothing isn't a success.
+        ensure!(printed.contains("Tested: 3"), "{state}: not every operation was tested: {printed}");
         Ok(())
     }
 
-    /// The routes that were got, as the description has them, and their statuses.
-    fn seen(&self) -> BTreeSet<(String, u16)> {
+    /// Returns the routes that were requested, written as in the description, and their statuses.
+    fn observed(&self) -> BTreeSet<(String, u16)> {
         let route = |path: String| if path.starts_with(MEMBER) { format!("{MEMBER}{{uuid}}") } else { path };
-        self.gateway.seen().into_iter().map(|(path, status)| (route(path), status)).collect()
+        self.gateway.requests().into_iter().map(|(path, status)| (route(path), status)).collect()
     }
 }
 
-/// Every check, but for these exceptions.
+/// Returns a configuration with all checks, except for `exceptions`.
 fn configuration(uuid: Option<Uuid>, exceptions: &str) -> String {
     let uuid = uuid.map(|uuid| format!("[parameters]\n\"path.uuid\" = \"{}\"\n", uuid.hyphenated()));
     uuid.unwrap_or_default() + exceptions
 }
 
-/// No check is left out. One takes every 5xx for a mistake, and where Novi cannot answer a 503 is none; a 500 still is.
-const NOVI_IS_OUT: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n";
-/// Without parameters nobody's key can be told from another, so a request without one gets 503 too.
-const PARAMETERS_ARE_OUT: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n\
+/// No check is left out. One treats every 5xx as an error. If Novi fails, a 503 isn't an error, and a 500 still is.
+const NOVI_IS_DOWN: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n";
+/// Without parameters no key can be checked, so a request without a key gets 503 too.
+const PARAMETERS_ARE_DOWN: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n\
                                   [checks.missing_required_header]\nexpected-statuses = [\"503\"]\n";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_is_described_and_every_description_is_answered() -> Result<()> {
-    // Each state that lasts has a function of its own.
-    let (api, ill, limited) =
-        (Api::start(&[ALLOWANCE]).await?, Api::start(&[ALLOWANCE]).await?, Api::start(&[ALLOWANCE]).await?);
-    // A pipe that nobody writes to: parameters that never come.
+async fn every_response_is_described_and_every_described_response_occurs() -> Result<()> {
+    // Each lasting state has its own function.
+    let (api, failing, limited) =
+        (Api::start(&[HIGH_LIMIT]).await?, Api::start(&[HIGH_LIMIT]).await?, Api::start(&[HIGH_LIMIT]).await?);
+    // A pipe without a writer: the parameters never arrive.
     let dir = tempfile::tempdir()?;
     let pipe = dir.path().join("config.json");
     nix::unistd::mkfifo(&pipe, Mode::S_IRWXU)?;
     let down = Api::start(&[("CONFIG_FILE", &pipe.display().to_string())]).await?;
 
-    let well = async {
-        let open = api.open();
-        api.conforms("a member, and the gate is open", &open, Some(api.member), "").await?;
-        api.conforms("no key", &[], None, "").await?;
-        api.conforms("a key alone", &[api.key_alone()], None, "").await?;
-        api.conforms("strangers, and what is no uuid", &open, None, "").await?;
-        limited.novi.state().fail("/customers/", ALWAYS, Fault::RateLimited(Some("300".to_owned())));
-        limited.conforms("Novi limits", &limited.open(), Some(limited.member), "").await?;
-        down.conforms("no parameters", &down.open(), Some(down.member), PARAMETERS_ARE_OUT).await
+    let without_faults = async {
+        let authorized = api.authorized();
+        api.assert_conforms("a member, authorized", &authorized, Some(api.member), "").await?;
+        api.assert_conforms("no key", &[], None, "").await?;
+        api.assert_conforms("only a key", &[api.only_key()], None, "").await?;
+        api.assert_conforms("unknown members and invalid UUIDs", &authorized, None, "").await?;
+        limited.novi.state().fail("/customers/", ALWAYS, NoviFault::RateLimited(Some("300".to_owned())));
+        limited.assert_conforms("Novi rate-limits", &limited.authorized(), Some(limited.member), "").await?;
+        down.assert_conforms("no parameters", &down.authorized(), Some(down.member), PARAMETERS_ARE_DOWN).await
     };
-    let out = async {
-        let answer = |status, kind, body: &str| Fault::Answer(status, kind, body.to_owned());
+    let with_faults = async {
+        let respond = |status, content_type, body: &str| NoviFault::Respond(status, content_type, body.to_owned());
         for (state, fault) in [
-            ("Novi fails", answer(500, "text/plain", "x")),
-            ("the CDN before Novi refuses", Fault::Blocked),
-            ("Novi refuses the key", answer(401, "application/json", "{}")),
-            ("Novi talks nonsense", answer(200, "text/html", "<html>")),
-            ("Novi hangs up", Fault::HangUp),
+            ("Novi fails", respond(500, "text/plain", "x")),
+            ("the CDN in front of Novi rejects", NoviFault::BlockedByCdn),
+            ("Novi rejects the key", respond(401, "application/json", "{}")),
+            ("Novi sends an invalid response", respond(200, "text/html", "<html>")),
+            ("Novi closes the connection", NoviFault::Disconnect),
         ] {
-            ill.novi.state().fail("/customers/", ALWAYS, fault);
-            ill.conforms(state, &ill.open(), Some(ill.member), NOVI_IS_OUT).await?;
-            ill.novi.state().mend();
+            failing.novi.state().fail("/customers/", ALWAYS, fault);
+            failing.assert_conforms(state, &failing.authorized(), Some(failing.member), NOVI_IS_DOWN).await?;
+            failing.novi.state().clear_faults();
         }
         Ok(())
     };
-    tokio::try_join!(well, out)?;
+    tokio::try_join!(without_faults, with_faults)?;
 
     let description: Value = serde_json::from_str(&api.description().await?)?;
     let described: BTreeSet<(String, u16)> = described(&description)?;
-    let seen: BTreeSet<(String, u16)> = [&api, &ill, &limited, &down].into_iter().flat_map(Api::seen).collect();
+    let observed: BTreeSet<(String, u16)> =
+        [&api, &failing, &limited, &down].into_iter().flat_map(Api::observed).collect();
     let routes: BTreeSet<&String> = described.iter().map(|(route, _)| route).collect();
-    let unseen: BTreeSet<_> = described.difference(&seen).cloned().collect();
-    // A mistake in this service itself: nothing that comes from outside may bring it about.
+    let unobserved: BTreeSet<_> = described.difference(&observed).cloned().collect();
+    // A 500 is an error in this service itself, which no request and no fault may cause.
     let internal = routes.iter().map(|route| ((*route).clone(), 500)).collect();
-    assert_eq!(unseen, internal, "seen: {seen:?}");
-    // schemathesis says so too, unless it is told to look away.
+    assert_eq!(unobserved, internal, "observed: {observed:?}");
+    // schemathesis checks this too, but a configuration could disable it.
     let undescribed: Vec<_> =
-        seen.iter().filter(|(route, _)| routes.contains(route)).filter(|pair| !described.contains(*pair)).collect();
+        observed.iter().filter(|(route, _)| routes.contains(route)).filter(|pair| !described.contains(*pair)).collect();
     assert!(undescribed.is_empty(), "{undescribed:?}");
     Ok(())
 }
 
-/// Every route and status that a description has.
+/// Returns every route and status in a description.
 fn described(description: &Value) -> Result<BTreeSet<(String, u16)>> {
     let paths = description["paths"].as_object().context("a description has paths")?;
     let mut pairs = BTreeSet::new();
     for (path, item) in paths {
-        for status in item["get"]["responses"].as_object().context("a route has answers")?.keys() {
+        for status in item["get"]["responses"].as_object().context("a route has responses")?.keys() {
             pairs.insert((path.clone(), status.parse()?));
         }
     }

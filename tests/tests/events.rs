@@ -1,9 +1,8 @@
-//! Every sample event in `events/` does what its name says, with the
-//! parameters of `config.example.json` as they would be filled in.
+//! Every sample event in `events/` does what its name says, with the parameters of `config.example.json` filled in.
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use tests::api::Answer;
+use tests::api::Response;
 use tests::directory::{Directory, record};
 use tests::function::Function;
 use tests::mailman::{Mailman, USER};
@@ -19,7 +18,8 @@ fn read(path: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&std::fs::read(workspace().join(path))?)?)
 }
 
-async fn filled_in(private: &Private) -> Result<(Novi, Value)> {
+/// Starts a Novi for the sample events, and fills in `config.example.json`.
+async fn novi_and_config(private: &Private) -> Result<(Novi, Value)> {
     let mut directory = Directory::default();
     directory.people.insert(MEMBER, record(MEMBER, "Marguerite", "Delacroix", "ada lists@example.org"));
     directory.groups.insert(GROUP, vec![MEMBER]);
@@ -30,7 +30,7 @@ async fn filled_in(private: &Private) -> Result<(Novi, Value)> {
     Ok((novi, config))
 }
 
-/// The events of a function, by name.
+/// Reads the sample events of a function, sorted by name.
 fn events(function: &str) -> Result<Vec<(String, Value)>> {
     let mut events = Vec::new();
     for entry in std::fs::read_dir(workspace().join("events"))? {
@@ -44,22 +44,22 @@ fn events(function: &str) -> Result<Vec<(String, Value)>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_events_of_verify_are_answered() -> Result<()> {
+async fn sample_events_of_verify_succeed() -> Result<()> {
     let private = Private::default();
-    let (_novi, config) = filled_in(&private).await?;
+    let (_novi, config) = novi_and_config(&private).await?;
     let function = Function::start("verify", &config, &[("CORS_ALLOW_ORIGINS", "https://app.example.org")], &private)?;
     let mut seen = Vec::new();
     for (name, event) in events("verify")? {
-        let answer = Answer::read(&function.invoke(&event).await?)?;
-        assert_eq!(answer.status, 200, "{name}: {answer:?}");
-        let body = answer.json();
-        let is_right = match name.as_str() {
+        let response = Response::parse(&function.invoke(&event).await?)?;
+        assert_eq!(response.status, 200, "{name}: {response:?}");
+        let body = response.json();
+        let is_expected = match name.as_str() {
             "verify-health.json" => body["status"] == "ok",
             "verify-openapi.json" => body["openapi"] == "3.1.0",
-            "verify-preflight.json" => answer.header("access-control-allow-origin") == "https://app.example.org",
+            "verify-preflight.json" => response.header("access-control-allow-origin") == "https://app.example.org",
             _ => body["email"] == "ada+lists@example.org",
         };
-        assert!(is_right, "{name}: {answer:?}");
+        assert!(is_expected, "{name}: {response:?}");
         seen.push(name);
     }
     assert_eq!(seen.len(), 6, "{seen:?}");
@@ -67,9 +67,9 @@ async fn the_events_of_verify_are_answered() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_events_of_mirror_are_obeyed() -> Result<()> {
+async fn sample_events_of_mirror_take_effect() -> Result<()> {
     let private = Private::default();
-    let (_novi, mut config) = filled_in(&private).await?;
+    let (_novi, mut config) = novi_and_config(&private).await?;
     let mailman = Mailman::start().await?;
     config["mailman_base_url"] = json!(mailman.base_url());
     config["mailman_username"] = json!(USER);
@@ -88,7 +88,7 @@ async fn the_events_of_mirror_are_obeyed() -> Result<()> {
         }
         assert_eq!(mailman.roster(&list, "member").await?.len(), usize::from(writes), "{name}");
         mailman
-            .ask(
+            .request(
                 http::Method::DELETE,
                 &format!("lists/{list}/roster/member"),
                 Some(json!({"emails": ["ada+lists@example.org"]})),

@@ -1,46 +1,45 @@
-//! Every kind of fault of every service, under both functions, with the table
-//! of what came of it: see `tests::faults`. `make faults` tries every status,
-//! and rounds by the hundred.
-#![expect(clippy::print_stdout, reason = "the table is for who reads the test's output")]
+//! Injects every kind of fault of every service into both functions, and prints a table of the outcomes: see
+//! `tests::faults`. `make faults` covers every status, and repeats faults hundreds of times.
+#![expect(clippy::print_stdout, reason = "the table is for readers of the test's output")]
 
 use anyhow::Result;
-use tests::faults::{Extent, REPRESENTATIVE, Service, Stage, Which};
+use tests::faults::{Coverage, Lambda, REPRESENTATIVE, Runner, Service};
 
-async fn play(which: Which, of: &[Service]) -> Result<()> {
-    let table = Stage::start(which).await?.play(of, Extent::Kinds, |_| ()).await?;
+async fn assert_survives(lambda: Lambda, services: &[Service]) -> Result<()> {
+    let table = Runner::start(lambda).await?.run_all(services, Coverage::Kinds, |_| ()).await?;
     println!("{table}");
     assert!(table.is_clean() && table.rows.len() > 50, "{table}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verification_bears_every_kind_of_fault() -> Result<()> {
-    play(Which::Verify, &Service::ALL).await
+async fn verify_survives_every_fault() -> Result<()> {
+    assert_survives(Lambda::Verify, &Service::ALL).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mirror_bears_every_kind_of_fault_of_aws_and_redis() -> Result<()> {
-    play(Which::Mirror, &[Service::Ssm, Service::ElastiCache, Service::Redis]).await
+async fn mirror_survives_every_fault_of_aws_and_redis() -> Result<()> {
+    assert_survives(Lambda::Mirror, &[Service::Ssm, Service::ElastiCache, Service::Redis]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mirror_bears_every_kind_of_fault_of_novi_and_mailman() -> Result<()> {
-    play(Which::Mirror, &[Service::Novi, Service::Mailman]).await
+async fn mirror_survives_every_fault_of_novi_and_mailman() -> Result<()> {
+    assert_survives(Lambda::Mirror, &[Service::Novi, Service::Mailman]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_piles_up_however_often_a_fault_comes_back() -> Result<()> {
-    for which in [Which::Verify, Which::Mirror] {
-        let mut stage = Stage::start(which).await?;
-        for (_, service, fault) in REPRESENTATIVE.into_iter().filter(|(of, ..)| *of == which) {
-            println!("{}", stage.repeat(service, fault, 10).await?);
+async fn repeated_faults_leak_no_resources() -> Result<()> {
+    for lambda in [Lambda::Verify, Lambda::Mirror] {
+        let mut runner = Runner::start(lambda).await?;
+        for (_, service, fault) in REPRESENTATIVE.into_iter().filter(|(target, ..)| *target == lambda) {
+            println!("{}", runner.repeat(service, fault, 10).await?);
         }
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_a_wrong_answer_while_faults_come_and_go() -> Result<()> {
-    println!("{}", Stage::start(Which::Verify).await?.sequence(1_000).await?);
+async fn responses_are_correct_while_faults_come_and_go() -> Result<()> {
+    println!("{}", Runner::start(Lambda::Verify).await?.run_requests(1_000).await?);
     Ok(())
 }

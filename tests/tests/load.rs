@@ -1,4 +1,4 @@
-//! One instance under many requests at once.
+//! One instance under many concurrent requests.
 
 use std::sync::Arc;
 
@@ -6,25 +6,26 @@ use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use futures_util::future::try_join_all;
 use serde_json::json;
-use tests::api::{Answer, Request};
+use tests::api::{Request, Response};
 use tests::directory::Directory;
-use tests::novi::{Fault, Novi};
+use tests::novi::{Novi, NoviFault};
 use tests::privacy::Private;
 use tests::redis::{Kind, Redis};
 use tests::runtime::Instance;
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
-const AT_ONCE: usize = 64;
+const CONCURRENCY: usize = 64;
 
-struct World {
+/// An instance of verify with a Novi and a Redis.
+struct TestEnv {
     instance: Instance,
     novi: Novi,
     key: String,
     _redis: Redis,
 }
 
-impl World {
+impl TestEnv {
     async fn start() -> Result<Self> {
         let private = Private::default();
         let novi = Novi::start(Directory::default(), private.clone()).await?;
@@ -39,7 +40,7 @@ impl World {
         });
         let mut variables = redis.variables();
         for (name, value) in [
-            // Many wait for one Redis and one Novi on two cores.
+            // Many requests wait for one Redis and one Novi on two cores.
             ("CACHE_TIMEOUT_MS", "10000"),
             ("NOVI_TIMEOUT_MS", "20000"),
             ("VERIFY_NOVI_MAX_PER_MINUTE", "100000"),
@@ -48,7 +49,7 @@ impl World {
         }
         let variables: Vec<(&str, &str)> =
             variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        let instance = Instance::start("verify", AT_ONCE, &config, &variables, &private).await?;
+        let instance = Instance::start("verify", CONCURRENCY, &config, &variables, &private).await?;
         Ok(Self { instance, novi, key, _redis: redis })
     }
 
@@ -56,70 +57,70 @@ impl World {
         self.novi.state().directory.add(&mut Rng::new())
     }
 
-    async fn ask(&self, id: &str, key: &str) -> Result<Answer> {
+    async fn request_with_key(&self, id: &str, key: &str) -> Result<Response> {
         let request = Request::get(&format!("/v3/action/idaa/novi_member/{id}")).header("x-api-key", key);
-        Answer::read(&self.instance.invoke(&request.http_api("$default")).await?)
+        Response::parse(&self.instance.invoke(&request.http_api("$default")).await?)
     }
 
-    /// Asks for a member, who must be told of and nobody else.
-    async fn verify(&self, id: Uuid) -> Result<Answer> {
-        let answer = self.ask(&id.hyphenated().to_string(), &self.key).await?;
+    /// Verifies a member. The response must be about this member and no other.
+    async fn verify(&self, id: Uuid) -> Result<Response> {
+        let response = self.request_with_key(&id.hyphenated().to_string(), &self.key).await?;
         let address = self.novi.state().directory.address(id);
-        let told = answer.json()["email"].as_str().map(str::to_lowercase);
-        ensure!(answer.status == 200 && told == Some(address), "another answer: {}", answer.status);
-        Ok(answer)
+        let email = response.json()["email"].as_str().map(str::to_lowercase);
+        ensure!(response.status == 200 && email == Some(address), "unexpected response: {}", response.status);
+        Ok(response)
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_four_requests_are_answered_side_by_side() -> Result<()> {
-    let world = World::start().await?;
+async fn sixty_four_requests_run_concurrently() -> Result<()> {
+    let env = TestEnv::start().await?;
     let held = Arc::new(Semaphore::new(0));
-    world.novi.state().fail("/customers/", AT_ONCE, Fault::Held(Arc::clone(&held)));
-    let people: Vec<Uuid> = (0..AT_ONCE).map(|_| world.newcomer()).collect();
-    let all = try_join_all(people.iter().map(|id| world.verify(*id)));
-    // Nobody is answered before everybody has been asked for.
+    env.novi.state().fail("/customers/", CONCURRENCY, NoviFault::Hold(Arc::clone(&held)));
+    let members: Vec<Uuid> = (0..CONCURRENCY).map(|_| env.newcomer()).collect();
+    let all = try_join_all(members.iter().map(|id| env.verify(*id)));
+    // No request completes before Novi has received all of them.
     let release = async {
-        world.novi.wait_for("/customers/", AT_ONCE).await;
-        held.add_permits(AT_ONCE);
+        env.novi.wait_for("/customers/", CONCURRENCY).await;
+        held.add_permits(CONCURRENCY);
         Ok(())
     };
-    let (answers, ()) = tokio::try_join!(all, release)?;
-    assert!(answers.iter().all(|answer| answer.header("x-cache") == "miss"));
-    let again = try_join_all(people.iter().map(|id| world.verify(*id))).await?;
-    assert!(again.iter().all(|answer| answer.header("x-cache") == "hit"));
+    let (responses, ()) = tokio::try_join!(all, release)?;
+    assert!(responses.iter().all(|response| response.header("x-cache") == "miss"));
+    let again = try_join_all(members.iter().map(|id| env.verify(*id))).await?;
+    assert!(again.iter().all(|response| response.header("x-cache") == "hit"));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_gets_another_s_answer_and_nothing_piles_up() -> Result<()> {
+async fn concurrent_requests_get_their_own_responses_and_memory_does_not_grow() -> Result<()> {
     const WAVES: usize = 30;
-    let world = World::start().await?;
-    let known = world.newcomer();
-    world.verify(known).await?;
+    let env = TestEnv::start().await?;
+    let known = env.newcomer();
+    env.verify(known).await?;
     let mut before = 0;
     for wave in 0..WAVES {
-        let one = async |number: usize| -> Result<()> {
+        let send = async |number: usize| -> Result<()> {
             match number % 4 {
-                0 => drop(world.verify(known).await?),
-                1 => drop(world.verify(world.newcomer()).await?),
+                0 => drop(env.verify(known).await?),
+                1 => drop(env.verify(env.newcomer()).await?),
                 2 => {
-                    let stranger = Uuid::from_u128(fastrand::u128(..)).hyphenated().to_string();
-                    ensure!(world.ask(&stranger, &world.key).await?.code() == "member_not_found");
+                    let unknown = Uuid::from_u128(fastrand::u128(..)).hyphenated().to_string();
+                    ensure!(env.request_with_key(&unknown, &env.key).await?.code() == "member_not_found");
                 }
                 _ => {
                     let id = known.hyphenated().to_string();
-                    ensure!(world.ask(&id, "a wrong key").await?.code() == "api_key_invalid");
+                    ensure!(env.request_with_key(&id, "a wrong key").await?.code() == "api_key_invalid");
                 }
             }
             Ok(())
         };
-        try_join_all((0..AT_ONCE).map(one)).await.with_context(|| format!("in wave {wave}"))?;
+        try_join_all((0..CONCURRENCY).map(send)).await.with_context(|| format!("in wave {wave}"))?;
         if wave == WAVES / 3 {
-            before = world.instance.memory()?;
+            before = env.instance.memory()?;
         }
     }
-    let after = world.instance.memory()?;
+    let after = env.instance.memory()?;
     assert!(after < before + (4 << 20), "{before} bytes after a third, {after} at the end");
     Ok(())
 }

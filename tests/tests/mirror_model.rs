@@ -1,34 +1,33 @@
-//! The mirror against a model of it, at random: see `tests::model`. `make soak`
-//! goes on for as long as it is told to.
-#![expect(clippy::print_stdout, reason = "the seed and the tally are for who reads the test's output")]
+//! Randomized tests that compare the mirror with a model: see `tests::model`. `make soak` runs them for a given time.
+#![expect(clippy::print_stdout, reason = "the seed and the tally are for readers of the test's output")]
 
 use anyhow::Result;
 use tests::mailman::Database;
-use tests::model::{Stage, Tally};
+use tests::model::{Runner, Tally};
 
-/// Plays sequences from a seed on: that of `MIRROR_SEED`, or a fresh one.
-async fn play(database: Database, sequences: usize) -> Result<()> {
-    let given = std::env::var("MIRROR_SEED").ok().and_then(|seed| seed.parse().ok());
-    // Even seeds are played on SQLite, odd ones on PostgreSQL, as `make soak` does.
-    let first = given.unwrap_or_else(|| fastrand::u64(..1 << 40)) & !1 | u64::from(database == Database::Postgres);
+/// Runs sequences, starting with the seed in `MIRROR_SEED` or with a random one.
+async fn run_sequences(database: Database, sequences: usize) -> Result<()> {
+    let requested = std::env::var("MIRROR_SEED").ok().and_then(|seed| seed.parse().ok());
+    // Even seeds run on SQLite and odd ones on PostgreSQL, as in `make soak`.
+    let first = requested.unwrap_or_else(|| fastrand::u64(..1 << 40)) & !1 | u64::from(database == Database::Postgres);
     println!("MIRROR_SEED={first}");
-    let mut stage = Stage::start(database).await?;
+    let mut runner = Runner::start(database).await?;
     let mut tally = Tally::default();
     for seed in (first..).step_by(2).take(sequences) {
-        tally.add(stage.play(seed).await?);
+        tally.add(runner.run_sequence(seed).await?);
     }
     println!("{tally}");
-    assert!(tally.is_clean(), "from seed {first} on:\n{tally}");
-    assert!(tally.runs >= sequences * 5 && !tally.faults.is_empty(), "nothing was tried:\n{tally}");
+    assert!(tally.is_clean(), "starting with seed {first}:\n{tally}");
+    assert!(tally.runs >= sequences * 5 && !tally.faults.is_empty(), "nothing was tested:\n{tally}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_nobody_is_lost_and_two_runs_make_it_right_on_sqlite() -> Result<()> {
-    play(Database::Sqlite, 6).await
+async fn random_faults_lose_no_member_and_two_runs_converge_on_sqlite() -> Result<()> {
+    run_sequences(Database::Sqlite, 6).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_happens_nobody_is_lost_and_two_runs_make_it_right_on_postgresql() -> Result<()> {
-    play(Database::Postgres, 6).await
+async fn random_faults_lose_no_member_and_two_runs_converge_on_postgresql() -> Result<()> {
+    run_sequences(Database::Postgres, 6).await
 }

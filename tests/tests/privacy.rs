@@ -1,7 +1,6 @@
-//! Nothing personal and no secret is ever logged, at any level. Every function
-//! that any test starts logs at TRACE, and is checked when it ends; this test
-//! drives both through everything that they can answer, and proves that the
-//! check would find a leak.
+//! Personal data and secrets are never logged, at any level. Every function that any test starts logs at TRACE, and its
+//! log is checked when it ends. These tests make both functions produce all their responses, and prove that the check
+//! would find a leak.
 
 use anyhow::Result;
 use fastrand::Rng;
@@ -9,102 +8,102 @@ use serde_json::json;
 use tests::api::Request;
 use tests::directory::Directory;
 use tests::harness::{Mirror, Verification};
-use tests::novi::Fault;
+use tests::novi::NoviFault;
 use uuid::Uuid;
 
-fn faults() -> Vec<Fault> {
+fn faults() -> Vec<NoviFault> {
     let leak = r#"{"Message":"no such member: Marguerite Delacroix <leak@example.org>"}"#.to_owned();
     vec![
-        Fault::Answer(500, "application/json", leak.clone()),
-        Fault::Answer(401, "application/json", leak.clone()),
-        Fault::Answer(403, "application/json", leak.clone()),
-        Fault::Answer(404, "application/json", leak.clone()),
-        Fault::Answer(200, "application/json", r#"{"Email":5,"Name":"Marguerite Delacroix"}"#.to_owned()),
-        Fault::Answer(200, "application/json", r#"["leak@example.org"]"#.to_owned()),
-        Fault::Answer(200, "text/html", leak),
-        Fault::Redirect("http://127.0.0.1:9/leak@example.org".to_owned()),
-        Fault::Blocked,
-        Fault::HangUp,
-        Fault::HalfBody,
-        Fault::EndlessBody,
-        Fault::RateLimited(Some("1".to_owned())),
+        NoviFault::Respond(500, "application/json", leak.clone()),
+        NoviFault::Respond(401, "application/json", leak.clone()),
+        NoviFault::Respond(403, "application/json", leak.clone()),
+        NoviFault::Respond(404, "application/json", leak.clone()),
+        NoviFault::Respond(200, "application/json", r#"{"Email":5,"Name":"Marguerite Delacroix"}"#.to_owned()),
+        NoviFault::Respond(200, "application/json", r#"["leak@example.org"]"#.to_owned()),
+        NoviFault::Respond(200, "text/html", leak),
+        NoviFault::Redirect("http://127.0.0.1:9/leak@example.org".to_owned()),
+        NoviFault::BlockedByCdn,
+        NoviFault::Disconnect,
+        NoviFault::TruncatedBody,
+        NoviFault::EndlessBody,
+        NoviFault::RateLimited(Some("1".to_owned())),
     ]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verification_logs_nobody() -> Result<()> {
-    let world =
+async fn verify_logs_no_personal_data() -> Result<()> {
+    let env =
         Verification::start(&[("CACHE_TTL_SECONDS", "1"), ("PARAMETER_TTL_SECONDS", "1"), ("CORS_ALLOW_ORIGINS", "*")])
             .await?;
     for word in ["leak@example.org", "Marguerite", "Delacroix", "account-1"] {
-        world.private.add(word);
+        env.private.add(word);
     }
-    let people: Vec<Uuid> = {
-        let mut state = world.novi.state();
+    let members: Vec<Uuid> = {
+        let mut state = env.novi.state();
         let mut rng = Rng::new();
         let group = state.directory.add_group(&mut rng, 60);
         state.directory.groups[&group].clone()
     };
-    for person in &people {
-        world.private.add(&person.hyphenated().to_string());
+    for member in &members {
+        env.private.add(&member.hyphenated().to_string());
         for _ in 0..2 {
-            world.verify(*person).await?;
+            env.verify(*member).await?;
         }
     }
     for fault in faults() {
         let newcomer = {
-            let mut state = world.novi.state();
+            let mut state = env.novi.state();
             state.fail("/customers/", 1, fault);
             state.directory.add(&mut Rng::new())
         };
-        world.private.add(&newcomer.hyphenated().to_string());
-        world.verify(newcomer).await?;
-        world.novi.state().mend();
-        while world.verify(newcomer).await?.status == 429 {}
+        env.private.add(&newcomer.hyphenated().to_string());
+        env.verify(newcomer).await?;
+        env.novi.state().clear_faults();
+        while env.verify(newcomer).await?.status == 429 {}
     }
-    let path = Verification::path(people[0]);
+    let path = Verification::path(members[0]);
     for token in ["x.y.z", "eyJhbGciOiJIUzI1NiJ9.eyJhY2NvdW50X2lkIjoiYSJ9.c2lnbmF0dXJl"] {
-        world.private.add(token);
-        world.send(&world.request(people[0]).header("authorization", &format!("Bearer {token}"))).await?;
+        env.private.add(token);
+        env.send(&env.request(members[0]).header("authorization", &format!("Bearer {token}"))).await?;
     }
     for request in [
         Request::get(&path),
-        Request::get(&path).header("x-api-key", "wrong-key-of-somebody"),
+        Request::get(&path).header("x-api-key", "wrong-key-of-a-caller"),
         Request::get(&format!("{path}/leak@example.org")),
         Request::get("/leak@example.org"),
         Request::new("POST", &path),
         Request::new("OPTIONS", &path).header("origin", "https://app.example.org"),
     ] {
         for event in [request.http_api("prod"), request.rest_api("prod"), request.function_url()] {
-            world.function.invoke(&event).await?;
+            env.function.invoke(&event).await?;
         }
     }
-    // What is no event at all, and what the library cannot read.
-    world.private.add("wrong-key-of-somebody");
-    world.function.invoke(&json!({"leak@example.org": true})).await?;
-    world.function.invoke(&json!("leak@example.org")).await?;
-    let mut odd = world.request(people[0]).http_api("$default");
+    // Values that aren't events, and an event that the library can't parse.
+    env.private.add("wrong-key-of-a-caller");
+    env.function.invoke(&json!({"leak@example.org": true})).await?;
+    env.function.invoke(&json!("leak@example.org")).await?;
+    let mut odd = env.request(members[0]).http_api("$default");
     odd["headers"]["x-odd"] = json!("leak@example.org é");
-    world.function.invoke(&odd).await?;
-    // Parameters that are wrong hold secrets all the same.
-    let mut config = world.config.clone();
-    config["api_keys"] = json!([{"name": "x", "key": world.keys.frontend, "bypas": true}]);
-    world.function.set_config(&config)?;
-    while !world.function.log().contains("the older ones are used") {
-        world.verify(people[2]).await?;
+    env.function.invoke(&odd).await?;
+    // Invalid parameters also contain secrets.
+    let mut config = env.config.clone();
+    config["api_keys"] = json!([{"name": "x", "key": env.keys.frontend, "bypas": true}]);
+    env.function.set_config(&config)?;
+    while !env.function.log().contains("parameter refresh failed; using cached parameters") {
+        env.verify(members[2]).await?;
     }
 
-    let log = world.function.log();
-    assert!(log.contains(r#""level":"DEBUG""#), "it was not logged at TRACE: {log}");
-    assert!(world.private.len() > 200);
-    assert_eq!(world.private.found_in(&log).len(), 0);
-    // The check finds what it looks for.
-    assert!(!world.private.found_in(&format!("{log} GET {path}")).is_empty());
+    let log = env.function.log();
+    assert!(log.contains(r#""level":"DEBUG""#), "the log level isn't TRACE: {log}");
+    assert!(env.private.len() > 200);
+    assert_eq!(env.private.found_in(&log).len(), 0);
+    // The check finds a leak.
+    assert!(!env.private.found_in(&format!("{log} GET {path}")).is_empty());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_mirror_logs_nobody() -> Result<()> {
+async fn mirror_logs_no_personal_data() -> Result<()> {
     let mut directory = Directory::default();
     let mut rng = Rng::new();
     let group = directory.add_group(&mut rng, 60);
@@ -113,19 +112,19 @@ async fn the_mirror_logs_nobody() -> Result<()> {
         {"group_guid": group, "list_id": "broken@lists.example.org", "keep": ["leak@example.org", "leak at example.org"]},
         {"group_guid": group, "list_id": "nowhere@lists.example.org", "leak@example.org": 1},
     ]);
-    let world = Mirror::start(directory, mappings, &[("PARAMETER_TTL_SECONDS", "1")]).await?;
+    let env = Mirror::start(directory, mappings, &[("PARAMETER_TTL_SECONDS", "1")]).await?;
     for word in ["leak@example.org", "leak.example.org", "Marguerite", "Delacroix"] {
-        world.private.add(word);
+        env.private.add(word);
     }
-    let id = world.mailman.create_list("members").await?;
-    for person in &world.novi.state().directory.groups[&group] {
-        world.private.add(&person.hyphenated().to_string());
+    let id = env.mailman.create_list("members").await?;
+    for member in &env.novi.state().directory.groups[&group] {
+        env.private.add(&member.hyphenated().to_string());
     }
-    world.mailman.subscribe(&id, "leak@example.org", "member").await?;
+    env.mailman.subscribe(&id, "leak@example.org", "member").await?;
     for fault in [None].into_iter().chain(faults().into_iter().map(Some)) {
-        world.novi.state().fail("/customers/", 1, fault.unwrap_or(Fault::HangUp));
-        world.function.invoke(&json!({})).await?;
-        world.novi.state().mend();
+        env.novi.state().fail("/customers/", 1, fault.unwrap_or(NoviFault::Disconnect));
+        env.function.invoke(&json!({})).await?;
+        env.novi.state().clear_faults();
     }
     for event in [
         json!({"explain": ["leak@example.org"]}),
@@ -133,20 +132,20 @@ async fn the_mirror_logs_nobody() -> Result<()> {
         json!({"lists": ["leak@example.org"]}),
         json!("leak@example.org"),
     ] {
-        let returned = world.function.invoke(&event).await?;
-        // The result of an explanation names who was asked for; nothing else does.
+        let returned = env.function.invoke(&event).await?;
+        // Only the result of an explanation contains the requested addresses.
         if event.get("explain").is_none() {
-            assert_eq!(world.private.found_in(&returned.to_string()).len(), 0, "{returned}");
+            assert_eq!(env.private.found_in(&returned.to_string()).len(), 0, "{returned}");
         }
     }
-    std::fs::write(world.function.config_file(), "{\"mailman_password\": \"leak@example.org")?;
-    world.function.invoke(&json!({"force": [id]})).await?;
+    std::fs::write(env.function.config_file(), "{\"mailman_password\": \"leak@example.org")?;
+    env.function.invoke(&json!({"force": [id]})).await?;
 
-    let log = world.function.log();
+    let log = env.function.log();
     assert!(log.contains("\"message\":\"reported\"") && log.contains(r#""level":"WARN""#), "{log}");
-    assert!(world.private.len() > 200);
-    assert_eq!(world.private.found_in(&log).len(), 0);
-    let somebody = world.mailman.roster(&id, "member").await?.into_keys().next().unwrap_or_default();
-    assert!(!world.private.found_in(&format!("{log} {somebody}")).is_empty());
+    assert!(env.private.len() > 200);
+    assert_eq!(env.private.found_in(&log).len(), 0);
+    let address = env.mailman.roster(&id, "member").await?.into_keys().next().unwrap_or_default();
+    assert!(!env.private.found_in(&format!("{log} {address}")).is_empty());
     Ok(())
 }

@@ -1,5 +1,4 @@
-//! Starting: what is missing or wrong ends the start with an error that names
-//! it, and tells no secret.
+//! Startup: a missing or invalid setting or parameter fails startup with an error that names it and contains no secret.
 
 use std::process::Command;
 
@@ -7,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use tests::function::binary;
 
-const KEY: &str = "a-secret-that-nobody-may-see";
+const KEY: &str = "a-secret-that-must-not-leak";
 
 fn config() -> Value {
     json!({
@@ -18,8 +17,8 @@ fn config() -> Value {
     })
 }
 
-/// What a function prints when it cannot start.
-fn refused(name: &str, config: &Value, variables: &[(&str, &str)]) -> Result<String> {
+/// Starts a function, which must fail, and returns what it printed.
+fn startup_error(name: &str, config: &Value, variables: &[(&str, &str)]) -> Result<String> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("config.json");
     std::fs::write(&file, config.to_string())?;
@@ -39,27 +38,23 @@ fn refused(name: &str, config: &Value, variables: &[(&str, &str)]) -> Result<Str
 }
 
 #[test]
-fn a_wrong_setting_is_named_with_its_value_and_what_is_right() -> Result<()> {
+fn invalid_setting_is_named_with_its_value_and_the_expected_one() -> Result<()> {
     for name in ["verify", "mirror"] {
-        for (variable, value, said) in [
-            ("CONFIG_FILE", "", "PARAMETER_PREFIX or CONFIG_FILE: one of them must be set"),
-            ("CONFIG_FILE", "/no/such/file.json", "CONFIG_FILE=/no/such/file.json cannot be read"),
-            ("PARAMETER_PREFIX", "/idaa", "CONFIG_FILE and PARAMETER_PREFIX: both are set"),
-            ("CACHE_URL", "127.0.0.1:6379", "CACHE_URL=\"127.0.0.1:6379\" cannot be used"),
-            ("CACHE_IAM_USER", "bridge", "CACHE_IAM_USER: it needs CACHE_ID"),
-            (
-                "NOVI_TIMEOUT_MS",
-                "8s",
-                "NOVI_TIMEOUT_MS=\"8s\" cannot be used: it must be a whole number of milliseconds",
-            ),
-            ("PARAMETER_TTL_SECONDS", "0", "PARAMETER_TTL_SECONDS=\"0\" cannot be used"),
-            ("ALLOW_PLAIN_HTTP", "yes", "it must be true or false"),
-            ("EXTRA_CA_CERTS", "/no/such.pem", "EXTRA_CA_CERTS=\"/no/such.pem\" cannot be used"),
-            ("AWS_LAMBDA_LOG_LEVEL", "LOUD", "AWS_LAMBDA_LOG_LEVEL=\"LOUD\" cannot be used"),
-            ("AWS_LAMBDA_LOG_FORMAT", "XML", "it must be JSON or Text"),
+        for (variable, value, expected_text) in [
+            ("CONFIG_FILE", "", "PARAMETER_PREFIX or CONFIG_FILE: set one of them"),
+            ("CONFIG_FILE", "/no/such/file.json", "CONFIG_FILE=/no/such/file.json: reading failed"),
+            ("PARAMETER_PREFIX", "/idaa", "CONFIG_FILE and PARAMETER_PREFIX: set only one of them"),
+            ("CACHE_URL", "127.0.0.1:6379", "CACHE_URL=\"127.0.0.1:6379\" is invalid"),
+            ("CACHE_IAM_USER", "bridge", "CACHE_IAM_USER: requires CACHE_ID"),
+            ("NOVI_TIMEOUT_MS", "8s", "NOVI_TIMEOUT_MS=\"8s\" is invalid: expected a whole number of milliseconds"),
+            ("PARAMETER_TTL_SECONDS", "0", "PARAMETER_TTL_SECONDS=\"0\" is invalid"),
+            ("ALLOW_PLAIN_HTTP", "yes", "expected true or false"),
+            ("EXTRA_CA_CERTS", "/no/such.pem", "EXTRA_CA_CERTS=\"/no/such.pem\" is invalid"),
+            ("AWS_LAMBDA_LOG_LEVEL", "LOUD", "AWS_LAMBDA_LOG_LEVEL=\"LOUD\" is invalid"),
+            ("AWS_LAMBDA_LOG_FORMAT", "XML", "expected JSON or Text"),
         ] {
-            let printed = refused(name, &config(), &[(variable, value)])?;
-            assert!(printed.contains(said), "{printed}");
+            let printed = startup_error(name, &config(), &[(variable, value)])?;
+            assert!(printed.contains(expected_text), "{printed}");
         }
     }
     for (name, variable, value) in [
@@ -71,55 +66,55 @@ fn a_wrong_setting_is_named_with_its_value_and_what_is_right() -> Result<()> {
         ("mirror", "NOVI_MAX_PER_SECOND", "0"),
         ("mirror", "NOVI_MAX_PER_MINUTE", "x"),
     ] {
-        let printed = refused(name, &config(), &[(variable, value)])?;
-        assert!(printed.contains(&format!("{variable}=\"{value}\" cannot be used")), "{printed}");
+        let printed = startup_error(name, &config(), &[(variable, value)])?;
+        assert!(printed.contains(&format!("{variable}=\"{value}\" is invalid")), "{printed}");
     }
     Ok(())
 }
 
 #[test]
-fn a_wrong_parameter_is_named_and_never_shown() -> Result<()> {
+fn invalid_parameter_is_named_without_its_value() -> Result<()> {
     let plain = json!("http://www.example.org/api");
-    for (function, parameter, value, said) in [
+    for (function, parameter, value, expected_text) in [
         ("verify", "novi_api_root_url", json!(null), "is missing"),
-        ("verify", "novi_api_root_url", json!("www.example.org"), "it is no URL"),
-        ("verify", "novi_api_root_url", plain.clone(), "it must be https://"),
+        ("verify", "novi_api_root_url", json!("www.example.org"), "found an invalid URL"),
+        ("verify", "novi_api_root_url", plain.clone(), "expected an https:// URL (http://"),
         ("verify", "novi_idaa_api_key", json!(" "), "is missing"),
         ("verify", "novi_idaa_api_key", json!("a\nb"), "printable ASCII"),
-        ("verify", "novi_idaa_api_key", json!(5), "it must be text"),
+        ("verify", "novi_idaa_api_key", json!(5), "expected a string"),
         ("verify", "api_keys", json!(null), "is missing"),
-        ("verify", "api_keys", json!([]), "it holds no key"),
-        ("verify", "api_keys", json!(KEY), "it is not JSON"),
+        ("verify", "api_keys", json!([]), "found no key"),
+        ("verify", "api_keys", json!(KEY), "found invalid JSON"),
         ("verify", "api_keys", json!([{"name": "x"}]), "entry 1"),
-        ("verify", "api_keys", json!([{"name": "x", "key": ""}]), "entry 1 has a blank"),
+        ("verify", "api_keys", json!([{"name": "x", "key": ""}]), "found a blank one in entry 1"),
         ("verify", "api_keys", json!([{"name": "x", "key": KEY, "bypas": true}]), "entry 1"),
         (
             "verify",
             "api_keys",
             json!([{"name": "x", "key": KEY}, {"name": "y", "key": KEY}]),
-            "entry 2 holds a key that",
+            "found the key of an earlier entry in entry 2",
         ),
-        ("verify", "jwt_secret", json!({}), "it must be text"),
+        ("verify", "jwt_secret", json!({}), "expected a string"),
         ("mirror", "mailman_base_url", json!(null), "is missing"),
-        ("mirror", "mailman_base_url", plain, "it must be https://"),
+        ("mirror", "mailman_base_url", plain, "expected an https:// URL (http://"),
         ("mirror", "mailman_username", json!(""), "is missing"),
         ("mirror", "mailman_password", json!(null), "is missing"),
         ("mirror", "novi_mailman_sync", json!(null), "is missing"),
-        ("mirror", "novi_mailman_sync", json!({"list_id": KEY}), "it must hold a JSON array"),
-        ("mirror", "novi_mailman_sync", json!("[{]"), "it is not JSON (line 1, column 3)"),
+        ("mirror", "novi_mailman_sync", json!({"list_id": KEY}), "expected a JSON array"),
+        ("mirror", "novi_mailman_sync", json!("[{]"), "found invalid JSON (line 1, column 3)"),
     ] {
         let mut config = config();
         config[parameter] = value;
-        let printed = refused(function, &config, &[])?;
-        assert!(printed.contains(&format!("parameter {parameter} ")) && printed.contains(said), "{printed}");
+        let printed = startup_error(function, &config, &[])?;
+        assert!(printed.contains(&format!("parameter {parameter} ")) && printed.contains(expected_text), "{printed}");
     }
     Ok(())
 }
 
 #[test]
-fn a_function_that_lambda_did_not_start_says_how_to_start_it() -> Result<()> {
+fn function_started_outside_lambda_says_how_to_start_it() -> Result<()> {
     for name in ["verify", "mirror"] {
-        let printed = refused(name, &config(), &[])?;
+        let printed = startup_error(name, &config(), &[])?;
         assert!(printed.contains("AWS_LAMBDA_RUNTIME_API") && printed.contains("make run"), "{printed}");
     }
     Ok(())

@@ -1,5 +1,4 @@
-//! The deployment, as CloudFormation would make it: what it allows, encrypts
-//! and sets, for each choice of cache.
+//! The deployment as CloudFormation would create it: permissions, encryption and settings, for each choice of cache.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -10,7 +9,7 @@ use tests::function::venv;
 use tests::redis::{Kind, Redis};
 use tests::workspace;
 
-/// The resources that CloudFormation would make.
+/// Returns the resources that CloudFormation would create.
 fn resources(parameters: &Value) -> Result<BTreeMap<String, Value>> {
     let output = Command::new(venv().join("bin/python"))
         .arg(workspace().join("tests/process_template.py"))
@@ -22,7 +21,7 @@ fn resources(parameters: &Value) -> Result<BTreeMap<String, Value>> {
     Ok(serde_json::from_value(template["Resources"].take())?)
 }
 
-/// Every choice of cache, and everything optional besides.
+/// Returns every choice of cache, and a choice with everything optional.
 fn choices() -> Vec<(&'static str, Value)> {
     let network = json!({"VpcId": "vpc-1", "SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1"});
     let with = |more: Value| {
@@ -32,7 +31,7 @@ fn choices() -> Vec<(&'static str, Value)> {
     };
     vec![
         ("serverless", json!({})),
-        ("serverless in a network that is there", with(json!({}))),
+        ("serverless in an existing network", with(json!({}))),
         ("existing by id and IAM", with(json!({"Cache": "existing", "CacheId": "shared", "CacheIamUser": "bridge"}))),
         ("existing by id and password", with(json!({"Cache": "existing", "CacheId": "shared"}))),
         ("existing by URL", with(json!({"Cache": "existing", "CacheUrl": "rediss://cache.example.org:6379"}))),
@@ -57,17 +56,17 @@ fn list(value: &Value) -> Vec<String> {
     }
 }
 
-/// What a role may do: its statements, its own and those attached to it.
+/// Returns all policy statements of a role: inline ones and those of attached policies.
 fn statements(resources: &BTreeMap<String, Value>, role: &str) -> Vec<Value> {
     let own = resources[role]["Properties"]["Policies"].as_array().cloned().unwrap_or_default();
     let attached = resources.values().filter(|resource| {
-        resource["Type"] == "AWS::IAM::Policy" && list(&resource["Properties"]["Roles"]).iter().any(|to| to == role)
+        resource["Type"] == "AWS::IAM::Policy" && list(&resource["Properties"]["Roles"]).iter().any(|name| name == role)
     });
     let policies = own.into_iter().chain(attached.map(|resource| resource["Properties"].clone()));
     policies.flat_map(|policy| policy["PolicyDocument"]["Statement"].as_array().cloned().unwrap_or_default()).collect()
 }
 
-/// What of this service the role may do, and on what.
+/// Returns the actions of a service that a role is allowed, and the resources of each.
 fn allowed(resources: &BTreeMap<String, Value>, role: &str, service: &str) -> BTreeMap<String, BTreeSet<String>> {
     let mut allowed: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for statement in statements(resources, role).iter().filter(|statement| statement["Effect"] == "Allow") {
@@ -78,14 +77,14 @@ fn allowed(resources: &BTreeMap<String, Value>, role: &str, service: &str) -> BT
     allowed
 }
 
-/// The parameters that a function's code reads.
+/// Returns the parameters that a function's code reads.
 fn names_in_code(function: &str) -> Result<BTreeSet<String>> {
     let code = std::fs::read_to_string(workspace().join(format!("functions/{function}/src/parameters.rs")))?;
     let names = code.split_once("const NAMES").and_then(|(_, rest)| rest.split_once("];")).context("no NAMES")?.0;
     Ok(names.split('"').skip(1).step_by(2).map(str::to_owned).collect())
 }
 
-/// The environment variables that a function's code reads.
+/// Returns the environment variables that a function's code reads.
 fn variables_in_code(function: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for file in [format!("functions/{function}/src/settings.rs"), "shared/src/settings.rs".to_owned()] {
@@ -98,25 +97,26 @@ fn variables_in_code(function: &str) -> Result<BTreeSet<String>> {
 }
 
 #[test]
-fn the_template_is_one_that_cloudformation_takes() -> Result<()> {
+fn template_passes_cfn_lint() -> Result<()> {
     let lint = Command::new(venv().join("bin/cfn-lint")).arg(workspace().join("template.yaml")).output()?;
     assert!(lint.status.success(), "{}", String::from_utf8_lossy(&lint.stdout));
     Ok(())
 }
 
 #[test]
-fn no_role_may_do_more_than_its_function_does() -> Result<()> {
+fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
         for role in ["VerifyRole", "MirrorRole", "SchedulerRole"] {
             for statement in statements(&resources, role).iter().filter(|statement| statement["Effect"] == "Allow") {
                 let actions = list(&statement["Action"]);
                 assert!(actions.iter().all(|action| !action.contains('*')), "{choice}: {role}: {statement}");
-                // AWS knows no narrower resource for these.
-                let must = actions.iter().all(|action| action.starts_with("ec2:") || action.starts_with("xray:"));
+                // AWS doesn't support narrower resources for these.
+                let requires_wildcard =
+                    actions.iter().all(|action| action.starts_with("ec2:") || action.starts_with("xray:"));
                 let resources = list(&statement["Resource"]);
                 let is_wide = |resource: &String| resource.contains('*') || resource.is_empty();
-                assert!(must || !resources.iter().any(is_wide), "{choice}: {role}: {statement}");
+                assert!(requires_wildcard || !resources.iter().any(is_wide), "{choice}: {role}: {statement}");
             }
             assert!(resources[role]["Properties"].get("ManagedPolicyArns").is_none(), "{choice}: {role}");
         }
@@ -125,10 +125,10 @@ fn no_role_may_do_more_than_its_function_does() -> Result<()> {
             let mut expected =
                 BTreeMap::from([("ssm:GetParameters".to_owned(), names_in_code(function)?.iter().map(arn).collect())]);
             if function == "mirror" {
-                let continued = BTreeSet::from([arn(&"novi_mailman_sync".to_owned())]);
-                expected.insert("ssm:GetParametersByPath".to_owned(), continued);
+                let multipart = BTreeSet::from([arn(&"novi_mailman_sync".to_owned())]);
+                expected.insert("ssm:GetParametersByPath".to_owned(), multipart);
             }
-            assert_eq!(allowed(&resources, role, "ssm:"), expected, "{choice}: by exact names");
+            assert_eq!(allowed(&resources, role, "ssm:"), expected, "{choice}: only exact names");
 
             let has_key = parameters.get("KmsKeyArn").is_some();
             assert_eq!(allowed(&resources, role, "kms:").len(), usize::from(has_key), "{choice}");
@@ -137,11 +137,15 @@ fn no_role_may_do_more_than_its_function_does() -> Result<()> {
             let own: Vec<Value> = statements(&resources, role);
             let denied =
                 own.iter().filter(|statement| statement["Effect"] == "Deny" && statement.get("Condition").is_some());
-            assert_eq!(denied.count(), usize::from(has_network), "{choice}: the code itself may not touch the network");
+            assert_eq!(
+                denied.count(),
+                usize::from(has_network),
+                "{choice}: the code itself must not manage network interfaces"
+            );
             let cache: Vec<String> = allowed(&resources, role, "elasticache:").into_keys().collect();
             let describe = ["elasticache:DescribeReplicationGroups", "elasticache:DescribeServerlessCaches"];
             match choice {
-                "serverless" | "serverless in a network that is there" | "existing by id and IAM" => {
+                "serverless" | "serverless in an existing network" | "existing by id and IAM" => {
                     assert_eq!(cache, [&["elasticache:Connect"], &describe[..]].concat(), "{choice}");
                 }
                 "existing by id and password" => assert_eq!(cache, describe, "{choice}"),
@@ -153,7 +157,7 @@ fn no_role_may_do_more_than_its_function_does() -> Result<()> {
 }
 
 #[test]
-fn every_variable_that_the_code_reads_is_set_and_documented_and_no_other() -> Result<()> {
+fn template_and_readme_have_exactly_the_variables_that_the_code_reads() -> Result<()> {
     let readme = std::fs::read_to_string(workspace().join("README.md"))?;
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
@@ -161,11 +165,11 @@ fn every_variable_that_the_code_reads_is_set_and_documented_and_no_other() -> Re
             let variables = resources[name]["Properties"]["Environment"]["Variables"].clone();
             let mut set: BTreeSet<String> =
                 variables.as_object().into_iter().flatten().map(|(name, _)| name.clone()).collect();
-            // Instead of the path in SSM, for local runs; and what Lambda sets.
+            // CONFIG_FILE replaces the SSM path in local runs, and Lambda sets the other one.
             set.extend(["CONFIG_FILE", "AWS_LAMBDA_RUNTIME_API"].map(str::to_owned));
             assert_eq!(set, variables_in_code(function)?, "{choice}: {function}");
             for name in set.iter().filter(|name| !name.starts_with("AWS_")) {
-                assert!(readme.contains(&format!("`{name}`")), "the README says nothing of {name}");
+                assert!(readme.contains(&format!("`{name}`")), "the README doesn't document {name}");
             }
         }
     }
@@ -173,7 +177,7 @@ fn every_variable_that_the_code_reads_is_set_and_documented_and_no_other() -> Re
 }
 
 #[test]
-fn the_template_s_own_values_are_ones_that_the_functions_take() -> Result<()> {
+fn functions_accept_the_values_of_the_template() -> Result<()> {
     use shared::settings::{CacheTtls, CommonSettings, Env};
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
@@ -195,7 +199,7 @@ fn the_template_s_own_values_are_ones_that_the_functions_take() -> Result<()> {
 }
 
 #[test]
-fn what_is_kept_is_encrypted_and_ends_and_logs_name_nobody() -> Result<()> {
+fn stored_data_is_encrypted_and_expires_and_logs_contain_no_personal_data() -> Result<()> {
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
         for (name, resource) in &resources {
@@ -230,7 +234,7 @@ fn what_is_kept_is_encrypted_and_ends_and_logs_name_nobody() -> Result<()> {
 }
 
 #[test]
-fn the_mirror_is_safe_to_deploy() -> Result<()> {
+fn mirror_is_safe_to_deploy() -> Result<()> {
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
         let mirror = &resources["Mirror"]["Properties"];
@@ -247,7 +251,7 @@ fn the_mirror_is_safe_to_deploy() -> Result<()> {
         let sends = allowed(&resources, "MirrorRole", "sqs:");
         assert_eq!(sends["sqs:SendMessage"], BTreeSet::from(["MirrorFailures.Arn".to_owned()]));
 
-        // No network where there is no cache, and the bill that comes with it.
+        // Without a cache, the stack has no network and doesn't pay for one.
         let has_network = resources
             .values()
             .any(|resource| resource["Type"].as_str().is_some_and(|kind| kind.starts_with("AWS::EC2")));
@@ -260,14 +264,14 @@ fn the_mirror_is_safe_to_deploy() -> Result<()> {
 }
 
 #[test]
-fn pages_may_ask_where_the_same_parameter_lets_them() -> Result<()> {
+fn api_and_function_allow_the_same_cors_origins() -> Result<()> {
     for (choice, parameters) in choices() {
         let resources = resources(&parameters)?;
         let api = &resources["Api"]["Properties"]["CorsConfiguration"];
         let function = &resources["Verify"]["Properties"]["Environment"]["Variables"]["CORS_ALLOW_ORIGINS"];
         assert_eq!(list(&api["AllowOrigins"]).join(","), function.as_str().unwrap_or_default(), "{choice}");
         if !api.is_null() {
-            // As the function's own answers have it.
+            // The same headers as in the function's own responses.
             assert_eq!(list(&api["AllowHeaders"]), ["authorization", "x-account-id", "x-api-key"]);
             assert_eq!(list(&api["ExposeHeaders"]), ["retry-after", "x-cache"]);
         }
@@ -276,8 +280,8 @@ fn pages_may_ask_where_the_same_parameter_lets_them() -> Result<()> {
 }
 
 #[test]
-fn every_alarm_tells_somebody_and_has_a_page() -> Result<()> {
-    let pages = std::fs::read_to_string(workspace().join("docs/operations.md"))?;
+fn every_alarm_notifies_and_is_documented() -> Result<()> {
+    let operations = std::fs::read_to_string(workspace().join("docs/operations.md"))?;
     let resources = resources(&json!({}))?;
     let alarms: Vec<&Value> = resources
         .values()
@@ -288,29 +292,29 @@ fn every_alarm_tells_somebody_and_has_a_page() -> Result<()> {
     for alarm in alarms {
         assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&json!(["Alarms"]), &json!(["Alarms"])));
         let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
-        let (_, page) =
-            description.rsplit_once("docs/operations.md#").with_context(|| format!("no page: {description}"))?;
-        assert!(pages.contains(&format!("### {page}\n")), "docs/operations.md has no page on {page}");
-        assert_eq!(alarm["AlarmName"], format!("bridge {page}"));
+        let (_, section) =
+            description.rsplit_once("docs/operations.md#").with_context(|| format!("no section: {description}"))?;
+        assert!(operations.contains(&format!("### {section}\n")), "docs/operations.md has no section on {section}");
+        assert_eq!(alarm["AlarmName"], format!("bridge {section}"));
     }
     let dashboard = resources["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap_or_default();
-    serde_json::from_str::<Value>(dashboard).context("the dashboard is no JSON")?;
+    serde_json::from_str::<Value>(dashboard).context("the dashboard isn't valid JSON")?;
     Ok(())
 }
 
-/// The metrics that alarms and dashboard ask for are those that the functions say.
+/// The metrics that the alarms and the dashboard query are the ones that the functions emit.
 #[test]
-fn every_metric_that_is_asked_for_is_one_that_is_said() -> Result<()> {
+fn every_queried_metric_is_emitted() -> Result<()> {
     let resources = resources(&json!({}))?;
     let mut code = String::new();
-    for file in ["verify/src/routes.rs", "verify/src/verification.rs", "mirror/src/run.rs", "../shared/src/novi.rs"] {
+    for file in ["verify/src/app.rs", "verify/src/verification.rs", "mirror/src/run.rs", "../shared/src/novi.rs"] {
         code += &std::fs::read_to_string(workspace().join("functions").join(file))?;
     }
     let dashboard = resources["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap_or_default();
-    let mut asked: BTreeSet<String> = BTreeSet::new();
+    let mut queried: BTreeSet<String> = BTreeSet::new();
     for resource in resources.values() {
         let text = resource["Properties"].to_string();
-        asked.extend(
+        queried.extend(
             text.split(r#""MetricName":""#).skip(1).filter_map(|rest| rest.split('"').next()).map(str::to_owned),
         );
     }
@@ -327,22 +331,22 @@ fn every_metric_that_is_asked_for_is_one_that_is_said() -> Result<()> {
         "ListsFailed",
     ];
     for name in ours.iter().chain(&more) {
-        assert!(dashboard.contains(&format!("\"{name}\"")), "the dashboard does not show {name}");
-        asked.insert((*name).to_owned());
+        assert!(dashboard.contains(&format!("\"{name}\"")), "the dashboard doesn't show {name}");
+        queried.insert((*name).to_owned());
     }
-    // Lambda's and SQS's own.
+    // Metrics of Lambda and SQS themselves.
     for own in ["Errors", "Throttles", "Invocations", "ApproximateNumberOfMessagesVisible"] {
-        assert!(asked.remove(own), "{own}");
+        assert!(queried.remove(own), "{own}");
     }
-    for name in asked {
-        assert!(code.contains(&format!("\"{name}\"")), "nobody says {name}");
+    for name in queried {
+        assert!(code.contains(&format!("\"{name}\"")), "no function emits {name}");
     }
     Ok(())
 }
 
-/// The cache's user may do what the functions do, on their keys, and nothing else.
+/// The cache user has the permissions that the functions need on their keys, and no others.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cache_s_user_may_do_what_the_functions_do() -> Result<()> {
+async fn cache_user_has_the_permissions_that_the_functions_need() -> Result<()> {
     use fastrand::Rng;
     use tests::directory::Directory;
     use tests::harness::{Mirror, Verification};
@@ -354,34 +358,34 @@ async fn the_cache_s_user_may_do_what_the_functions_do() -> Result<()> {
     let password = "password-of-the-cache-user";
     let rules: Vec<&str> = access.split_whitespace().collect();
     let login = format!(">{password}");
-    redis.command_everywhere(&[&["ACL", "SETUSER", "bridge", &login], &rules[..]].concat())?;
+    redis.command_on_all(&[&["ACL", "SETUSER", "bridge", &login], &rules[..]].concat())?;
     let url = format!("redis://bridge@127.0.0.1:{}", redis.port());
     let variables = [("CACHE_URL", url.as_str()), ("CACHE_CLUSTER", "true")];
 
-    let world = Verification::start_with(&variables, |config| config["cache_password"] = json!(password)).await?;
+    let env = Verification::start_with(&variables, |config| config["cache_password"] = json!(password)).await?;
     for expected in ["miss", "hit"] {
-        let answer = world.verify(world.member).await?;
-        assert_eq!(answer.header("x-cache"), expected, "{}", redis.command(&["ACL", "LOG"])?);
+        let response = env.verify(env.member).await?;
+        assert_eq!(response.header("x-cache"), expected, "{}", redis.command(&["ACL", "LOG"])?);
     }
-    let health = world.send(&tests::api::Request::get("/health")).await?;
+    let health = env.send(&tests::api::Request::get("/health")).await?;
     assert_eq!(health.json()["checks"]["cache"], "ok", "{}", health.body);
-    world.novi.state().fail("/", 1, tests::novi::Fault::RateLimited(Some("1".to_owned())));
-    let stranger = uuid::Uuid::from_u128(fastrand::u128(..));
-    assert_eq!(world.verify(stranger).await?.status, 429);
-    assert_eq!(world.verify(stranger).await?.status, 429, "the cooldown is on");
+    env.novi.state().fail("/", 1, tests::novi::NoviFault::RateLimited(Some("1".to_owned())));
+    let unknown = uuid::Uuid::from_u128(fastrand::u128(..));
+    assert_eq!(env.verify(unknown).await?.status, 429);
+    assert_eq!(env.verify(unknown).await?.status, 429, "the cooldown is active");
 
     let mut directory = Directory::default();
     let group = directory.add_plain_group(&mut Rng::new(), 3);
     let mappings = json!([{"group_guid": group, "list_id": "members.lists.example.org"}]);
-    let mut world = Mirror::start(directory, mappings, &variables).await?;
-    world.config["cache_password"] = json!(password);
-    world.function.set_config(&world.config)?;
-    world.mailman.create_list("members").await?;
-    assert_eq!(world.run(json!({})).await?["status"], "ok");
-    let log = world.function.log();
+    let mut env = Mirror::start(directory, mappings, &variables).await?;
+    env.config["cache_password"] = json!(password);
+    env.function.set_config(&env.config)?;
+    env.mailman.create_list("members").await?;
+    assert_eq!(env.run(json!({})).await?["status"], "ok");
+    let log = env.function.log();
     assert!(log.contains("the cache is warm") && !log.contains("mirrored without"), "{log}");
 
-    // Nothing was refused, and somebody else's keys are not theirs.
+    // Redis denied nothing, so the functions use no keys other than their own.
     let denied = redis.command(&["ACL", "LOG"])?;
     assert!(denied.is_empty(), "{denied}");
     Ok(())

@@ -1,5 +1,5 @@
-//! Verification, end to end: the real function under AWS's emulator, asked as
-//! API Gateway asks it, in front of a simulated Novi.
+//! The verify function, end to end: the real function in AWS's emulator, invoked with the events of API Gateway, and a
+//! simulated Novi.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,37 +10,39 @@ use http::{Method, header};
 use hyper::body::Incoming;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
-use tests::api::{Answer, Request};
+use tests::api::{Request, Response};
 use tests::directory::record;
-use tests::function::replace;
+use tests::function::write_atomically;
 use tests::harness::Verification;
 use tests::http_server::Server;
-use tests::novi::Fault;
-use tests::redis::Authority;
+use tests::novi::NoviFault;
+use tests::redis::CertificateAuthority;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{AcquireError, Semaphore};
 use uuid::Uuid;
 
-fn problem(answer: &Answer) -> (u16, String) {
-    assert_eq!(answer.header("content-type"), "application/problem+json", "{answer:?}");
-    let body = answer.json();
-    assert_eq!(body["status"], answer.status);
+/// Checks the format of a problem response, and returns its status and code.
+fn problem(response: &Response) -> (u16, String) {
+    assert_eq!(response.header("content-type"), "application/problem+json", "{response:?}");
+    let body = response.json();
+    assert_eq!(body["status"], response.status);
     for text in ["type", "title", "detail"] {
         assert!(body[text].as_str().is_some_and(|text| !text.is_empty()), "{text}: {body}");
     }
-    let waits = matches!(answer.status, 429 | 503);
-    assert_eq!(answer.header("retry-after").parse::<u64>().is_ok(), waits, "{answer:?}");
-    (answer.status, answer.code())
+    let is_temporary = matches!(response.status, 429 | 503);
+    assert_eq!(response.header("retry-after").parse::<u64>().is_ok(), is_temporary, "{response:?}");
+    (response.status, response.code())
 }
 
-fn assert_common(answer: &Answer) {
-    assert_eq!(answer.header("cache-control"), "no-store");
-    assert_eq!(answer.header("x-content-type-options"), "nosniff");
+/// Checks the headers that every response has.
+fn assert_common(response: &Response) {
+    assert_eq!(response.header("cache-control"), "no-store");
+    assert_eq!(response.header("x-content-type-options"), "nosniff");
 }
 
-/// Somebody whom the world's directory did not have.
-fn newcomer(world: &Verification) -> Uuid {
-    world.novi.state().directory.add(&mut fastrand::Rng::new())
+/// Adds a member that the function hasn't seen.
+fn newcomer(env: &Verification) -> Uuid {
+    env.novi.state().directory.add(&mut fastrand::Rng::new())
 }
 
 fn now() -> u64 {
@@ -56,11 +58,11 @@ fn signed(header: &Header, secret: &str, claims: &Value) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_member_is_verified_by_novi_and_then_by_the_cache() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    let member = world.member;
+async fn member_is_verified_by_novi_and_then_from_the_cache() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    let member = env.member;
     {
-        let mut state = world.novi.state();
+        let mut state = env.novi.state();
         let person = state.directory.person(member);
         (person["FirstName"], person["LastName"]) = (json!(" Marguerite "), json!("E\u{301}tienne"));
         person["Email"] = json!(" member lists@mail.example.org");
@@ -69,29 +71,29 @@ async fn a_member_is_verified_by_novi_and_then_by_the_cache() -> Result<()> {
         "verified": true, "full_name": "Marguerite E\u{301}.", "email": "member+lists@mail.example.org",
     });
     for origin in ["miss", "hit", "hit"] {
-        let answer = world.verify(member).await?;
-        assert_eq!((answer.status, answer.header("x-cache")), (200, origin));
-        assert_eq!(answer.header("content-type"), "application/json");
-        assert_eq!(answer.json(), expected);
-        assert_common(&answer);
+        let response = env.verify(member).await?;
+        assert_eq!((response.status, response.header("x-cache")), (200, origin));
+        assert_eq!(response.header("content-type"), "application/json");
+        assert_eq!(response.json(), expected);
+        assert_common(&response);
     }
     // Upper case is the same member.
     let upper = format!("/v3/action/idaa/novi_member/{}", member.hyphenated().to_string().to_uppercase());
-    let request = Request::get(&upper).header("x-api-key", &world.keys.bypass);
-    assert_eq!(world.send(&request).await?.header("x-cache"), "hit");
-    assert_eq!(world.novi.state().count("/customers/"), 1);
+    let request = Request::get(&upper).header("x-api-key", &env.keys.bypass);
+    assert_eq!(env.send(&request).await?.header("x-cache"), "hit");
+    assert_eq!(env.novi.state().count("/customers/"), 1);
     Ok(())
 }
 
-/// Verification before a Novi behind TLS that says what it was sent, key or no
-/// key, and that answers a HEAD once there is a permit.
-async fn behind_tls(permits: usize) -> Result<(Verification, Server, UnboundedReceiver<String>)> {
-    let authority = Authority::new()?;
-    let (tell, told) = unbounded_channel();
+/// Starts verify with a Novi behind TLS. That Novi reports each request and whether it has a key, and responds to a
+/// HEAD once there is a permit.
+async fn start_with_tls_novi(permits: usize) -> Result<(Verification, Server, UnboundedReceiver<String>)> {
+    let authority = CertificateAuthority::new()?;
+    let (sender, requests) = unbounded_channel();
     let held = Arc::new(Semaphore::new(permits));
     let novi = Server::start_tls(authority.acceptor()?, move |request: http::Request<Incoming>| {
         let has_key = request.headers().contains_key(header::AUTHORIZATION);
-        let _ = tell.send(format!("{} {} {has_key}", request.method(), request.uri()));
+        let _ = sender.send(format!("{} {} {has_key}", request.method(), request.uri()));
         let held = Arc::clone(&held);
         async move {
             if request.method() == Method::HEAD {
@@ -105,35 +107,35 @@ async fn behind_tls(permits: usize) -> Result<(Verification, Server, UnboundedRe
     let authorities = authority.file("ca.pem").display().to_string();
     let root = format!("https://localhost:{}/api", novi.port);
     let variables = [("EXTRA_CA_CERTS", authorities.as_str())];
-    let world = Verification::start_with(&variables, |config| config["novi_api_root_url"] = json!(root)).await?;
-    // The first invocation starts it, and the file is read then.
-    assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
-    Ok((world, novi, told))
+    let env = Verification::start_with(&variables, |config| config["novi_api_root_url"] = json!(root)).await?;
+    // The first invocation starts the function, which then reads the CA file.
+    assert_eq!(env.send(&Request::get("/health")).await?.status, 200);
+    Ok((env, novi, requests))
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_to_novi_is_open_before_anybody_is_asked_for() -> Result<()> {
-    let (world, novi, mut told) = behind_tls(1).await?;
-    assert_eq!(told.recv().await.as_deref(), Some("HEAD /api false"));
-    assert_eq!(world.send(&Request::get("/health")).await?.status, 200);
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    let asked = format!("GET /api/customers/{} true", world.member.hyphenated());
-    assert_eq!(told.recv().await, Some(asked), "nobody is asked for before");
+async fn connection_to_novi_is_open_before_the_first_lookup() -> Result<()> {
+    let (env, novi, mut requests) = start_with_tls_novi(1).await?;
+    assert_eq!(requests.recv().await.as_deref(), Some("HEAD /api false"));
+    assert_eq!(env.send(&Request::get("/health")).await?.status, 200);
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    let expected = format!("GET /api/customers/{} true", env.member.hyphenated());
+    assert_eq!(requests.recv().await, Some(expected), "no member is requested before");
     assert_eq!(novi.connections(), 1);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_novi_that_is_silent_at_the_start_holds_nobody_up() -> Result<()> {
-    let (world, novi, _told) = behind_tls(0).await?;
-    assert_eq!(world.verify(world.member).await?.status, 200);
+async fn silent_novi_at_startup_does_not_delay_requests() -> Result<()> {
+    let (env, novi, _requests) = start_with_tls_novi(0).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
     assert_eq!(novi.connections(), 2);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_becomes_an_answer_by_every_rule() -> Result<()> {
-    let world = Verification::start(&[]).await?;
+async fn record_is_converted_to_a_response_by_every_rule() -> Result<()> {
+    let env = Verification::start(&[]).await?;
     let null = Value::Null;
     for (record, name, email) in [
         (
@@ -152,20 +154,20 @@ async fn a_record_becomes_an_answer_by_every_rule() -> Result<()> {
         (json!({"data": {"Name": "Birtukan", "Unknown": {"x": [1, null]}}}), json!("Birtukan"), null.clone()),
     ] {
         let id = Uuid::from_u128(fastrand::u128(..));
-        world.novi.state().directory.people.insert(id, record.clone());
-        let answer = world.verify(id).await?;
-        assert_eq!(answer.json(), json!({"verified": true, "full_name": name, "email": email}), "{record}");
+        env.novi.state().directory.people.insert(id, record.clone());
+        let response = env.verify(id).await?;
+        assert_eq!(response.json(), json!({"verified": true, "full_name": name, "email": email}), "{record}");
     }
-    world.novi.state().wrapped = true;
-    assert_eq!(world.verify(world.member).await?.status, 200);
+    env.novi.state().wraps_records = true;
+    assert_eq!(env.verify(env.member).await?.status, 200);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gate_gives_one_reason_each_and_fails_closed() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    let path = Verification::path(world.member);
-    let (key, bypass, secret) = (&world.keys.frontend, &world.keys.bypass, &world.keys.jwt_secret);
+async fn gate_fails_closed_with_a_specific_code_for_each_reason() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    let path = Verification::path(env.member);
+    let (key, bypass, secret) = (&env.keys.frontend, &env.keys.bypass, &env.keys.jwt_secret);
     let request = || Request::get(&path);
     let keyed = || request().header("x-api-key", key);
     let claims = json!({"account_id": "a", "exp": now() + 600});
@@ -226,44 +228,44 @@ async fn the_gate_gives_one_reason_each_and_fails_closed() -> Result<()> {
             "jwt_expired",
         ),
     ] {
-        let answer = world.send(&request).await?;
-        assert_eq!(problem(&answer), (status, code.to_owned()));
-        assert_common(&answer);
+        let response = env.send(&request).await?;
+        assert_eq!(problem(&response), (status, code.to_owned()));
+        assert_common(&response);
     }
-    assert_eq!(world.novi.state().count("/"), 0, "nobody without a key asks Novi");
+    assert_eq!(env.novi.state().count("/"), 0, "no rejected request reaches Novi");
 
     for request in [
         keyed().header("x-account-id", "a"),
         keyed().header("x-account-id", &"Az09_-".repeat(11)[..64]),
         keyed().header("X-Account-Id", "a"),
         bearer(&token(secret, &claims)),
-        bearer(&with(json!({"aud": "somebody", "nbf": now() + 5, "iss": "x"}))),
+        bearer(&with(json!({"aud": "someone", "nbf": now() + 5, "iss": "x"}))),
         keyed().header("authorization", &format!("bearer  {}", token(secret, &claims))),
         keyed().header("authorization", "Basic dTpw").header("x-account-id", "a"),
         request().header("x-api-key", bypass),
         request().header("x-api-key", bypass).header("x-account-id", "a"),
     ] {
-        assert_eq!(world.send(&request).await?.status, 200);
+        assert_eq!(env.send(&request).await?.status, 200);
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_token_is_refused_where_no_secret_is_configured() -> Result<()> {
-    let world = Verification::start_with(&[], |config| {
+async fn token_is_rejected_if_no_secret_is_configured() -> Result<()> {
+    let env = Verification::start_with(&[], |config| {
         config.as_object_mut().map(|config| config.remove("jwt_secret"));
     })
     .await?;
     let claims = json!({"account_id": "a", "exp": now() + 600});
-    let request = world.request(world.member).header("authorization", &format!("Bearer {}", token("", &claims)));
-    assert_eq!(problem(&world.send(&request).await?), (403, "jwt_not_configured".to_owned()));
-    assert_eq!(world.verify(world.member).await?.status, 200);
+    let request = env.request(env.member).header("authorization", &format!("Bearer {}", token("", &claims)));
+    assert_eq!(problem(&env.send(&request).await?), (403, "jwt_not_configured".to_owned()));
+    assert_eq!(env.verify(env.member).await?.status, 200);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_gate_comes_before_the_uuid() -> Result<()> {
-    let world = Verification::start(&[]).await?;
+async fn gate_is_checked_before_the_uuid() -> Result<()> {
+    let env = Verification::start(&[]).await?;
     for uuid in [
         "x",
         "391203413c8e47b09a4045b5659b2044",
@@ -275,22 +277,22 @@ async fn the_gate_comes_before_the_uuid() -> Result<()> {
         &"a".repeat(5_000),
     ] {
         let request = Request::get(&format!("/v3/action/idaa/novi_member/{uuid}"));
-        assert_eq!(problem(&world.send(&request).await?), (401, "api_key_missing".to_owned()), "{uuid}");
-        let request = request.header("x-api-key", &world.keys.bypass);
-        assert_eq!(problem(&world.send(&request).await?), (400, "invalid_uuid".to_owned()), "{uuid}");
+        assert_eq!(problem(&env.send(&request).await?), (401, "api_key_missing".to_owned()), "{uuid}");
+        let request = request.header("x-api-key", &env.keys.bypass);
+        assert_eq!(problem(&env.send(&request).await?), (400, "invalid_uuid".to_owned()), "{uuid}");
     }
-    assert_eq!(world.novi.state().count("/"), 0);
+    assert_eq!(env.novi.state().count("/"), 0);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_no_member_is_not_found_and_never_cached() -> Result<()> {
-    let world = Verification::start(&[]).await?;
+async fn unknown_member_returns_404_and_is_not_cached() -> Result<()> {
+    let env = Verification::start(&[]).await?;
     let gone = Uuid::from_u128(fastrand::u128(..));
     for _ in 0..2 {
-        assert_eq!(problem(&world.verify(gone).await?), (404, "member_not_found".to_owned()));
+        assert_eq!(problem(&env.verify(gone).await?), (404, "member_not_found".to_owned()));
     }
-    assert_eq!(world.novi.state().count("/customers/"), 2);
+    assert_eq!(env.novi.state().count("/customers/"), 2);
 
     for body in [
         "",
@@ -300,326 +302,326 @@ async fn who_is_no_member_is_not_found_and_never_cached() -> Result<()> {
         r#"{"Name":" ","FirstName":"","LastName":null,"Email":""}"#,
         r#"{"Active":true}"#,
     ] {
-        world.novi.state().fail("/customers/", 1, Fault::Answer(200, "application/json", body.to_owned()));
-        assert_eq!(problem(&world.verify(world.member).await?), (404, "member_not_found".to_owned()), "{body}");
+        env.novi.state().fail("/customers/", 1, NoviFault::Respond(200, "application/json", body.to_owned()));
+        assert_eq!(problem(&env.verify(env.member).await?), (404, "member_not_found".to_owned()), "{body}");
     }
-    // It was not remembered.
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "miss");
+    // The 404 wasn't cached.
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_inactive_record_is_verified_unless_active_is_required() -> Result<()> {
+async fn inactive_record_is_verified_unless_active_is_required() -> Result<()> {
     for (required, status) in [("false", 200), ("true", 404)] {
-        let world = Verification::start(&[("REQUIRE_ACTIVE", required)]).await?;
-        world.novi.state().directory.person(world.member)["Active"] = json!(false);
-        assert_eq!(world.verify(world.member).await?.status, status);
-        let active = newcomer(&world);
-        assert_eq!(world.verify(active).await?.status, 200);
+        let env = Verification::start(&[("REQUIRE_ACTIVE", required)]).await?;
+        env.novi.state().directory.person(env.member)["Active"] = json!(false);
+        assert_eq!(env.verify(env.member).await?.status, status);
+        let active = newcomer(&env);
+        assert_eq!(env.verify(active).await?.status, 200);
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rate_limit_is_passed_on_and_starts_a_cooldown() -> Result<()> {
+async fn rate_limit_is_passed_on_and_starts_a_cooldown() -> Result<()> {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
-    for (sent, least, most) in [
+    for (retry_after, min, max) in [
         (Some("17"), 17, 17),
         (Some("7200"), 7200, 7200),
         (Some(date.as_str()), 80, 100),
         (Some("soon"), 30, 30),
         (None, 30, 30),
     ] {
-        let world = Verification::start(&[]).await?;
-        assert_eq!(world.verify(world.member).await?.status, 200);
-        let other = newcomer(&world);
-        world.novi.state().fail("/customers/", 1, Fault::RateLimited(sent.map(str::to_owned)));
-        let answer = world.verify(other).await?;
-        assert_eq!(problem(&answer), (429, "rate_limited".to_owned()));
-        let wait: u64 = answer.header("retry-after").parse()?;
-        assert!((least..=most).contains(&wait), "{wait} is not in {least}..={most}");
+        let env = Verification::start(&[]).await?;
+        assert_eq!(env.verify(env.member).await?.status, 200);
+        let other = newcomer(&env);
+        env.novi.state().fail("/customers/", 1, NoviFault::RateLimited(retry_after.map(str::to_owned)));
+        let response = env.verify(other).await?;
+        assert_eq!(problem(&response), (429, "rate_limited".to_owned()));
+        let wait: u64 = response.header("retry-after").parse()?;
+        assert!((min..=max).contains(&wait), "{wait} is not in {min}..={max}");
 
-        // Now nobody asks Novi, who would answer, and the cache goes on.
-        let calls = world.novi.state().count("/");
-        let answer = world.verify(other).await?;
-        assert_eq!(problem(&answer), (429, "rate_limited".to_owned()));
-        assert!(answer.header("retry-after").parse::<u64>()? <= most.min(300));
-        assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
-        assert_eq!(world.novi.state().count("/"), calls);
+        // During the cooldown Novi, which would respond, isn't called, and the cache is still used.
+        let calls = env.novi.state().count("/");
+        let response = env.verify(other).await?;
+        assert_eq!(problem(&response), (429, "rate_limited".to_owned()));
+        assert!(response.header("retry-after").parse::<u64>()? <= max.min(300));
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
+        assert_eq!(env.novi.state().count("/"), calls);
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cooldown_ends() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    world.novi.state().fail("/customers/", 1, Fault::RateLimited(Some("1".to_owned())));
-    assert_eq!(world.verify(world.member).await?.status, 429);
-    while world.verify(world.member).await?.status == 429 {}
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
+async fn cooldown_ends() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    env.novi.state().fail("/customers/", 1, NoviFault::RateLimited(Some("1".to_owned())));
+    assert_eq!(env.verify(env.member).await?.status, 429);
+    while env.verify(env.member).await?.status == 429 {}
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_minute_s_allowance_is_kept() -> Result<()> {
-    let world = Verification::start(&[("VERIFY_NOVI_MAX_PER_MINUTE", "2")]).await?;
-    let others = [newcomer(&world), newcomer(&world)];
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    assert_eq!(world.verify(others[0]).await?.status, 200);
-    let answer = world.verify(others[1]).await?;
-    assert_eq!(problem(&answer), (429, "rate_limited".to_owned()));
-    assert!((1..=60).contains(&answer.header("retry-after").parse::<u64>()?));
-    assert_eq!(world.novi.state().count("/customers/"), 2);
-    assert_eq!(world.verify(world.member).await?.header("x-cache"), "hit");
+async fn per_minute_limit_is_enforced() -> Result<()> {
+    let env = Verification::start(&[("VERIFY_NOVI_MAX_PER_MINUTE", "2")]).await?;
+    let others = [newcomer(&env), newcomer(&env)];
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    assert_eq!(env.verify(others[0]).await?.status, 200);
+    let response = env.verify(others[1]).await?;
+    assert_eq!(problem(&response), (429, "rate_limited".to_owned()));
+    assert!((1..=60).contains(&response.header("retry-after").parse::<u64>()?));
+    assert_eq!(env.novi.state().count("/customers/"), 2);
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_has_its_cause_and_ends_with_its_cause() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    let elsewhere = tests::novi::Novi::start(tests::directory::Directory::default(), world.private.clone()).await?;
-    let ok = |body: &str| Fault::Answer(200, "application/json", body.to_owned());
-    let status = |status| Fault::Answer(status, "text/plain", "x".to_owned());
+async fn outage_has_a_specific_code_and_ends_with_its_cause() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    let redirect_target = tests::novi::Novi::start(tests::directory::Directory::default(), env.private.clone()).await?;
+    let ok = |body: &str| NoviFault::Respond(200, "application/json", body.to_owned());
+    let status = |status| NoviFault::Respond(status, "text/plain", "x".to_owned());
     let too_long = format!("{{\"Name\":\"{}\"}}", "x".repeat(1 << 20));
     for (name, fault, code) in [
-        ("hang up", Fault::HangUp, "novi_unreachable"),
-        ("silence", Fault::Silence, "novi_unreachable"),
-        ("half a body", Fault::HalfBody, "novi_unreachable"),
+        ("closed connection", NoviFault::Disconnect, "novi_unreachable"),
+        ("no response", NoviFault::NoResponse, "novi_unreachable"),
+        ("half a body", NoviFault::TruncatedBody, "novi_unreachable"),
         ("500", status(500), "novi_error"),
         ("503", status(503), "novi_error"),
         ("400", status(400), "novi_error"),
         ("204", status(204), "novi_error"),
-        ("redirect", Fault::Redirect(elsewhere.root()), "novi_error"),
+        ("redirect", NoviFault::Redirect(redirect_target.root()), "novi_error"),
         ("401", status(401), "novi_credentials_rejected"),
-        ("403 in JSON", Fault::Forbidden, "novi_credentials_rejected"),
-        ("403 in HTML", Fault::Blocked, "novi_blocked"),
-        ("403 without a body", Fault::Answer(403, "application/json", String::new()), "novi_blocked"),
-        ("endless body", Fault::EndlessBody, "novi_invalid_response"),
+        ("403 in JSON", NoviFault::Forbidden, "novi_credentials_rejected"),
+        ("403 in HTML", NoviFault::BlockedByCdn, "novi_blocked"),
+        ("403 without a body", NoviFault::Respond(403, "application/json", String::new()), "novi_blocked"),
+        ("endless body", NoviFault::EndlessBody, "novi_invalid_response"),
         ("long body", ok(&too_long), "novi_invalid_response"),
-        ("HTML", Fault::Answer(200, "text/html", "<html>".to_owned()), "novi_invalid_response"),
+        ("HTML", NoviFault::Respond(200, "text/html", "<html>".to_owned()), "novi_invalid_response"),
         ("array", ok("[]"), "novi_invalid_response"),
-        ("cut JSON", ok("{\"Name\":"), "novi_invalid_response"),
-        ("number for an address", ok("{\"Email\":5}"), "novi_invalid_response"),
+        ("truncated JSON", ok("{\"Name\":"), "novi_invalid_response"),
+        ("number as an address", ok("{\"Email\":5}"), "novi_invalid_response"),
     ] {
-        world.novi.state().fail("/customers/", usize::MAX, fault);
-        assert_eq!(problem(&world.verify(world.member).await?), (503, code.to_owned()), "{name}");
-        world.novi.state().mend();
-        let other = newcomer(&world);
-        assert_eq!(world.verify(other).await?.header("x-cache"), "miss", "after {name}");
+        env.novi.state().fail("/customers/", usize::MAX, fault);
+        assert_eq!(problem(&env.verify(env.member).await?), (503, code.to_owned()), "{name}");
+        env.novi.state().clear_faults();
+        let other = newcomer(&env);
+        assert_eq!(env.verify(other).await?.header("x-cache"), "miss", "after {name}");
     }
-    assert_eq!(elsewhere.state().count("/"), 0, "a redirect is not followed");
+    assert_eq!(redirect_target.state().count("/"), 0, "a redirect is not followed");
 
-    // A large body that is within the limit is read.
+    // A large body within the limit is read.
     let large = format!("{{\"Name\":\"x\"}}{}", " ".repeat((1 << 20) - 20));
-    world.novi.state().fail("/customers/", 1, ok(&large));
-    assert_eq!(world.verify(world.member).await?.status, 200);
+    env.novi.state().fail("/customers/", 1, ok(&large));
+    assert_eq!(env.verify(env.member).await?.status, 200);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_at_novi_s_address_is_unreachable() -> Result<()> {
+async fn closed_port_at_novi_is_reported_as_unreachable() -> Result<()> {
     let port = tests::process::free_port()?;
-    let world = Verification::start_with(&[], |config| {
+    let env = Verification::start_with(&[], |config| {
         config["novi_api_root_url"] = json!(format!("http://127.0.0.1:{port}/api"));
     })
     .await?;
-    assert_eq!(problem(&world.verify(world.member).await?), (503, "novi_unreachable".to_owned()));
+    assert_eq!(problem(&env.verify(env.member).await?), (503, "novi_unreachable".to_owned()));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_passes_by_itself_is_tried_once_more() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    let status = |status| Fault::Answer(status, "text/plain", "x".to_owned());
-    for (fault, times, calls, answered) in [
-        (Fault::HangUp, 1, 2, 200),
-        (status(502), 1, 2, 200),
-        (status(503), 1, 2, 200),
-        (status(504), 1, 2, 200),
-        (status(503), 2, 2, 503),
-        (status(500), 1, 1, 503),
-        (Fault::Blocked, 1, 1, 503),
+async fn transient_failure_is_retried_once() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    let respond = |status| NoviFault::Respond(status, "text/plain", "x".to_owned());
+    for (fault, times, calls, status) in [
+        (NoviFault::Disconnect, 1, 2, 200),
+        (respond(502), 1, 2, 200),
+        (respond(503), 1, 2, 200),
+        (respond(504), 1, 2, 200),
+        (respond(503), 2, 2, 503),
+        (respond(500), 1, 1, 503),
+        (NoviFault::BlockedByCdn, 1, 1, 503),
     ] {
-        let other = newcomer(&world);
-        let before = world.novi.state().count("/customers/");
-        world.novi.state().fail("/customers/", times, fault);
-        assert_eq!(world.verify(other).await?.status, answered);
-        assert_eq!(world.novi.state().count("/customers/") - before, calls);
-        world.novi.state().mend();
+        let other = newcomer(&env);
+        let before = env.novi.state().count("/customers/");
+        env.novi.state().fail("/customers/", times, fault);
+        assert_eq!(env.verify(other).await?.status, status);
+        assert_eq!(env.novi.state().count("/customers/") - before, calls);
+        env.novi.state().clear_faults();
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_record_stands_in_for_an_outage_and_never_for_a_no() -> Result<()> {
-    let world = Verification::start(&[("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600")]).await?;
-    let body = world.verify(world.member).await?.json();
+async fn stale_record_is_served_during_an_outage_but_not_after_a_404() -> Result<()> {
+    let env = Verification::start(&[("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600")]).await?;
+    let body = env.verify(env.member).await?.json();
     for fault in [
-        Fault::Answer(500, "text/plain", String::new()),
-        Fault::HangUp,
-        Fault::Blocked,
-        Fault::Answer(200, "text/html", "<html>".to_owned()),
+        NoviFault::Respond(500, "text/plain", String::new()),
+        NoviFault::Disconnect,
+        NoviFault::BlockedByCdn,
+        NoviFault::Respond(200, "text/html", "<html>".to_owned()),
     ] {
-        world.novi.state().fail("/customers/", usize::MAX, fault);
-        // Within its first second the record is a hit.
+        env.novi.state().fail("/customers/", usize::MAX, fault);
+        // In its first second the record is a hit.
         let stale = loop {
-            let answer = world.verify(world.member).await?;
-            if answer.header("x-cache") != "hit" {
-                break answer;
+            let response = env.verify(env.member).await?;
+            if response.header("x-cache") != "hit" {
+                break response;
             }
         };
         assert_eq!((stale.status, stale.header("x-cache")), (200, "stale"));
         assert_eq!(stale.json(), body);
-        let other = newcomer(&world);
-        assert_eq!(world.verify(other).await?.status, 503, "only who was verified is served stale");
-        world.novi.state().mend();
+        let other = newcomer(&env);
+        assert_eq!(env.verify(other).await?.status, 503, "only verified members are served stale");
+        env.novi.state().clear_faults();
     }
-    // Novi says no: that is an answer, and the stale record must not come back after it.
-    world.novi.state().directory.people.remove(&world.member);
-    assert_eq!(world.verify(world.member).await?.status, 404);
-    world.novi.state().fail("/customers/", usize::MAX, Fault::RateLimited(Some("300".to_owned())));
-    assert_eq!(world.verify(world.member).await?.status, 429);
+    // The member doesn't exist anymore. That is a valid response, after which the stale record must not be served.
+    env.novi.state().directory.people.remove(&env.member);
+    assert_eq!(env.verify(env.member).await?.status, 404);
+    env.novi.state().fail("/customers/", usize::MAX, NoviFault::RateLimited(Some("300".to_owned())));
+    assert_eq!(env.verify(env.member).await?.status, 429);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stale_record_stands_in_for_a_rate_limit() -> Result<()> {
-    let world = Verification::start(&[("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600")]).await?;
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    world.novi.state().fail("/customers/", 1, Fault::RateLimited(Some("300".to_owned())));
-    while world.verify(world.member).await?.header("x-cache") == "hit" {}
-    // The cooldown is on, and the same holds.
-    let answer = world.verify(world.member).await?;
-    assert_eq!((answer.status, answer.header("x-cache")), (200, "stale"));
+async fn stale_record_is_served_during_a_rate_limit() -> Result<()> {
+    let env = Verification::start(&[("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600")]).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    env.novi.state().fail("/customers/", 1, NoviFault::RateLimited(Some("300".to_owned())));
+    while env.verify(env.member).await?.header("x-cache") == "hit" {}
+    // During the cooldown, the stale record is still served.
+    let response = env.verify(env.member).await?;
+    assert_eq!((response.status, response.header("x-cache")), (200, "stale"));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_stale_seconds_an_outage_is_an_outage() -> Result<()> {
-    let world = Verification::start(&[("CACHE_TTL_SECONDS", "1")]).await?;
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    world.novi.state().fail("/customers/", usize::MAX, Fault::Blocked);
-    while world.verify(world.member).await?.header("x-cache") == "hit" {}
-    assert_eq!(problem(&world.verify(world.member).await?), (503, "novi_blocked".to_owned()));
+async fn outage_is_reported_without_stale_seconds() -> Result<()> {
+    let env = Verification::start(&[("CACHE_TTL_SECONDS", "1")]).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    env.novi.state().fail("/customers/", usize::MAX, NoviFault::BlockedByCdn);
+    while env.verify(env.member).await?.header("x-cache") == "hit" {}
+    assert_eq!(problem(&env.verify(env.member).await?), (503, "novi_blocked".to_owned()));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_rotate_without_a_restart() -> Result<()> {
-    let mut world = Verification::start(&[("PARAMETER_TTL_SECONDS", "1")]).await?;
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    // A second API key beside the first, then the second alone.
+    let mut env = Verification::start(&[("PARAMETER_TTL_SECONDS", "1")]).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    // First a second API key in addition to the first, then only the second.
     let second = "another-key-of-the-front-end";
-    world.private.add(second);
-    let first = world.config["api_keys"][0].clone();
-    world.config["api_keys"] = json!([first, {"name": "next", "key": second}]);
-    world.function.set_config(&world.config)?;
+    env.private.add(second);
+    let first = env.config["api_keys"][0].clone();
+    env.config["api_keys"] = json!([first, {"name": "next", "key": second}]);
+    env.function.set_config(&env.config)?;
     let by_second =
-        Request::get(&Verification::path(world.member)).header("x-api-key", second).header("x-account-id", "a");
-    while world.send(&by_second).await?.status == 401 {}
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    world.config["api_keys"] = json!([{"name": "next", "key": second}]);
-    world.function.set_config(&world.config)?;
-    while world.verify(world.member).await?.status == 200 {}
-    assert_eq!(problem(&world.verify(world.member).await?), (401, "api_key_invalid".to_owned()));
-    assert_eq!(world.send(&by_second).await?.status, 200);
+        Request::get(&Verification::path(env.member)).header("x-api-key", second).header("x-account-id", "a");
+    while env.send(&by_second).await?.status == 401 {}
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    env.config["api_keys"] = json!([{"name": "next", "key": second}]);
+    env.function.set_config(&env.config)?;
+    while env.verify(env.member).await?.status == 200 {}
+    assert_eq!(problem(&env.verify(env.member).await?), (401, "api_key_invalid".to_owned()));
+    assert_eq!(env.send(&by_second).await?.status, 200);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_key_is_looked_up_at_once() -> Result<()> {
-    let mut world = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    let other = newcomer(&world);
+async fn rejected_novi_key_is_refreshed_immediately() -> Result<()> {
+    let mut env = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    let other = newcomer(&env);
     let key = "another-key-of-novi".to_owned();
-    world.private.add(&key);
-    world.novi.state().key.clone_from(&key);
-    world.config["novi_idaa_api_key"] = json!(key);
-    world.function.set_config(&world.config)?;
-    assert_eq!(world.verify(other).await?.status, 200);
+    env.private.add(&key);
+    env.novi.state().key.clone_from(&key);
+    env.config["novi_idaa_api_key"] = json!(key);
+    env.function.set_config(&env.config)?;
+    assert_eq!(env.verify(other).await?.status, 200);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_key_is_looked_up_at_most_once_a_minute() -> Result<()> {
-    let mut world = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
-    "changed at novi alone".clone_into(&mut world.novi.state().key);
-    assert_eq!(problem(&world.verify(world.member).await?), (503, "novi_credentials_rejected".to_owned()));
-    let calls = world.novi.state().count("/");
-    assert_eq!(calls, 1, "the same key is not tried twice");
-    world.config["novi_idaa_api_key"] = json!("changed at novi alone");
-    world.function.set_config(&world.config)?;
-    assert_eq!(problem(&world.verify(world.member).await?), (503, "novi_credentials_rejected".to_owned()));
+async fn rejected_novi_key_is_refreshed_at_most_once_a_minute() -> Result<()> {
+    let mut env = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
+    "changed at novi alone".clone_into(&mut env.novi.state().key);
+    assert_eq!(problem(&env.verify(env.member).await?), (503, "novi_credentials_rejected".to_owned()));
+    let calls = env.novi.state().count("/");
+    assert_eq!(calls, 1, "the same key isn't sent twice");
+    env.config["novi_idaa_api_key"] = json!("changed at novi alone");
+    env.function.set_config(&env.config)?;
+    assert_eq!(problem(&env.verify(env.member).await?), (503, "novi_credentials_rejected".to_owned()));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_tells_how_it_is_and_asks_nobody() -> Result<()> {
-    let world = Verification::start(&[("PARAMETER_TTL_SECONDS", "1")]).await?;
+async fn health_reports_the_state_without_calling_novi() -> Result<()> {
+    let env = Verification::start(&[("PARAMETER_TTL_SECONDS", "1")]).await?;
     let health = Request::get("/health");
-    let answer = world.send(&health).await?;
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.json(), json!({"status": "ok", "checks": {"parameters": "ok", "cache": "in_process"}}));
-    assert_common(&answer);
+    let response = env.send(&health).await?;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.json(), json!({"status": "ok", "checks": {"parameters": "ok", "cache": "in_process"}}));
+    assert_common(&response);
 
-    // Parameters that went bad: the older ones are used.
-    std::fs::write(world.function.config_file(), "{ not JSON")?;
+    // If the parameters become invalid, the cached ones are used.
+    std::fs::write(env.function.config_file(), "{ not JSON")?;
     let degraded = loop {
-        let answer = world.send(&health).await?.json();
-        if answer["status"] != "ok" {
-            break answer;
+        let body = env.send(&health).await?.json();
+        if body["status"] != "ok" {
+            break body;
         }
     };
     assert_eq!(degraded, json!({"status": "degraded", "checks": {"parameters": "stale", "cache": "in_process"}}));
-    assert_eq!(world.verify(world.member).await?.status, 200);
-    world.function.set_config(&world.config)?;
-    while world.send(&health).await?.json()["status"] != "ok" {}
-    assert_eq!(world.novi.state().count("/"), 1);
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    env.function.set_config(&env.config)?;
+    while env.send(&health).await?.json()["status"] != "ok" {}
+    assert_eq!(env.novi.state().count("/"), 1);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn parameters_that_never_came_are_unavailable_until_they_come() -> Result<()> {
-    // A pipe that nobody writes to: reading it never ends, as with a file
-    // system that hangs. The start goes on without, and each request looks again.
+async fn parameters_that_never_arrived_are_unavailable_until_they_do() -> Result<()> {
+    // A pipe without a writer: reading it never ends, as in a file system that hangs. Startup continues without
+    // parameters, and each request reads them again.
     let dir = tempfile::tempdir()?;
     let pipe = dir.path().join("config.json");
     nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
     let name = pipe.display().to_string();
-    let world = Verification::start(&[("CONFIG_FILE", &name)]).await?;
-    assert_eq!(problem(&world.verify(world.member).await?), (503, "parameters_unavailable".to_owned()));
-    let answer = world.send(&Request::get("/health")).await?;
-    assert_eq!(answer.status, 503);
-    assert!(answer.header("retry-after").parse::<u64>().is_ok());
-    assert_eq!(answer.json(), json!({"status": "down", "checks": {"parameters": "down", "cache": "in_process"}}));
+    let env = Verification::start(&[("CONFIG_FILE", &name)]).await?;
+    assert_eq!(problem(&env.verify(env.member).await?), (503, "parameters_unavailable".to_owned()));
+    let response = env.send(&Request::get("/health")).await?;
+    assert_eq!(response.status, 503);
+    assert!(response.header("retry-after").parse::<u64>().is_ok());
+    assert_eq!(response.json(), json!({"status": "down", "checks": {"parameters": "down", "cache": "in_process"}}));
 
-    replace(&pipe, &world.config)?;
-    while world.send(&Request::get("/health")).await?.status == 503 {}
-    assert_eq!(world.verify(world.member).await?.status, 200);
+    write_atomically(&pipe, &env.config)?;
+    while env.send(&Request::get("/health")).await?.status == 503 {}
+    assert_eq!(env.verify(env.member).await?.status, 200);
     Ok(())
 }
 
-/// How a request becomes an event.
-type Shape = fn(&Request) -> Value;
+/// Converts a request to an event.
+type ToEvent = fn(&Request) -> Value;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_event_is_answered_alike() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    let member = world.request(world.member);
+async fn every_event_type_gets_the_same_response() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    let member = env.request(env.member);
     let others = [
         (Request::get("/health"), 200),
         (Request::get("/openapi.json"), 200),
         (Request::get("/"), 404),
         (Request::get("/v3/action/idaa/novi_member"), 404),
         (Request::get("/v3/action/idaa/novi_member/"), 404),
-        (Request::get(&format!("{}/", Verification::path(world.member))), 404),
-        (Request::get(&format!("/{}", Verification::path(world.member))), 404),
-        (Request::get(&format!("/other{}", Verification::path(world.member))), 404),
+        (Request::get(&format!("{}/", Verification::path(env.member))), 404),
+        (Request::get(&format!("/{}", Verification::path(env.member))), 404),
+        (Request::get(&format!("/other{}", Verification::path(env.member))), 404),
         (Request::new("POST", "/health"), 405),
-        (Request::new("DELETE", &Verification::path(world.member)), 405),
-        (Request::new("OPTIONS", &Verification::path(world.member)), 405),
+        (Request::new("DELETE", &Verification::path(env.member)), 405),
+        (Request::new("OPTIONS", &Verification::path(env.member)), 405),
     ];
-    let shapes: [(&str, Shape); 6] = [
+    let event_types: [(&str, ToEvent); 6] = [
         ("HTTP API", |request| request.http_api("$default")),
         ("HTTP API with a stage", |request| request.http_api("prod")),
         ("HTTP API with a stage like a path", |request| request.http_api("v3")),
@@ -627,18 +629,18 @@ async fn every_kind_of_event_is_answered_alike() -> Result<()> {
         ("REST API with a stage like a path", |request| request.rest_api("v3")),
         ("Function URL", Request::function_url),
     ];
-    for (name, shape) in shapes {
-        let answer = Answer::read(&world.function.invoke(&shape(&member)).await?)?;
-        assert_eq!(answer.status, 200, "{name}");
+    for (name, to_event) in event_types {
+        let response = Response::parse(&env.function.invoke(&to_event(&member)).await?)?;
+        assert_eq!(response.status, 200, "{name}");
         for (request, status) in &others {
-            let answer = Answer::read(&world.function.invoke(&shape(request)).await?)?;
-            assert_eq!(answer.status, *status, "{name}");
-            assert_common(&answer);
+            let response = Response::parse(&env.function.invoke(&to_event(request)).await?)?;
+            assert_eq!(response.status, *status, "{name}");
+            assert_common(&response);
             match status {
-                404 => assert_eq!(problem(&answer).1, "route_not_found"),
+                404 => assert_eq!(problem(&response).1, "route_not_found"),
                 405 => {
-                    assert_eq!(problem(&answer).1, "method_not_allowed");
-                    assert!(answer.header("allow").contains("GET"), "{answer:?}");
+                    assert_eq!(problem(&response).1, "method_not_allowed");
+                    assert!(response.header("allow").contains("GET"), "{response:?}");
                 }
                 _ => {}
             }
@@ -648,9 +650,9 @@ async fn every_kind_of_event_is_answered_alike() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_no_url_may_hold_is_no_error_of_the_function() -> Result<()> {
-    let world = Verification::start(&[]).await?;
-    let request = world.request(world.member);
+async fn invalid_url_characters_do_not_fail_the_function() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    let request = env.request(env.member);
     for (field, value) in [
         ("rawQueryString", json!("a=<b>")),
         ("rawQueryString", json!("a=b c")),
@@ -667,75 +669,74 @@ async fn what_no_url_may_hold_is_no_error_of_the_function() -> Result<()> {
                 event["headers"][field] = value.clone();
                 event["requestContext"]["domainName"] = value.clone();
             }
-            assert_eq!(Answer::read(&world.function.invoke(&event).await?)?.status, 200, "{field} {value}");
+            assert_eq!(Response::parse(&env.function.invoke(&event).await?)?.status, 200, "{field} {value}");
         }
     }
-    assert!(!world.function.log().contains("panicked"));
+    assert!(!env.function.log().contains("panicked"));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cors_is_answered_for_those_origins_alone() -> Result<()> {
+async fn cors_headers_are_sent_only_for_allowed_origins() -> Result<()> {
     let origin = "https://app.example.org";
-    let world =
-        Verification::start(&[("CORS_ALLOW_ORIGINS", "https://app.example.org, http://localhost:5173")]).await?;
+    let env = Verification::start(&[("CORS_ALLOW_ORIGINS", "https://app.example.org, http://localhost:5173")]).await?;
     let preflight = |origin: &str| {
-        Request::new("OPTIONS", &Verification::path(world.member))
+        Request::new("OPTIONS", &Verification::path(env.member))
             .header("origin", origin)
             .header("access-control-request-method", "GET")
             .header("access-control-request-headers", "x-api-key,x-account-id,authorization")
     };
-    let answer = world.send(&preflight(origin)).await?;
-    assert!(matches!(answer.status, 200 | 204), "{answer:?}");
-    assert_eq!(answer.header("access-control-allow-origin"), origin);
-    assert_eq!(answer.header("access-control-allow-methods"), "GET");
+    let response = env.send(&preflight(origin)).await?;
+    assert!(matches!(response.status, 200 | 204), "{response:?}");
+    assert_eq!(response.header("access-control-allow-origin"), origin);
+    assert_eq!(response.header("access-control-allow-methods"), "GET");
     for name in ["x-api-key", "x-account-id", "authorization"] {
-        assert!(answer.header("access-control-allow-headers").contains(name), "{answer:?}");
+        assert!(response.header("access-control-allow-headers").contains(name), "{response:?}");
     }
-    assert_eq!(answer.header("vary").to_lowercase(), "origin");
-    assert_common(&answer);
-    // An OPTIONS that is no preflight is a method like any other.
-    let options = Request::new("OPTIONS", &Verification::path(world.member)).header("origin", origin);
-    assert_eq!(problem(&world.send(&options).await?), (405, "method_not_allowed".to_owned()));
-    assert_eq!(world.send(&preflight("https://evil.example.net")).await?.header("access-control-allow-origin"), "");
+    assert_eq!(response.header("vary").to_lowercase(), "origin");
+    assert_common(&response);
+    // An OPTIONS request that isn't a preflight is handled like any other method.
+    let options = Request::new("OPTIONS", &Verification::path(env.member)).header("origin", origin);
+    assert_eq!(problem(&env.send(&options).await?), (405, "method_not_allowed".to_owned()));
+    assert_eq!(env.send(&preflight("https://evil.example.net")).await?.header("access-control-allow-origin"), "");
 
     for (request, status) in [
-        (world.request(world.member), 200),
-        (Request::get(&Verification::path(world.member)), 401),
+        (env.request(env.member), 200),
+        (Request::get(&Verification::path(env.member)), 401),
         (Request::get("/nowhere"), 404),
         (Request::new("POST", "/health"), 405),
     ] {
-        let answer = world.send(&request.clone().header("origin", origin)).await?;
-        assert_eq!(answer.status, status);
-        assert_eq!(answer.header("access-control-allow-origin"), origin, "errors have it too");
-        let exposed = answer.header("access-control-expose-headers").to_lowercase();
+        let response = env.send(&request.clone().header("origin", origin)).await?;
+        assert_eq!(response.status, status);
+        assert_eq!(response.header("access-control-allow-origin"), origin, "errors have the header too");
+        let exposed = response.header("access-control-expose-headers").to_lowercase();
         assert!(exposed.contains("retry-after") && exposed.contains("x-cache"), "{exposed}");
-        assert_eq!(answer.header("vary").to_lowercase(), "origin");
-        let stranger = world.send(&request.header("origin", "https://evil.example.net")).await?;
-        assert_eq!(stranger.header("access-control-allow-origin"), "");
+        assert_eq!(response.header("vary").to_lowercase(), "origin");
+        let other_origin = env.send(&request.header("origin", "https://evil.example.net")).await?;
+        assert_eq!(other_origin.header("access-control-allow-origin"), "");
     }
 
     let any = Verification::start(&[("CORS_ALLOW_ORIGINS", "*")]).await?;
-    let answer = any.send(&Request::get("/health").header("origin", "https://any.example.net")).await?;
-    assert_eq!(answer.header("access-control-allow-origin"), "*");
+    let response = any.send(&Request::get("/health").header("origin", "https://any.example.net")).await?;
+    assert_eq!(response.header("access-control-allow-origin"), "*");
     let none = Verification::start(&[]).await?;
-    let answer = none.send(&Request::get("/health").header("origin", origin)).await?;
-    assert_eq!(answer.header("access-control-allow-origin"), "");
+    let response = none.send(&Request::get("/health").header("origin", origin)).await?;
+    assert_eq!(response.header("access-control-allow-origin"), "");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_description_is_the_truth() -> Result<()> {
-    let world = Verification::start(&[("VERIFY_NOVI_MAX_PER_MINUTE", "1000")]).await?;
-    let answer = world.send(&Request::get("/openapi.json")).await?;
-    assert_eq!(answer.header("content-type"), "application/json");
-    let api = answer.json();
+async fn api_description_matches_the_responses() -> Result<()> {
+    let env = Verification::start(&[("VERIFY_NOVI_MAX_PER_MINUTE", "1000")]).await?;
+    let response = env.send(&Request::get("/openapi.json")).await?;
+    assert_eq!(response.header("content-type"), "application/json");
+    let api = response.json();
     assert!(api["openapi"].as_str().is_some_and(|version| version.starts_with("3.1")), "{}", api["openapi"]);
     let operation = |path: &str| api["paths"][path]["get"]["responses"].clone();
     let responses = operation("/v3/action/idaa/novi_member/{uuid}");
     assert!(operation("/health")["503"].is_object() && operation("/openapi.json")["200"].is_object());
 
-    // Every code has its status and an example; asked for, it comes as it is described.
+    // Every code has a status and an example, and responses match their description.
     let described: BTreeSet<String> = responses
         .as_object()
         .into_iter()
@@ -765,45 +766,45 @@ async fn the_description_is_the_truth() -> Result<()> {
     ];
     assert_eq!(described, expected.map(str::to_owned).into());
 
-    let key = &world.keys.frontend;
-    let path = Verification::path(world.member);
-    let mut answers = vec![
-        world.verify(world.member).await?,
-        world.send(&Request::get(&path)).await?,
-        world.send(&Request::get(&path).header("x-api-key", key)).await?,
-        world.send(&Request::get("/v3/action/idaa/novi_member/x").header("x-api-key", &world.keys.bypass)).await?,
-        world.verify(Uuid::from_u128(1)).await?,
+    let key = &env.keys.frontend;
+    let path = Verification::path(env.member);
+    let mut received = vec![
+        env.verify(env.member).await?,
+        env.send(&Request::get(&path)).await?,
+        env.send(&Request::get(&path).header("x-api-key", key)).await?,
+        env.send(&Request::get("/v3/action/idaa/novi_member/x").header("x-api-key", &env.keys.bypass)).await?,
+        env.verify(Uuid::from_u128(1)).await?,
     ];
     for fault in [
-        Fault::Blocked,
-        Fault::Forbidden,
-        Fault::EndlessBody,
-        Fault::Answer(500, "x/y", String::new()),
-        Fault::RateLimited(None),
+        NoviFault::BlockedByCdn,
+        NoviFault::Forbidden,
+        NoviFault::EndlessBody,
+        NoviFault::Respond(500, "x/y", String::new()),
+        NoviFault::RateLimited(None),
     ] {
-        world.novi.state().fail("/customers/", 1, fault);
-        answers.push(world.verify(Uuid::from_u128(1)).await?);
+        env.novi.state().fail("/customers/", 1, fault);
+        received.push(env.verify(Uuid::from_u128(1)).await?);
     }
-    for answer in answers {
-        let response = &responses[answer.status.to_string()];
-        let kind = answer.header("content-type");
-        let content = &response["content"][kind];
-        assert!(content.is_object(), "{} {kind} is not described", answer.status);
-        for (header, described) in response["headers"].as_object().into_iter().flatten() {
-            let value = answer.header(&header.to_lowercase());
-            assert!(!value.is_empty(), "{} has no {header}", answer.status);
-            if let Some(values) = described["schema"]["enum"].as_array() {
+    for response in received {
+        let description = &responses[response.status.to_string()];
+        let content_type = response.header("content-type");
+        let content = &description["content"][content_type];
+        assert!(content.is_object(), "{} {content_type} isn't described", response.status);
+        for (header, definition) in description["headers"].as_object().into_iter().flatten() {
+            let value = response.header(&header.to_lowercase());
+            assert!(!value.is_empty(), "{} has no {header}", response.status);
+            if let Some(values) = definition["schema"]["enum"].as_array() {
                 assert!(values.contains(&json!(value)), "{header}: {value}");
             }
         }
-        if answer.status != 200 {
-            assert_eq!(content["examples"][answer.code()]["value"], answer.json());
+        if response.status != 200 {
+            assert_eq!(content["examples"][response.code()]["value"], response.json());
         }
         let schema = content["schema"]["$ref"].as_str().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
         let schema = &api["components"]["schemas"][schema];
         let properties: BTreeSet<_> =
             schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name).collect();
-        let body = answer.json();
+        let body = response.json();
         assert_eq!(properties, body.as_object().into_iter().flatten().map(|(name, _)| name).collect(), "{schema}");
     }
     Ok(())

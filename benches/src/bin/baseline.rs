@@ -1,8 +1,7 @@
-//! What a function costs that does next to nothing: the baseline under the product.
+//! A minimal function. Its cost is the baseline of the product.
 //!
-//! A trivial function of lambda_http. `/get` also asks a Redis for one value,
-//! `/novi/…` an HTTP server for one body, over the same connections as the
-//! product's, and both say how many nanoseconds that took.
+//! It only uses lambda_http. `/get` also reads one value from Redis, and `/novi/…` reads one body from an HTTP server,
+//! over connections like the product's. Both return the nanoseconds that this took.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{AsyncConnectionConfig, Client, IntoConnectionInfo, TlsCertificates};
 
-/// What is asked, where the variables say that there is something to ask.
+/// The upstreams, if the environment variables name them.
 struct Upstreams {
     redis: Option<MultiplexedConnection>,
     http: reqwest::Client,
@@ -25,7 +24,7 @@ struct Upstreams {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
-    // As a task, like the product: the least should not be made dearer than it is.
+    // Spawned, like the product, so that the baseline isn't slower than necessary.
     tokio::spawn(run()).await?
 }
 
@@ -48,12 +47,13 @@ async fn run() -> Result<(), Error> {
     let upstreams = Arc::new(Upstreams { redis, http, novi: text("NOVI").unwrap_or_default() });
     let function = move |request: Request| {
         let upstreams = Arc::clone(&upstreams);
-        // A text that is no number: who asks says so.
-        async move { Ok::<_, Infallible>(answer(&upstreams, request.uri()).await.unwrap_or_else(|error| error.to_string())) }
+        // The benchmark reports an error if the body is not a number.
+        async move { Ok::<_, Infallible>(handle(&upstreams, request.uri()).await.unwrap_or_else(|error| error.to_string())) }
     };
     lambda_http::lambda_runtime::run(BoxService::new(Adapter::from(service_fn(function)))).await
 }
 
+/// Connects to Redis.
 async fn connect(url: &str, authorities: Option<Vec<u8>>, password: Option<String>) -> Result<MultiplexedConnection> {
     let info = url.into_connection_info()?;
     let mut settings = info.redis_settings().clone().set_skip_set_lib_name();
@@ -66,18 +66,19 @@ async fn connect(url: &str, authorities: Option<Vec<u8>>, password: Option<Strin
     Ok(client.get_multiplexed_async_connection_with_config(&config).await?)
 }
 
-async fn answer(upstreams: &Upstreams, uri: &Uri) -> Result<String> {
+/// Handles a request. Returns the nanoseconds that it took.
+async fn handle(upstreams: &Upstreams, uri: &Uri) -> Result<String> {
     let started = Instant::now();
     match uri.path() {
         "/get" => {
-            let mut redis = upstreams.redis.clone().context("there is no CACHE_URL")?;
+            let mut redis = upstreams.redis.clone().context("CACHE_URL is not set")?;
             let value: Vec<u8> = redis::cmd("GET").arg("idaa:novi_member:baseline").query_async(&mut redis).await?;
-            anyhow::ensure!(!value.is_empty(), "there is nothing to get");
+            anyhow::ensure!(!value.is_empty(), "expected a value from Redis, found an empty one");
         }
         path if path.starts_with("/novi/") => {
             let url = format!("{}{}", upstreams.novi, path.trim_start_matches("/novi"));
             let body = upstreams.http.get(url).send().await?.bytes().await?;
-            anyhow::ensure!(!body.is_empty(), "there is nothing to read");
+            anyhow::ensure!(!body.is_empty(), "expected a body from Novi, found an empty one");
         }
         _ => {}
     }

@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn an_address_is_valid_where_mail_reaches_it_and_mailman_takes_it() {
-        for right in [
+        for valid in [
             "ada@example.org",
             "Ada.Lovelace+lists@Example.org",
             "o'hara@example.co.uk",
@@ -53,9 +53,9 @@ mod tests {
             "x@xn--bcher-kva.example",
             "_under@example.org",
         ] {
-            assert!(Address::new(right).is_valid(), "{right}");
+            assert!(Address::new(valid).is_valid(), "{valid}");
         }
-        for wrong in [
+        for invalid in [
             "",
             "ada",
             "@example.org",
@@ -74,7 +74,7 @@ mod tests {
             "ada@example..org",
             "ada@-example.org",
         ] {
-            assert!(!Address::new(wrong).is_valid(), "{wrong}");
+            assert!(!Address::new(invalid).is_valid(), "{invalid}");
         }
         let long = format!("{}@example.org", "a".repeat(65));
         assert!(!Address::new(&long).is_valid());

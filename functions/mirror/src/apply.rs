@@ -1,65 +1,85 @@
-//! Applying a plan to Mailman: additions first, then removals in bulk.
+//! Applies a plan to Mailman: additions first, then removals in bulk.
 //!
-//! Additions go side by side, each address in one request at a time. When one
-//! comes to nothing no further one is started; those under way are waited for,
-//! and where the outcome of a write is unknown the roster is read before
-//! anything is written again: overlapping subscriptions of one address make it
-//! a member twice. That address itself comes last, after a while and another
-//! reading. So does, once and without the while, one that was refused without
-//! an explanation. A passing failure is tried again for `MAILMAN_RETRY_SECONDS`, a minute unless it is set.
+//! Subscriptions run concurrently, with one request at a time for each address. After a failure, no new requests start,
+//! and in-flight ones are awaited. If a write's outcome is unknown, the roster is read before anything else is written,
+//! because overlapping requests for one address create duplicate memberships. Such an address is retried last, after
+//! [`SETTLE_DELAY`] and another read of the roster. An unexplained rejection is also retried last, once, without the
+//! delay. Transient failures are retried for `MAILMAN_RETRY_SECONDS`, which is a minute by default.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::address::Address;
-use crate::mailman::{Fate, Mailman, Refusal, Subscription, Trouble};
+use crate::mailman::{Mailman, MailmanError, Refusal, RetryBudget, Subscription, WriteOutcome};
 use crate::mapping::ListId;
 use crate::plan::{Plan, Subscriber};
-use crate::report::Rejected;
 use crate::roster::Roster;
 
-/// Subscriptions under way at once. On PostgreSQL four are twice as fast as
-/// one, and eight no faster; SQLite takes as many a second either way.
-const SIDE_BY_SIDE: usize = 4;
-/// The most addresses in one removal: while a long one runs, other writers
-/// meet a locked database.
-const BULK: usize = 500;
-/// A subscription is not started with less time than this left.
+/// The maximum number of concurrent subscriptions. With PostgreSQL, four are twice as fast as one, and eight are no
+/// faster than four. With SQLite, the number makes no difference.
+const CONCURRENCY: usize = 4;
+/// The maximum number of addresses in one removal. During a long removal, other writers find the database locked.
+const BATCH_SIZE: usize = 500;
+/// The minimum time left to start a subscription.
 const SUBSCRIPTION_TIME: Duration = Duration::from_secs(5);
-/// A bulk removal is not started with less time than this left.
+/// The minimum time left to start a bulk removal.
 const REMOVAL_TIME: Duration = Duration::from_secs(10);
-/// How long after an answer was lost a subscription is asked for again, at the
-/// earliest: for so long a locked database may hold up the first one.
-const SETTLING: Duration = Duration::from_secs(6);
-/// After so many failures at one address, while others succeed, it is the address.
-const FAILURES: usize = 5;
-/// After so many answers in a row that make no sense it is not Mailman that
-/// answers; and so few addresses alone do not prove that Mailman is ill.
-const TOLERATED: usize = 2;
+/// The minimum wait before a subscription is retried after its response was lost. A locked database may delay the
+/// first request for this long.
+const SETTLE_DELAY: Duration = Duration::from_secs(6);
+/// The number of failures of one address, while others succeed, after which the address is considered the cause.
+const MAX_FAILURES_PER_ADDRESS: usize = 5;
+/// The number of addresses that may fail without counting as a failure of Mailman: this many consecutive responses may
+/// be unexpected, and if only this many addresses are left, their failures don't prove that Mailman is failing.
+const MAX_POISON_ADDRESSES: usize = 2;
 
-/// What was done of a plan.
+/// The number of addresses that Mailman rejected, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Rejected {
+    pub(crate) invalid: usize,
+    pub(crate) banned: usize,
+    pub(crate) other: usize,
+}
+
+impl Rejected {
+    pub(crate) fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Invalid => self.invalid += 1,
+            Refusal::Banned => self.banned += 1,
+            Refusal::Other => self.other += 1,
+        }
+    }
+
+    pub(crate) fn total(self) -> usize {
+        self.invalid + self.banned + self.other
+    }
+}
+
+/// The part of a plan that was applied.
 #[derive(Default)]
 pub(crate) struct Applied {
     pub(crate) subscribed: usize,
     pub(crate) unsubscribed: usize,
     pub(crate) rejected: Rejected,
-    /// Subscriptions without an answer, which Mailman may still be at work on.
-    pub(crate) left: usize,
-    /// What ended it early.
-    pub(crate) stopped: Option<Trouble>,
+    /// The number of subscriptions that timed out, and that Mailman may still be processing.
+    pub(crate) timed_out: usize,
+    /// The error that ended it early.
+    pub(crate) stopped: Option<MailmanError>,
 }
 
 impl Applied {
-    /// An address is not asked for again in this run.
-    fn give_up(&mut self, fate: Fate) {
-        match fate {
-            Fate::UnderWay => self.left += 1,
-            Fate::NotDone | Fate::Unknown | Fate::Unsettled => self.rejected.count(Refusal::Other),
+    /// Counts an address that is not retried in this run.
+    fn record_abandoned(&mut self, outcome: WriteOutcome) {
+        match outcome {
+            WriteOutcome::MaybeInProgress => self.timed_out += 1,
+            WriteOutcome::NotApplied | WriteOutcome::Unknown | WriteOutcome::MaybeSettling => {
+                self.rejected.count(Refusal::Other);
+            }
         }
     }
 }
@@ -71,220 +91,256 @@ pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan) -> Applied {
     applied
 }
 
-async fn apply_into(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), Trouble> {
-    let doubt = subscribe_all(mailman, plan, applied).await?;
-    for addresses in plan.unsubscribe.chunks(BULK) {
+async fn apply_into(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<(), MailmanError> {
+    let undecided = Subscriptions::new(mailman, plan, applied).run().await?;
+    for addresses in plan.unsubscribe.chunks(BATCH_SIZE) {
         unsubscribe(mailman, plan, addresses.iter().collect()).await?;
         applied.unsubscribed += addresses.len();
     }
-    match doubt {
-        // Nothing at all could be written: it is not the addresses, it is Mailman that is ill.
-        Some(trouble) if applied.subscribed + applied.unsubscribed == 0 => Err(trouble),
+    match undecided {
+        // Nothing was written, so Mailman is failing, not the addresses.
+        Some(error) if applied.subscribed + applied.unsubscribed == 0 => Err(error),
         _ => Ok(()),
     }
 }
 
-/// Somebody who is to be subscribed.
-struct Waiting<'p> {
-    who: &'p Subscriber,
-    /// How often it came to nothing.
+/// A subscriber who isn't subscribed yet.
+struct Pending<'p> {
+    subscriber: &'p Subscriber,
+    /// The number of failed attempts.
     failures: usize,
-    /// How much had been done when it first did.
+    /// The value of [`Subscriptions::done`] at the first failure.
     done_before: usize,
-    /// Whether it was refused once, without an explanation.
-    is_doubted: bool,
+    /// True if Mailman has rejected it once without an explanation.
+    is_unexplained: bool,
 }
 
-/// What came of a few subscriptions side by side.
+/// The results of one batch of concurrent subscriptions.
 #[derive(Default)]
-struct Round<'p> {
+struct BatchResult<'p> {
     subscribed: usize,
     refused: Vec<Refusal>,
-    unexplained: Vec<Waiting<'p>>,
-    failed: Vec<(Waiting<'p>, Trouble)>,
+    unexplained: Vec<Pending<'p>>,
+    failed: Vec<(Pending<'p>, MailmanError)>,
 }
 
-/// Subscribes everybody who is to join. Gives the trouble of the last few, where
-/// these may be to blame for it or not.
-async fn subscribe_all(mailman: &Mailman<'_>, plan: &Plan, applied: &mut Applied) -> Result<Option<Trouble>, Trouble> {
-    let mut waiting: VecDeque<Waiting<'_>> =
-        plan.subscribe.iter().map(|who| Waiting { who, failures: 0, done_before: 0, is_doubted: false }).collect();
-    // Who is asked for last, and when the last answer was lost to a subscription that may be done all the same.
-    let mut unsettled: Vec<Waiting<'_>> = Vec::new();
-    let mut lost_at: Option<Instant> = None;
-    let mut patience = Patience::new();
-    let (mut done, mut senseless) = (0, 0);
-    loop {
-        if waiting.is_empty() && !unsettled.is_empty() {
-            mailman.wait(lost_at.map_or(Duration::ZERO, |lost| SETTLING.saturating_sub(lost.elapsed()))).await?;
-            let roster = patience.roster(mailman, &plan.list).await?;
-            let before = unsettled.len();
-            unsettled.retain(|one| !roster.contains(&one.who.address));
-            applied.subscribed += before - unsettled.len();
-            waiting.extend(unsettled.drain(..));
+/// A subscriber to retry, and the possible outcome of the failed attempt.
+type Retry<'p> = (Pending<'p>, WriteOutcome);
+
+/// The progress of a plan's subscriptions.
+struct Subscriptions<'a> {
+    mailman: &'a Mailman<'a>,
+    list: &'a ListId,
+    applied: &'a mut Applied,
+    /// The addresses to subscribe next.
+    queue: VecDeque<Pending<'a>>,
+    /// The addresses to retry last.
+    unsettled: Vec<Pending<'a>>,
+    /// The time at which the most recent response with an unknown outcome was lost.
+    lost_at: Option<Instant>,
+    retry_budget: RetryBudget,
+    /// The number of addresses that Mailman has decided on.
+    done: usize,
+    /// The number of consecutive responses that were unexpected.
+    unexpected: usize,
+}
+
+impl<'a> Subscriptions<'a> {
+    fn new(mailman: &'a Mailman<'a>, plan: &'a Plan, applied: &'a mut Applied) -> Self {
+        let pending = |subscriber| Pending { subscriber, failures: 0, done_before: 0, is_unexplained: false };
+        Self {
+            mailman,
+            list: &plan.list,
+            applied,
+            queue: plan.subscribe.iter().map(pending).collect(),
+            unsettled: Vec::new(),
+            lost_at: None,
+            retry_budget: RetryBudget::new(),
+            done: 0,
+            unexpected: 0,
         }
-        let round = subscribe_some(mailman, &plan.list, &mut waiting).await;
-        applied.subscribed += round.subscribed;
-        round.refused.iter().for_each(|refusal| applied.rejected.count(*refusal));
-        if round.subscribed + round.refused.len() > 0 {
-            done += round.subscribed + round.refused.len();
-            (patience, senseless) = (Patience::new(), 0);
-        }
-        unsettled.extend(round.unexplained);
-        if round.failed.is_empty() {
-            if !waiting.is_empty() {
-                return Err(Trouble::OutOfTime);
+    }
+
+    /// Subscribes everyone who is to join.
+    ///
+    /// Returns the error of the last few addresses, if either these or Mailman may be its cause.
+    async fn run(mut self) -> Result<Option<MailmanError>, MailmanError> {
+        loop {
+            if self.queue.is_empty() && !self.unsettled.is_empty() {
+                self.requeue_unsettled().await?;
             }
-            if unsettled.is_empty() {
-                return Ok(None);
+            let failed = self.run_batch().await;
+            if failed.is_empty() {
+                if !self.queue.is_empty() {
+                    return Err(MailmanError::OutOfTime);
+                }
+                if self.unsettled.is_empty() {
+                    return Ok(None);
+                }
+                continue;
             }
-            continue;
+            let (retries, last_error) = self.sort_failures(failed)?;
+            let Some(error) = last_error else { continue };
+            if let Err(error) = self.retry_budget.wait(self.mailman, error).await {
+                let remaining = self.queue.len() + self.unsettled.len() + retries.len();
+                if remaining <= MAX_POISON_ADDRESSES && matches!(error, MailmanError::Transient { .. }) {
+                    // Mailman is up but fails on these addresses, so they must not block the removals.
+                    self.abandon_all(retries);
+                    return Ok(Some(error));
+                }
+                return Err(error);
+            }
+            self.schedule_retries(retries).await?;
         }
-        let mut last = None;
-        let mut again = Vec::new();
-        for (mut one, trouble) in round.failed {
-            match (trouble, trouble.passing()) {
-                (_, Some(fate)) => {
-                    if one.failures == 0 {
-                        one.done_before = done;
+    }
+
+    /// Waits until lost subscriptions have settled, and requeues those that are still not on the roster.
+    async fn requeue_unsettled(&mut self) -> Result<(), MailmanError> {
+        let delay = self.lost_at.map_or(Duration::ZERO, |lost_at| SETTLE_DELAY.saturating_sub(lost_at.elapsed()));
+        self.mailman.wait(delay).await?;
+        let roster = self.retry_budget.roster(self.mailman, self.list).await?;
+        let before = self.unsettled.len();
+        self.unsettled.retain(|pending| !roster.contains(&pending.subscriber.address));
+        self.applied.subscribed += before - self.unsettled.len();
+        self.queue.extend(self.unsettled.drain(..));
+        Ok(())
+    }
+
+    /// Runs one batch, records its results, and returns its failures.
+    async fn run_batch(&mut self) -> Vec<(Pending<'a>, MailmanError)> {
+        let batch = subscribe_batch(self.mailman, self.list, &mut self.queue).await;
+        self.applied.subscribed += batch.subscribed;
+        batch.refused.iter().for_each(|refusal| self.applied.rejected.count(*refusal));
+        let decided = batch.subscribed + batch.refused.len();
+        if decided > 0 {
+            self.done += decided;
+            self.retry_budget = RetryBudget::new();
+            self.unexpected = 0;
+        }
+        self.unsettled.extend(batch.unexplained);
+        batch.failed
+    }
+
+    /// Returns the failures to retry and the last transient error.
+    ///
+    /// # Errors
+    /// Returns an error that isn't transient, except for a few unexpected responses, whose addresses count as rejected.
+    fn sort_failures(
+        &mut self,
+        failed: Vec<(Pending<'a>, MailmanError)>,
+    ) -> Result<(Vec<Retry<'a>>, Option<MailmanError>), MailmanError> {
+        let mut retries = Vec::new();
+        let mut last_error = None;
+        for (mut pending, error) in failed {
+            match (error, error.write_outcome()) {
+                (_, Some(outcome)) => {
+                    if pending.failures == 0 {
+                        pending.done_before = self.done;
                     }
-                    one.failures += 1;
-                    again.push((one, fate));
-                    last = Some(trouble);
+                    pending.failures += 1;
+                    retries.push((pending, outcome));
+                    last_error = Some(error);
                 }
-                (Trouble::Unexpected(_), None) if senseless < TOLERATED => {
-                    senseless += 1;
-                    applied.rejected.count(Refusal::Other);
+                (MailmanError::Unexpected(_), None) if self.unexpected < MAX_POISON_ADDRESSES => {
+                    self.unexpected += 1;
+                    self.applied.rejected.count(Refusal::Other);
                 }
-                (trouble, None) => return Err(trouble),
+                (error, None) => return Err(error),
             }
         }
-        let Some(trouble) = last else { continue };
-        if let Err(trouble) = patience.wait(mailman, trouble).await {
-            let few = waiting.len() + unsettled.len() + again.len() <= TOLERATED;
-            if few && matches!(trouble, Trouble::Failing { .. }) {
-                // Mailman answers, and cannot digest these: nobody else need wait for them.
-                for (_, fate) in again {
-                    applied.give_up(fate);
-                }
-                waiting.iter().chain(&unsettled).for_each(|_| applied.rejected.count(Refusal::Other));
-                return Ok(Some(trouble));
-            }
-            return Err(trouble);
+        Ok((retries, last_error))
+    }
+
+    /// Gives up on every address that is left.
+    fn abandon_all(&mut self, retries: Vec<Retry<'a>>) {
+        for (_, outcome) in retries {
+            self.applied.record_abandoned(outcome);
         }
+        self.queue.iter().chain(&self.unsettled).for_each(|_| self.applied.rejected.count(Refusal::Other));
+    }
+
+    /// Schedules failed addresses again, unless the roster shows that they are subscribed or it is time to give up.
+    async fn schedule_retries(&mut self, retries: Vec<Retry<'a>>) -> Result<(), MailmanError> {
         let mut roster = Roster::default();
-        if again.iter().any(|(_, fate)| *fate != Fate::NotDone) {
-            roster = patience.roster(mailman, &plan.list).await?;
+        if retries.iter().any(|(_, outcome)| *outcome != WriteOutcome::NotApplied) {
+            roster = self.retry_budget.roster(self.mailman, self.list).await?;
         }
-        for (one, fate) in again {
-            if roster.contains(&one.who.address) {
-                applied.subscribed += 1;
-                done += 1;
-            } else if fate == Fate::UnderWay || (one.failures >= FAILURES && done > one.done_before) {
-                applied.give_up(fate);
-            } else if fate == Fate::Unsettled {
-                unsettled.push(one);
-                lost_at = Some(Instant::now());
+        for (pending, outcome) in retries {
+            let is_poison = pending.failures >= MAX_FAILURES_PER_ADDRESS && self.done > pending.done_before;
+            if roster.contains(&pending.subscriber.address) {
+                self.applied.subscribed += 1;
+                self.done += 1;
+            } else if outcome == WriteOutcome::MaybeInProgress || is_poison {
+                self.applied.record_abandoned(outcome);
+            } else if outcome == WriteOutcome::MaybeSettling {
+                self.unsettled.push(pending);
+                self.lost_at = Some(Instant::now());
             } else {
-                // Behind the others, whom it must not hold up.
-                waiting.push_back(one);
+                // Move to the back so it doesn't block the other addresses.
+                self.queue.push_back(pending);
             }
         }
+        Ok(())
     }
 }
 
-/// Subscribes those who wait, until one comes to nothing, time runs out, or all are done.
-async fn subscribe_some<'p>(mailman: &Mailman<'_>, list: &ListId, waiting: &mut VecDeque<Waiting<'p>>) -> Round<'p> {
-    let mut round = Round::default();
-    let mut under_way = FuturesUnordered::new();
+/// Subscribes addresses from the queue until one fails, time runs out, or the queue is empty.
+async fn subscribe_batch<'p>(
+    mailman: &Mailman<'_>,
+    list: &ListId,
+    queue: &mut VecDeque<Pending<'p>>,
+) -> BatchResult<'p> {
+    let mut batch = BatchResult::default();
+    let mut in_flight = FuturesUnordered::new();
     loop {
-        while round.failed.is_empty() && under_way.len() < SIDE_BY_SIDE && mailman.has_time(SUBSCRIPTION_TIME) {
-            let Some(one) = waiting.pop_front() else { break };
-            under_way.push(async move { (subscribe(mailman, list, one.who).await, one) });
+        while batch.failed.is_empty() && in_flight.len() < CONCURRENCY && mailman.has_time(SUBSCRIPTION_TIME) {
+            let Some(pending) = queue.pop_front() else { break };
+            in_flight.push(async move { (subscribe(mailman, list, pending.subscriber).await, pending) });
         }
-        match under_way.next().await {
-            None => return round,
-            Some((Ok(Subscription::Done), _)) => round.subscribed += 1,
-            Some((Ok(Subscription::Refused(refusal)), _)) => round.refused.push(refusal),
-            Some((Ok(Subscription::Unexplained), one)) if !one.is_doubted => {
-                round.unexplained.push(Waiting { is_doubted: true, ..one });
+        match in_flight.next().await {
+            None => return batch,
+            Some((Ok(Subscription::Done), _)) => batch.subscribed += 1,
+            Some((Ok(Subscription::Refused(refusal)), _)) => batch.refused.push(refusal),
+            Some((Ok(Subscription::Unexplained), pending)) if !pending.is_unexplained => {
+                batch.unexplained.push(Pending { is_unexplained: true, ..pending });
             }
-            Some((Ok(Subscription::Unexplained | Subscription::Pending), _)) => round.refused.push(Refusal::Other),
-            Some((Err(trouble), one)) => round.failed.push((one, trouble)),
+            Some((Ok(Subscription::Unexplained | Subscription::Pending), _)) => batch.refused.push(Refusal::Other),
+            Some((Err(error), pending)) => batch.failed.push((pending, error)),
         }
     }
 }
 
-/// Subscribes one address, whose own pending request is discarded.
-async fn subscribe(mailman: &Mailman<'_>, list: &ListId, who: &Subscriber) -> Result<Subscription, Trouble> {
-    match mailman.subscribe(list, who).await? {
+/// Subscribes one address. If its subscription request is pending, that request is discarded first.
+async fn subscribe(
+    mailman: &Mailman<'_>,
+    list: &ListId,
+    subscriber: &Subscriber,
+) -> Result<Subscription, MailmanError> {
+    match mailman.subscribe(list, subscriber).await? {
         Subscription::Pending => {
-            mailman.discard_requests(list, &who.address).await?;
-            mailman.subscribe(list, who).await
+            mailman.discard_requests(list, &subscriber.address).await?;
+            mailman.subscribe(list, subscriber).await
         }
         subscription => Ok(subscription),
     }
 }
 
-/// Unsubscribes addresses in one request; tried again, in a smaller one.
-async fn unsubscribe(mailman: &Mailman<'_>, plan: &Plan, mut addresses: Vec<&Address>) -> Result<(), Trouble> {
-    let mut patience = Patience::new();
+/// Unsubscribes addresses in one request. A retry only contains the addresses that are still subscribed.
+async fn unsubscribe(mailman: &Mailman<'_>, plan: &Plan, mut addresses: Vec<&Address>) -> Result<(), MailmanError> {
+    let mut retry_budget = RetryBudget::new();
     loop {
         if !mailman.has_time(REMOVAL_TIME) {
-            return Err(Trouble::OutOfTime);
+            return Err(MailmanError::OutOfTime);
         }
-        let Err(trouble) = mailman.unsubscribe(&plan.list, &addresses).await else {
+        let Err(error) = mailman.unsubscribe(&plan.list, &addresses).await else {
             return Ok(());
         };
-        let fate = patience.wait(mailman, trouble).await?;
-        if fate != Fate::NotDone {
-            let roster = patience.roster(mailman, &plan.list).await?;
+        let outcome = retry_budget.wait(mailman, error).await?;
+        if outcome != WriteOutcome::NotApplied {
+            let roster = retry_budget.roster(mailman, &plan.list).await?;
             addresses.retain(|address| roster.contains(address));
             if addresses.is_empty() {
                 return Ok(());
-            }
-        }
-    }
-}
-
-/// Waiting out passing failures, for `MAILMAN_RETRY_SECONDS` in all.
-pub(crate) struct Patience {
-    until: Option<Instant>,
-    delays: ExponentialBackoff,
-}
-
-impl Patience {
-    pub(crate) fn new() -> Self {
-        Self {
-            until: None,
-            delays: ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(200))
-                .with_max_delay(Duration::from_secs(8))
-                .with_jitter()
-                .without_max_times()
-                .build(),
-        }
-    }
-
-    /// Waits where the trouble may pass, or gives it back. Says what may have
-    /// become of the write.
-    async fn wait(&mut self, mailman: &Mailman<'_>, trouble: Trouble) -> Result<Fate, Trouble> {
-        let fate = trouble.passing().ok_or(trouble)?;
-        let until = *self.until.get_or_insert_with(|| Instant::now() + mailman.times.retry);
-        let delay = self.delays.next().filter(|delay| Instant::now() + *delay < until).ok_or(trouble)?;
-        tracing::info!(%trouble, "Mailman is asked again");
-        mailman.wait(delay).await?;
-        Ok(fate)
-    }
-
-    /// Reads the roster, waiting out failures of that too.
-    pub(crate) async fn roster(&mut self, mailman: &Mailman<'_>, list: &ListId) -> Result<Roster, Trouble> {
-        loop {
-            match mailman.roster(list).await {
-                Ok(roster) => return Ok(roster),
-                Err(trouble) => {
-                    self.wait(mailman, trouble).await?;
-                }
             }
         }
     }

@@ -8,6 +8,7 @@
 
 mod address;
 mod apply;
+mod directory;
 mod event;
 mod explain;
 #[cfg(fuzzing)]
@@ -37,9 +38,9 @@ use shared::telemetry;
 use tokio::time::Instant;
 use tracing::Instrument;
 
-use crate::lock::Instance;
+use crate::lock::InstanceId;
 use crate::parameters::Parameters;
-use crate::read::{Pace, Ways};
+use crate::read::{NoviRateLimiter, ReadOptions};
 use crate::report::{ListReport, Report};
 use crate::run::Mirror;
 use crate::settings::Settings;
@@ -64,14 +65,14 @@ pub async fn run() -> anyhow::Result<()> {
         http,
         novi,
         mailman: settings.mailman,
-        pace: Mutex::new(Pace::new(settings.novi_max_per_second, settings.novi_max_per_minute)),
-        ways: Ways {
-            sweep: settings.sweep,
-            gather: (settings.warms_cache && cache.is_some()).then_some(settings.require_active),
+        rate_limiter: Mutex::new(NoviRateLimiter::new(settings.novi_max_per_second, settings.novi_max_per_minute)),
+        read_options: ReadOptions {
+            bulk: settings.bulk,
+            collect_for_cache: (settings.prewarm_cache && cache.is_some()).then_some(settings.require_active),
         },
         may_write: settings.apply,
         cache,
-        instance: Instance::new(),
+        instance_id: InstanceId::new(),
     };
     lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
 }
@@ -80,8 +81,8 @@ pub async fn run() -> anyhow::Result<()> {
 /// the report where somebody should look at it.
 async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Diagnostic> {
     let span = tracing::info_span!("run", request_id = event.context.request_id);
-    let left = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
-    let run = mirror.run(&event.payload, Instant::now() + left).instrument(span.clone());
+    let remaining = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+    let run = mirror.run(&event.payload, Instant::now() + remaining).instrument(span.clone());
     // What a panic says might be personal, and the runtime would send it on.
     let outcome = AssertUnwindSafe(run).catch_unwind().await;
     let _in_span = span.enter();
@@ -94,7 +95,7 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Di
         Err(_) => error("InternalError", "the mirror panicked; the log says where".to_owned()),
         Ok(Err(not_started)) => error("NotStarted", not_started.to_string()),
         Ok(Ok(report)) => {
-            tracing::info!(report = report.for_the_log(), "reported");
+            tracing::info!(report = report.to_log_json(), "reported");
             report.lists.iter().for_each(ListReport::log);
             // An explanation names addresses, and no error may: it is the answer to a question, and nothing failed.
             if !report.status.is_error() || !report.explain.is_empty() {

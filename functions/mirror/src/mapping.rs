@@ -1,4 +1,4 @@
-//! Mappings: which Novi groups a Mailman list should hold.
+//! Mappings from Novi groups to Mailman lists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,7 +15,7 @@ use crate::address::Address;
 pub(crate) struct ListId(String);
 
 impl ListId {
-    /// Reads a list id, or a posting address (`members@lists.example.org`).
+    /// Parses a list id or a posting address (`members@lists.example.org`).
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.trim().to_ascii_lowercase();
         let id = match text.split_once('@') {
@@ -39,12 +39,12 @@ impl fmt::Display for ListId {
     }
 }
 
-/// How much one run may change a list.
+/// The limits of changes to a list in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// The most that may leave, in percent of the roster.
+    /// The maximum number of addresses that may leave, in percent of the roster.
     pub(crate) max_removal_percent: u64,
-    /// The most that may join, in percent of the roster.
+    /// The maximum number of addresses that may join, in percent of the roster.
     pub(crate) max_growth_percent: u64,
 }
 
@@ -54,7 +54,7 @@ impl Default for Limits {
     }
 }
 
-/// What one list should hold: all mappings that name it, joined.
+/// The merged mappings of one list.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) list: ListId,
@@ -62,73 +62,72 @@ pub(crate) struct Target {
     /// Addresses that are never unsubscribed.
     pub(crate) keep: BTreeSet<Address>,
     pub(crate) limits: Limits,
-    /// Some mapping does not even name its list, which may be this one: who is
-    /// on this list for that mapping's sake cannot be known.
-    pub(crate) is_in_doubt: bool,
+    /// True if an invalid mapping doesn't even name its list. It may be meant for this list, in which case the addresses
+    /// that it adds are unknown.
+    pub(crate) has_unresolved_mapping: bool,
 }
 
-/// A mapping that does not parse. Its list is left untouched.
-pub(crate) struct Broken {
-    /// The list, where at least that could be read.
+/// A mapping that doesn't parse. Its list is left unchanged.
+pub(crate) struct InvalidMapping {
+    /// The list, if at least that could be parsed.
     pub(crate) list: Option<ListId>,
-    /// Its place and its fault, without what it holds.
+    /// A sentence for the report with the position of the mapping and its error, without its contents.
     pub(crate) reason: String,
 }
 
 /// All mappings, by list.
 pub(crate) struct Mappings {
     pub(crate) targets: Vec<Target>,
-    pub(crate) broken: Vec<Broken>,
+    pub(crate) invalid: Vec<InvalidMapping>,
 }
 
-const NAME: &str = "novi_mailman_sync";
-const RIGHT: &str = r#"a JSON array of mappings such as {"group_guid":"…","list_id":"members.lists.example.org"}"#;
+const PARAMETER: &str = "novi_mailman_sync";
+const EXPECTED: &str = r#"a JSON array of mappings such as {"group_guid":"…","list_id":"members.lists.example.org"}"#;
 
 impl Mappings {
-    /// Reads `novi_mailman_sync`.
+    /// Parses `novi_mailman_sync`.
     ///
     /// # Errors
-    /// Where it is missing or no array. A single mapping that does not parse is
-    /// no error of the whole: it fails alone.
+    /// Fails if the parameter is missing or isn't an array. An invalid mapping only affects its own list.
     pub(crate) fn from_parameters(raw: &RawParameters) -> Result<Self, ParameterError> {
-        Ok(Self::parse(raw.required_array(NAME, RIGHT)?))
+        Ok(Self::parse(raw.required_array(PARAMETER, EXPECTED)?))
     }
 
     fn parse(items: Vec<Value>) -> Self {
         let mut targets: BTreeMap<ListId, Target> = BTreeMap::new();
-        let mut broken: Vec<Broken> = Vec::new();
+        let mut invalid: Vec<InvalidMapping> = Vec::new();
         for (index, item) in items.into_iter().enumerate() {
             match Target::parse(&item) {
-                Ok(one) => match targets.get_mut(&one.list) {
-                    Some(joined) => joined.join(one),
+                Ok(target) => match targets.get_mut(&target.list) {
+                    Some(existing) => existing.merge(target),
                     None => {
-                        targets.insert(one.list.clone(), one);
+                        targets.insert(target.list.clone(), target);
                     }
                 },
-                Err(fault) => broken.push(Broken {
+                Err(error) => invalid.push(InvalidMapping {
                     list: item.get("list_id").and_then(Value::as_str).and_then(ListId::parse),
-                    reason: format!("mapping {} cannot be used: {fault}", index + 1),
+                    reason: format!("Mapping {} is invalid: {error}.", index + 1),
                 }),
             }
         }
-        for list in broken.iter().filter_map(|broken| broken.list.as_ref()) {
+        for list in invalid.iter().filter_map(|invalid| invalid.list.as_ref()) {
             targets.remove(list);
         }
-        if broken.iter().any(|broken| broken.list.is_none()) {
-            targets.values_mut().for_each(|target| target.is_in_doubt = true);
+        if invalid.iter().any(|invalid| invalid.list.is_none()) {
+            targets.values_mut().for_each(|target| target.has_unresolved_mapping = true);
         }
-        Self { targets: targets.into_values().collect(), broken }
+        Self { targets: targets.into_values().collect(), invalid }
     }
 
-    /// Whether some mapping names this list, a broken one included.
-    pub(crate) fn name(&self, list: &ListId) -> bool {
+    /// True if a mapping names this list, even if the mapping is invalid.
+    pub(crate) fn contains(&self, list: &ListId) -> bool {
         self.targets.iter().any(|target| target.list == *list)
-            || self.broken.iter().any(|broken| broken.list.as_ref() == Some(list))
+            || self.invalid.iter().any(|invalid| invalid.list.as_ref() == Some(list))
     }
 }
 
 impl Target {
-    fn join(&mut self, other: Self) {
+    fn merge(&mut self, other: Self) {
         self.groups.extend(other.groups);
         self.keep.extend(other.keep);
         self.limits = Limits {
@@ -137,30 +136,29 @@ impl Target {
         };
     }
 
-    /// Reads one mapping. By hand, because serde's errors quote what they find,
-    /// and a mapping may hold addresses.
+    /// Parses one mapping. Serde isn't used, because its errors quote the input, and a mapping may contain addresses.
     fn parse(item: &Value) -> Result<Self, String> {
         const KEYS: [&str; 5] = ["group_guid", "list_id", "keep", "max_removal_percent", "max_growth_percent"];
-        let map = item.as_object().ok_or("it must be a JSON object")?;
+        let map = item.as_object().ok_or("expected a JSON object")?;
         if !map.keys().all(|key| KEYS.contains(&key.as_str())) {
-            return Err(format!("it has a key that is none of {}", KEYS.join(", ")));
+            return Err(format!("unknown key; expected one of {}", KEYS.join(", ")));
         }
         let group = map
             .get("group_guid")
             .and_then(Value::as_str)
             .and_then(|text| parse_hyphenated(text.trim()))
-            .ok_or("group_guid must be a hyphenated UUID")?;
+            .ok_or("group_guid: expected a hyphenated UUID")?;
         let list = map
             .get("list_id")
             .and_then(Value::as_str)
             .and_then(ListId::parse)
-            .ok_or("list_id must be a list id such as members.lists.example.org, or the list's posting address")?;
+            .ok_or("list_id: expected a list id such as members.lists.example.org, or the list's posting address")?;
         let defaults = Limits::default();
         Ok(Self {
             list,
             groups: BTreeSet::from([group]),
             keep: keep(map)?,
-            is_in_doubt: false,
+            has_unresolved_mapping: false,
             limits: Limits {
                 max_removal_percent: percent(map, "max_removal_percent", defaults.max_removal_percent, 100)?,
                 max_growth_percent: percent(map, "max_growth_percent", defaults.max_growth_percent, 100_000)?,
@@ -173,24 +171,24 @@ fn keep(map: &Map<String, Value>) -> Result<BTreeSet<Address>, String> {
     let items = match map.get("keep") {
         None | Some(Value::Null) => return Ok(BTreeSet::new()),
         Some(Value::Array(items)) => items,
-        Some(_) => return Err("keep must be an array of addresses".to_owned()),
+        Some(_) => return Err("keep: expected an array of addresses".to_owned()),
     };
     let mut addresses = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
-        // An odd address may well be subscribed, and must be one that can be kept.
+        // Any plausible address is accepted, because an invalid-looking one may be subscribed and must be possible to keep.
         let address = item.as_str().map(Address::new).filter(Address::is_plausible);
-        addresses.insert(address.ok_or_else(|| format!("entry {} of keep is no address", index + 1))?);
+        addresses.insert(address.ok_or_else(|| format!("entry {} of keep is not an address", index + 1))?);
     }
     Ok(addresses)
 }
 
-fn percent(map: &Map<String, Value>, name: &str, default: u64, most: u64) -> Result<u64, String> {
+fn percent(map: &Map<String, Value>, name: &str, default: u64, max: u64) -> Result<u64, String> {
     match map.get(name) {
         None | Some(Value::Null) => Ok(default),
         Some(value) => value
             .as_u64()
-            .filter(|n| *n <= most)
-            .ok_or_else(|| format!("{name} must be a whole number from 0 to {most} (default {default})")),
+            .filter(|n| *n <= max)
+            .ok_or_else(|| format!("{name}: expected a whole number from 0 to {max} (default {default})")),
     }
 }
 
@@ -208,12 +206,12 @@ mod tests {
     fn parse(items: Value) -> Mappings {
         match items {
             Value::Array(items) => Mappings::parse(items),
-            _ => panic!("no array"),
+            _ => panic!("not an array"),
         }
     }
 
     #[test]
-    fn a_list_is_named_by_id_or_posting_address() {
+    fn list_id_parses_from_id_or_posting_address() {
         for (text, id) in [
             ("members.lists.example.org", Some("members.lists.example.org")),
             ("members@lists.example.org", Some("members.lists.example.org")),
@@ -233,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn mappings_of_one_list_are_joined_with_the_strictest_limits() {
+    fn mappings_of_one_list_are_merged_with_the_strictest_limits() {
         let mappings = parse(json!([
             {"group_guid": GROUP, "list_id": "a.lists.example.org", "keep": ["Owner@example.org"], "max_removal_percent": 10},
             {"group_guid": OTHER, "list_id": "a@lists.example.org", "keep": ["two@example.org"], "max_growth_percent": 50},
@@ -248,51 +246,51 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_mapping_fails_alone_and_takes_its_list_with_it() {
+    fn invalid_mapping_fails_only_its_own_list() {
         let mappings = parse(json!([
             {"group_guid": GROUP, "list_id": "a.lists.example.org"},
             {"group_guid": OTHER, "list_id": "a.lists.example.org", "max_removal_percent": 130},
             {"group_guid": GROUP, "list_id": "b.lists.example.org"},
         ]));
         assert_eq!(mappings.targets.iter().map(|t| t.list.as_str()).collect::<Vec<_>>(), ["b.lists.example.org"]);
-        assert_eq!(mappings.broken.len(), 1);
-        assert_eq!(mappings.broken[0].list.as_ref().map(ListId::as_str), Some("a.lists.example.org"));
+        assert_eq!(mappings.invalid.len(), 1);
+        assert_eq!(mappings.invalid[0].list.as_ref().map(ListId::as_str), Some("a.lists.example.org"));
         assert_eq!(
-            mappings.broken[0].reason,
-            "mapping 2 cannot be used: max_removal_percent must be a whole number from 0 to 100 (default 30)"
+            mappings.invalid[0].reason,
+            "Mapping 2 is invalid: max_removal_percent: expected a whole number from 0 to 100 (default 30)."
         );
-        assert!(mappings.name(&ListId::parse("a.lists.example.org").unwrap()));
-        assert!(!mappings.name(&ListId::parse("c.lists.example.org").unwrap()));
+        assert!(mappings.contains(&ListId::parse("a.lists.example.org").unwrap()));
+        assert!(!mappings.contains(&ListId::parse("c.lists.example.org").unwrap()));
     }
 
     #[test]
-    fn a_mapping_that_names_no_list_puts_all_in_doubt() {
-        let one = json!({"group_guid": GROUP, "list_id": "a.lists.example.org"});
-        assert!(!parse(json!([one])).targets[0].is_in_doubt);
+    fn mapping_without_a_list_id_is_unresolved_for_all_lists() {
+        let target = json!({"group_guid": GROUP, "list_id": "a.lists.example.org"});
+        assert!(!parse(json!([target])).targets[0].has_unresolved_mapping);
         let misspelt = json!({"group_guid": OTHER, "list-id": "a.lists.example.org"});
-        assert!(parse(json!([one, misspelt])).targets[0].is_in_doubt);
+        assert!(parse(json!([target, misspelt])).targets[0].has_unresolved_mapping);
     }
 
     #[test]
-    fn a_fault_is_named_and_nothing_is_quoted() {
-        for (item, said) in [
-            (json!("secret"), "must be a JSON object"),
-            (json!({"list_id": "a.b.org"}), "group_guid must be"),
-            (json!({"group_guid": "secret", "list_id": "a.b.org"}), "group_guid must be"),
-            (json!({"group_guid": GROUP}), "list_id must be"),
-            (json!({"group_guid": GROUP, "list_id": 5}), "list_id must be"),
-            (json!({"group_guid": GROUP, "list_id": "a.b.org", "secret@example.org": 1}), "none of group_guid"),
-            (json!({"group_guid": GROUP, "list_id": "a.b.org", "keep": "secret@example.org"}), "keep must be an array"),
+    fn invalid_mapping_error_names_the_key_and_quotes_no_value() {
+        for (item, expected) in [
+            (json!("secret"), "expected a JSON object"),
+            (json!({"list_id": "a.b.org"}), "group_guid: expected"),
+            (json!({"group_guid": "secret", "list_id": "a.b.org"}), "group_guid: expected"),
+            (json!({"group_guid": GROUP}), "list_id: expected"),
+            (json!({"group_guid": GROUP, "list_id": 5}), "list_id: expected"),
+            (json!({"group_guid": GROUP, "list_id": "a.b.org", "secret@example.org": 1}), "expected one of group_guid"),
+            (json!({"group_guid": GROUP, "list_id": "a.b.org", "keep": "secret@example.org"}), "keep: expected an array"),
             (
                 json!({"group_guid": GROUP, "list_id": "a.b.org", "keep": ["ok@example.org", "secret"]}),
-                "entry 2 of keep",
+                "entry 2 of keep is not an address",
             ),
-            (json!({"group_guid": GROUP, "list_id": "a.b.org", "max_growth_percent": -1}), "max_growth_percent must"),
+            (json!({"group_guid": GROUP, "list_id": "a.b.org", "max_growth_percent": -1}), "max_growth_percent: expected"),
         ] {
             let mappings = parse(json!([item]));
-            assert_eq!((mappings.targets.len(), mappings.broken.len()), (0, 1));
-            let reason = &mappings.broken[0].reason;
-            assert!(reason.contains(said) && !reason.contains("secret"), "{reason}");
+            assert_eq!((mappings.targets.len(), mappings.invalid.len()), (0, 1));
+            let reason = &mappings.invalid[0].reason;
+            assert!(reason.contains(expected) && !reason.contains("secret"), "{reason}");
         }
     }
 }

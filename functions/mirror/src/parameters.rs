@@ -4,22 +4,44 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use secrecy::SecretString;
-use shared::parameters::{ParameterError, ParameterStore, RawParameters};
+use shared::novi;
+use shared::parameters::{self, ParameterError, ParameterStore, RawParameters};
 use shared::sync::lock;
-use shared::{novi, services};
+use url::Url;
 
-use crate::mailman;
 use crate::mapping::Mappings;
+
+/// Where Mailman is and what opens it.
+pub(crate) struct MailmanAccess {
+    pub(crate) base: Url,
+    pub(crate) username: String,
+    pub(crate) password: SecretString,
+}
+
+impl MailmanAccess {
+    /// Reads `mailman_base_url`, `mailman_username` and `mailman_password`.
+    pub(crate) fn from_parameters(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
+        Ok(Self {
+            base: raw.required_url(
+                "mailman_base_url",
+                "the base of Mailman's REST API, such as https://lists.example.org/mailman-api; /3.1 is appended",
+                allow_plain_http,
+            )?,
+            username: raw.required("mailman_username", "the user of Mailman's REST API")?.to_owned(),
+            password: raw.required("mailman_password", "the password of Mailman's REST API")?.into(),
+        })
+    }
+}
 
 /// What may change while the function lives.
 pub(crate) struct Parameters {
     pub(crate) novi: novi::Access,
-    pub(crate) mailman: mailman::Access,
+    pub(crate) mailman: MailmanAccess,
     pub(crate) mappings: Mappings,
     cache_password: Option<SecretString>,
 }
 
-impl services::Parameters for Parameters {
+impl parameters::Parameters for Parameters {
     const NAMES: &'static [&'static str] = &[
         "novi_api_root_url",
         "novi_idaa_api_key",
@@ -36,7 +58,7 @@ impl services::Parameters for Parameters {
     fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {
             novi: novi::Access::from_parameters(raw, allow_plain_http)?,
-            mailman: mailman::Access::from_parameters(raw, allow_plain_http)?,
+            mailman: MailmanAccess::from_parameters(raw, allow_plain_http)?,
             mappings: Mappings::from_parameters(raw)?,
             cache_password: raw.optional("cache_password")?.map(SecretString::from),
         })
@@ -48,12 +70,12 @@ impl services::Parameters for Parameters {
 }
 
 /// The parameters that one upstream is asked with during one run.
-pub(crate) struct InUse<'r> {
+pub(crate) struct ActiveParameters<'r> {
     store: &'r ParameterStore<Parameters>,
     current: Mutex<Arc<Parameters>>,
 }
 
-impl<'r> InUse<'r> {
+impl<'r> ActiveParameters<'r> {
     pub(crate) fn new(store: &'r ParameterStore<Parameters>, current: Arc<Parameters>) -> Self {
         Self { store, current: Mutex::new(current) }
     }
@@ -77,4 +99,4 @@ impl<'r> InUse<'r> {
     }
 }
 
-shared::unprintable!(Parameters);
+shared::unprintable!(MailmanAccess, Parameters);

@@ -1,110 +1,26 @@
-//! The plan: a pure function from what Novi says, what the list holds and how
-//! they are mapped, to who joins and who leaves. No I/O, no clock.
+//! The plan: a pure function from Novi's records, the list's roster and the mapping to the addresses that join and leave.
+//! It uses no I/O and no clock.
 //!
-//! Two rules stand above the rest. *Anything unknown removes nobody*: where a
-//! page of a group or any record of a list could not be read, that list's
-//! removals are withheld. *A plan that looks wrong is not applied*: one that
-//! would change a list beyond its limits is blocked, and leaves it untouched.
+//! Two rules take precedence over all others:
+//!
+//! - *Unknown data removes no one.* If a page of a group or any record of a list could not be read, that list's removals
+//!   are withheld.
+//! - *A plan that looks wrong is not applied.* If a plan would change a list beyond its limits, it is blocked and the list
+//!   is left unchanged.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
-use shared::member::{MemberId, Record};
+use shared::member::MemberId;
 use uuid::Uuid;
 
 use crate::address::Address;
+use crate::directory::{Directory, Group, GroupEnd, MemberStatus, Membership};
 use crate::mapping::{ListId, Target};
 use crate::roster::Roster;
 
-/// What is known of one person.
-pub(crate) enum Standing {
-    /// Active, and not opted out.
-    Member { address: Address, name: Option<String> },
-    /// `Active` or `UnsubscribeFromEmails` is hidden from our key: the address is neither added nor removed.
-    Hidden(Address),
-    /// `Active` is false: a deleted record.
-    Inactive(Address),
-    /// `UnsubscribeFromEmails` is true.
-    OptedOut(Address),
-    /// A record whose `Email` is null or blank.
-    NoEmail,
-    /// Novi knows no such person: 404, or a record without identity.
-    NotFound,
-    /// The record could not be read, or does not show its `Email`.
-    Unknown,
-}
-
-impl Standing {
-    /// What a record that was read says; `None` is Novi's 404 or an answer without a record.
-    pub(crate) fn of(record: Option<&Record>) -> Self {
-        let Some(record) = record else {
-            return Self::NotFound;
-        };
-        if !record.shows_email() {
-            return Self::Unknown;
-        }
-        let Some(address) = record.email().map(|email| Address::new(&email)) else {
-            // A name of the wrong type is a name all the same.
-            return if matches!(record.identity(), Ok(None)) { Self::NotFound } else { Self::NoEmail };
-        };
-        match (record.active.flag(), record.unsubscribed.flag()) {
-            (None, _) | (_, None) => Self::Hidden(address),
-            (Some(false), _) => Self::Inactive(address),
-            (_, Some(true)) => Self::OptedOut(address),
-            (Some(true), Some(false)) => Self::Member { address, name: record.display_name() },
-        }
-    }
-}
-
-/// What a standing means for its address.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ruling<'s> {
-    /// It belongs on the list, by this display name.
-    Wanted(Option<&'s str>),
-    /// It is neither added nor removed: looks alone, or a field that is hidden, remove nobody.
-    Untouched,
-    /// It is not wanted for this record's sake.
-    NotWanted,
-}
-
-impl Standing {
-    /// The address, where there is one, and what becomes of it.
-    pub(crate) fn ruling(&self) -> Option<(&Address, Ruling<'_>)> {
-        Some(match self {
-            Self::Member { address, name } if address.is_valid() => (address, Ruling::Wanted(name.as_deref())),
-            Self::Member { address, .. } | Self::Hidden(address) => (address, Ruling::Untouched),
-            Self::Inactive(address) | Self::OptedOut(address) => (address, Ruling::NotWanted),
-            Self::NoEmail | Self::NotFound | Self::Unknown => return None,
-        })
-    }
-}
-
-/// What is known of one group.
-pub(crate) struct Group {
-    /// The members that were read, each once.
-    pub(crate) members: Vec<MemberId>,
-    /// Rows without a usable uuid: people of whom nothing can be known.
-    pub(crate) nameless: usize,
-    /// How the reading ended.
-    pub(crate) end: GroupEnd,
-}
-
-/// How the reading of a group ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum GroupEnd {
-    /// At its end.
-    Read,
-    /// Novi knows no such group.
-    Missing,
-    /// Before its end.
-    Unread(&'static str),
-}
-
-/// Everybody that was asked for.
-pub(crate) type Directory = HashMap<MemberId, Standing>;
-
-/// Why addresses and records of the groups are not on the list.
+/// The number of records in the list's groups that add no address to the list, by reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Skipped {
     pub(crate) inactive: usize,
@@ -112,20 +28,20 @@ pub(crate) struct Skipped {
     pub(crate) no_email: usize,
     pub(crate) invalid_email: usize,
     pub(crate) not_found: usize,
-    /// Could not be read, or hides what would decide.
+    /// The record could not be read, or hides a field that decides.
     pub(crate) unknown: usize,
-    /// Further records with an address that is wanted already.
+    /// Another record with the same address is already wanted.
     pub(crate) duplicate: usize,
 }
 
-/// Somebody who joins.
+/// An address that joins.
 pub(crate) struct Subscriber {
     pub(crate) address: Address,
-    /// The display name, never the whole last name where there is a first name.
+    /// The display name. If there is a first name, it never contains the whole last name.
     pub(crate) name: Option<String>,
 }
 
-/// Why a plan looks wrong.
+/// The reason why a plan looks wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Block {
     MissingGroup,
@@ -135,20 +51,20 @@ pub(crate) enum Block {
     Growth { count: usize, roster: usize, percent: u64 },
 }
 
-/// Up to this many removals are never too many.
+/// `max_removal_percent` doesn't apply to this many removals or fewer.
 const REMOVAL_FLOOR: usize = 3;
-/// Up to this many additions are never too many.
+/// `max_growth_percent` doesn't apply to this many additions or fewer.
 const GROWTH_FLOOR: usize = 25;
 
 impl Block {
-    /// A missing group is most likely a wrong mapping, which force does not mend.
-    fn yields_to_force(self) -> bool {
+    /// True if `force` lifts the block. A missing group is most likely caused by a wrong mapping, which `force` doesn't fix.
+    fn can_be_forced(self) -> bool {
         self != Self::MissingGroup
     }
 
-    /// The event that applies the plan all the same.
-    pub(crate) fn forcing_event(self, list: &ListId) -> Option<serde_json::Value> {
-        self.yields_to_force().then(|| serde_json::json!({ "force": [list.as_str()] }))
+    /// Returns the event that applies the plan despite the block, if `force` lifts it.
+    pub(crate) fn force_event(self, list: &ListId) -> Option<serde_json::Value> {
+        self.can_be_forced().then(|| serde_json::json!({ "force": [list.as_str()] }))
     }
 }
 
@@ -156,144 +72,146 @@ impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::MissingGroup => {
-                write!(f, "Novi knows no group by a group_guid that is mapped to it; correct the mapping")
+                write!(f, "Novi has no group with a group_guid that is mapped to this list")
             }
-            Self::EmptyGroups { roster } => write!(f, "its groups are empty while {roster} are subscribed"),
-            Self::Everyone { roster } => write!(f, "all {roster} who are subscribed would be unsubscribed"),
+            Self::EmptyGroups { roster } => {
+                write!(f, "all groups of this list are empty, but {roster} addresses are subscribed")
+            }
+            Self::Everyone { roster } => write!(f, "all {roster} subscribed addresses would be unsubscribed"),
             Self::Removals { count, roster, percent } => write!(
                 f,
-                "{count} of {roster} would be unsubscribed, which is more than the larger of {REMOVAL_FLOOR} and {percent} percent (max_removal_percent)"
+                "{count} of {roster} addresses would be unsubscribed, more than the larger of {REMOVAL_FLOOR} and {percent} percent (max_removal_percent)"
             ),
             Self::Growth { count, roster, percent } => write!(
                 f,
-                "{count} would be subscribed to a list of {roster}, which is more than the larger of {GROWTH_FLOOR} and {percent} percent (max_growth_percent)"
+                "{count} addresses would be subscribed to a list of {roster}, more than the larger of {GROWTH_FLOOR} and {percent} percent (max_growth_percent)"
             ),
         }
     }
 }
 
-/// What may be done with a plan.
+/// The decision about a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// It may be applied.
+    /// The plan may be applied.
     Sound,
-    /// It looks wrong, and this run was told to apply it all the same.
+    /// The plan looks wrong, but this run's event forces it.
     Forced(Block),
-    /// It looks wrong, and is not applied.
+    /// The plan looks wrong and is not applied.
     Blocked(Block),
 }
 
-/// What a list should become.
+/// The changes to one list.
 pub(crate) struct Plan {
     pub(crate) list: ListId,
-    /// How many addresses the list should hold for its groups' sake.
+    /// The number of addresses that belong on the list because of its groups.
     pub(crate) wanted: usize,
-    /// How many it holds.
+    /// The number of addresses on the roster.
     pub(crate) roster: usize,
-    /// Who joins, by address.
+    /// The addresses to add, sorted.
     pub(crate) subscribe: Vec<Subscriber>,
-    /// Who leaves, by address.
+    /// The addresses to remove, sorted.
     pub(crate) unsubscribe: Vec<Address>,
-    /// How many stay only because of `keep`.
+    /// The number of addresses that stay only because of `keep`.
     pub(crate) kept: usize,
-    /// How many would leave, had everything been read.
+    /// The number of addresses that would leave if everything had been read.
     pub(crate) withheld: usize,
     pub(crate) skipped: Skipped,
-    /// What keeps this plan from making the list all that it should be, in words.
-    pub(crate) doubts: Vec<String>,
+    /// Sentences for the report that say why the list will not be entirely correct.
+    pub(crate) warnings: Vec<String>,
     pub(crate) verdict: Verdict,
 }
 
 impl Plan {
-    /// Whether there is nothing to do.
+    /// True if there is nothing to do.
     pub(crate) fn is_empty(&self) -> bool {
         self.subscribe.is_empty() && self.unsubscribe.is_empty()
     }
 
-    /// Makes the plan of one list and judges it.
-    pub(crate) fn make(
+    /// Plans the changes to one list, and judges the plan.
+    pub(crate) fn new(
         target: &Target,
         groups: &HashMap<Uuid, Group>,
         directory: &Directory,
         roster: &Roster,
         force: bool,
     ) -> Self {
-        let mut gathered = Gathered::default();
+        let mut candidates = Candidates::default();
         let groups: Vec<&Group> = target.groups.iter().filter_map(|group| groups.get(group)).collect();
         let mut members: HashSet<MemberId> =
             HashSet::with_capacity(groups.iter().map(|group| group.members.len()).sum());
         members.extend(groups.iter().flat_map(|group| group.members.iter().copied()));
-        gathered.wanted.reserve(members.len());
+        candidates.wanted.reserve(members.len());
         for member in &members {
-            gathered.add(directory.get(member).unwrap_or(&Standing::Unknown));
+            candidates.add(directory.get(member).unwrap_or(&MemberStatus::Unknown));
         }
-        let Gathered { wanted, untouched, mut skipped, hidden, unknown } = gathered;
-        let nameless: usize = groups.iter().map(|group| group.nameless).sum();
-        let unread: Vec<&str> = groups
+        let Candidates { wanted, unchanged, mut skipped, hidden, unknown } = candidates;
+        let rows_without_id: usize = groups.iter().map(|group| group.rows_without_id).sum();
+        let incomplete: Vec<&str> = groups
             .iter()
-            .filter_map(|group| match group.end {
-                GroupEnd::Unread(why) => Some(why),
-                GroupEnd::Read | GroupEnd::Missing => None,
+            .filter_map(|group| match &group.end {
+                GroupEnd::Incomplete(reason) => Some(reason.as_str()),
+                GroupEnd::Complete | GroupEnd::Missing => None,
             })
             .collect();
-        skipped.unknown = hidden + unknown + nameless;
+        skipped.unknown = hidden + unknown + rows_without_id;
 
-        let leaving = roster.iter().filter(|address| !wanted.contains_key(*address) && !untouched.contains(*address));
+        let leaving = roster.iter().filter(|address| !wanted.contains_key(*address) && !unchanged.contains(*address));
         let (kept, leaving): (Vec<&Address>, Vec<&Address>) =
             leaving.partition(|address| target.keep.contains(*address));
-        let everything_is_known = unread.is_empty() && unknown + nameless == 0 && !target.is_in_doubt;
+        let is_complete = incomplete.is_empty() && unknown + rows_without_id == 0 && !target.has_unresolved_mapping;
         let (mut unsubscribe, withheld): (Vec<Address>, usize) =
-            if everything_is_known { (leaving.into_iter().cloned().collect(), 0) } else { (Vec::new(), leaving.len()) };
+            if is_complete { (leaving.into_iter().cloned().collect(), 0) } else { (Vec::new(), leaving.len()) };
         unsubscribe.sort_unstable();
         let leaves = |address: &Address| unsubscribe.binary_search(address).is_ok();
         let repeated = roster.repeated().filter(|address| !leaves(address)).count();
 
-        let wanted_in_all = wanted.len();
+        let wanted_count = wanted.len();
         let mut subscribe: Vec<Subscriber> = wanted
             .into_iter()
-            .filter(|(address, _)| !roster.contains(address) && !untouched.contains(address))
+            .filter(|(address, _)| !roster.contains(address) && !unchanged.contains(address))
             .map(|(address, name)| Subscriber { address, name })
             .collect();
-        subscribe.sort_unstable_by(|one, other| one.address.cmp(&other.address));
+        subscribe.sort_unstable_by(|a, b| a.address.cmp(&b.address));
         let mut plan = Self {
             list: target.list.clone(),
-            wanted: wanted_in_all,
+            wanted: wanted_count,
             roster: roster.len(),
             subscribe,
             unsubscribe,
             kept: kept.len(),
             withheld,
             skipped,
-            doubts: doubts(&unread, unknown + nameless, hidden, target.is_in_doubt, repeated),
+            warnings: warnings(&incomplete, unknown + rows_without_id, hidden, target.has_unresolved_mapping, repeated),
             verdict: Verdict::Sound,
         };
-        let is_missing =
+        let has_missing_group =
             groups.len() < target.groups.len() || groups.iter().any(|group| group.end == GroupEnd::Missing);
-        let is_empty = unread.is_empty() && members.is_empty() && nameless == 0;
-        plan.verdict = match plan.judge(target, is_missing, is_empty) {
+        let are_empty = incomplete.is_empty() && members.is_empty() && rows_without_id == 0;
+        plan.verdict = match plan.judge(target, has_missing_group, are_empty) {
             None => Verdict::Sound,
-            Some(block) if force && block.yields_to_force() => Verdict::Forced(block),
+            Some(block) if force && block.can_be_forced() => Verdict::Forced(block),
             Some(block) => Verdict::Blocked(block),
         };
         plan
     }
 
-    fn judge(&self, target: &Target, is_missing: bool, is_empty: bool) -> Option<Block> {
+    fn judge(&self, target: &Target, has_missing_group: bool, are_empty: bool) -> Option<Block> {
         let roster = self.roster;
-        let beyond = |count: usize, floor: usize, percent: u64| {
+        let exceeds = |count: usize, floor: usize, percent: u64| {
             count > floor && (count as u128) * 100 > (roster as u128) * u128::from(percent)
         };
-        let (leave, join) = (self.unsubscribe.len(), self.subscribe.len());
+        let (leaving, join) = (self.unsubscribe.len(), self.subscribe.len());
         let (removal, growth) = (target.limits.max_removal_percent, target.limits.max_growth_percent);
-        if is_missing {
+        if has_missing_group {
             Some(Block::MissingGroup)
-        } else if is_empty && roster > 0 {
+        } else if are_empty && roster > 0 {
             Some(Block::EmptyGroups { roster })
-        } else if leave > 0 && leave == roster {
+        } else if leaving > 0 && leaving == roster {
             Some(Block::Everyone { roster })
-        } else if beyond(leave, REMOVAL_FLOOR, removal) {
-            Some(Block::Removals { count: leave, roster, percent: removal })
-        } else if roster > 0 && beyond(join, GROWTH_FLOOR, growth) {
+        } else if exceeds(leaving, REMOVAL_FLOOR, removal) {
+            Some(Block::Removals { count: leaving, roster, percent: removal })
+        } else if roster > 0 && exceeds(join, GROWTH_FLOOR, growth) {
             Some(Block::Growth { count: join, roster, percent: growth })
         } else {
             None
@@ -301,7 +219,7 @@ impl Plan {
     }
 }
 
-/// Counts alone: a plan can be printed without naming anybody.
+/// Prints only counts, so that a plan can be logged without identifying a member.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { list, wanted, roster, subscribe, unsubscribe, kept, withheld, .. } = self;
@@ -319,36 +237,36 @@ impl fmt::Display for Plan {
     }
 }
 
-/// The records of one list, sorted.
+/// The addresses in the groups of one list, classified by their records.
 #[derive(Default)]
-struct Gathered {
-    /// Wanted addresses, with the first display name of each.
+struct Candidates {
+    /// Wanted addresses, each with one display name.
     wanted: HashMap<Address, Option<String>>,
     /// Addresses that are neither added nor removed.
-    untouched: HashSet<Address>,
+    unchanged: HashSet<Address>,
     skipped: Skipped,
     hidden: usize,
     unknown: usize,
 }
 
-impl Gathered {
-    fn add(&mut self, standing: &Standing) {
-        let ruling = standing.ruling();
-        match ruling {
-            Some((address, Ruling::Wanted(name))) => self.want(address, name),
-            Some((address, Ruling::Untouched)) => drop(self.untouched.insert(address.clone())),
-            Some((_, Ruling::NotWanted)) | None => {}
+impl Candidates {
+    fn add(&mut self, status: &MemberStatus) {
+        let membership = status.membership();
+        match membership {
+            Some((address, Membership::Wanted(name))) => self.want(address, name),
+            Some((address, Membership::Unchanged)) => drop(self.unchanged.insert(address.clone())),
+            Some((_, Membership::Unwanted)) | None => {}
         }
         let skipped = &mut self.skipped;
-        *match (standing, ruling) {
-            (Standing::Member { .. }, Some((_, Ruling::Wanted(_)))) => return,
-            (Standing::Member { .. }, _) => &mut skipped.invalid_email,
-            (Standing::Hidden(_), _) => &mut self.hidden,
-            (Standing::Inactive(_), _) => &mut skipped.inactive,
-            (Standing::OptedOut(_), _) => &mut skipped.opted_out,
-            (Standing::NoEmail, _) => &mut skipped.no_email,
-            (Standing::NotFound, _) => &mut skipped.not_found,
-            (Standing::Unknown, _) => &mut self.unknown,
+        *match (status, membership) {
+            (MemberStatus::Member { .. }, Some((_, Membership::Wanted(_)))) => return,
+            (MemberStatus::Member { .. }, _) => &mut skipped.invalid_email,
+            (MemberStatus::Hidden(_), _) => &mut self.hidden,
+            (MemberStatus::Inactive(_), _) => &mut skipped.inactive,
+            (MemberStatus::OptedOut(_), _) => &mut skipped.opted_out,
+            (MemberStatus::NoEmail, _) => &mut skipped.no_email,
+            (MemberStatus::NotFound, _) => &mut skipped.not_found,
+            (MemberStatus::Unknown, _) => &mut self.unknown,
         } += 1;
     }
 
@@ -356,42 +274,52 @@ impl Gathered {
         let name = name.map(str::to_owned);
         match self.wanted.get_mut(address) {
             None => drop(self.wanted.insert(address.clone(), name)),
-            Some(other) => {
+            Some(current) => {
                 self.skipped.duplicate += 1;
-                // Whose name a shared address gets must not hang on the order of a hash map.
-                *other = other.take().into_iter().chain(name).min();
+                // Picks the name of a shared address deterministically, independent of hash-map order.
+                *current = current.take().into_iter().chain(name).min();
             }
         }
     }
 }
 
-fn doubts(unread: &[&str], unknown: usize, hidden: usize, is_in_doubt: bool, repeated: usize) -> Vec<String> {
-    let mut doubts: Vec<String> = unread
+/// Returns the warnings of a plan.
+fn warnings(
+    incomplete: &[&str],
+    unknown: usize,
+    hidden: usize,
+    has_unresolved_mapping: bool,
+    repeated: usize,
+) -> Vec<String> {
+    let mut warnings: Vec<String> = incomplete
         .iter()
-        .map(|why| format!("a group of it could not be read to its end ({why}): nobody is removed"))
+        .map(|reason| format!("A group of this list could not be read completely ({reason}). Until a run can read it, no one is removed."))
         .collect();
     if unknown > 0 {
-        doubts.push(format!("{unknown} of its records could not be read: nobody is removed"));
+        warnings.push(format!(
+            "{unknown} of this list's records could not be read. Until a run can read them, no one is removed."
+        ));
     }
-    if is_in_doubt {
-        doubts.push(
-            "a mapping that cannot be used does not name its list, which may be this one: nobody is removed".to_owned(),
+    if has_unresolved_mapping {
+        warnings.push(
+            "An invalid mapping does not name its list, which may be this one. Until it is corrected, no one is removed."
+                .to_owned(),
         );
     }
     if hidden > 0 {
-        doubts.push(format!(
-            "{hidden} of its records hide Active or UnsubscribeFromEmails and are neither added nor removed: is the key allowed these fields?"
+        warnings.push(format!(
+            "Active or UnsubscribeFromEmails is hidden in {hidden} of this list's records, so their addresses are neither added nor removed. Ask Novi to show these fields to the key."
         ));
     }
     if repeated > 0 {
-        doubts.push(format!(
-            "{repeated} of its addresses are subscribed more than once, which Mailman's own tools fail at: delete all but one of their memberships by hand"
+        warnings.push(format!(
+            "The roster contains addresses that are subscribed more than once ({repeated}), which Mailman's own tools fail on. Delete all but one of their memberships by hand."
         ));
     }
-    doubts
+    warnings
 }
 
-shared::unprintable!(Standing, Subscriber);
+shared::unprintable!(Subscriber);
 
 #[cfg(test)]
 mod tests;

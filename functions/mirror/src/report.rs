@@ -4,9 +4,9 @@
 
 use serde::Serialize;
 
-use crate::apply::Applied;
-use crate::mailman::{Refusal, Trouble};
-use crate::mapping::{Broken, ListId};
+use crate::apply::{Applied, Rejected};
+use crate::mailman::MailmanError;
+use crate::mapping::{InvalidMapping, ListId};
 use crate::plan::{Plan, Skipped, Verdict};
 
 /// How a list, or a run, ended. From best to worst.
@@ -43,28 +43,6 @@ impl Status {
     }
 }
 
-/// Addresses that Mailman refused.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Rejected {
-    pub(crate) invalid: usize,
-    pub(crate) banned: usize,
-    pub(crate) other: usize,
-}
-
-impl Rejected {
-    pub(crate) fn count(&mut self, refusal: Refusal) {
-        match refusal {
-            Refusal::Invalid => self.invalid += 1,
-            Refusal::Banned => self.banned += 1,
-            Refusal::Other => self.other += 1,
-        }
-    }
-
-    fn total(self) -> usize {
-        self.invalid + self.banned + self.other
-    }
-}
-
 /// One list.
 #[derive(Default, Serialize)]
 pub(crate) struct ListReport {
@@ -88,9 +66,9 @@ impl ListReport {
         Self { list_id: list.map(ToString::to_string), status, reason: Some(reason), ..Self::default() }
     }
 
-    pub(crate) fn broken(broken: &Broken) -> Self {
-        let reason = format!("{}; its list is left untouched, by other mappings too", broken.reason);
-        Self::without_plan(broken.list.as_ref(), Status::Failed, reason)
+    pub(crate) fn invalid(invalid: &InvalidMapping) -> Self {
+        let reason = format!("{}; its list is left untouched, by other mappings too", invalid.reason);
+        Self::without_plan(invalid.list.as_ref(), Status::Failed, reason)
     }
 
     /// A list that another run is at work on.
@@ -102,8 +80,8 @@ impl ListReport {
     }
 
     /// A list that could not be read or written.
-    pub(crate) fn troubled(list: &ListId, trouble: Trouble) -> Self {
-        Self::without_plan(Some(list), status_of(trouble), trouble.to_string())
+    pub(crate) fn from_error(list: &ListId, error: MailmanError) -> Self {
+        Self::without_plan(Some(list), status_of(error), error.to_string())
     }
 
     /// A plan that is not applied, because this is a dry run or it is blocked.
@@ -115,19 +93,19 @@ impl ListReport {
     pub(crate) fn applied(plan: &Plan, applied: &Applied) -> Self {
         let mut report = Self::of(plan, applied.subscribed, applied.unsubscribed);
         report.rejected = applied.rejected;
-        let refused = applied.rejected.total();
-        if refused > 0 {
-            report.worsen(Status::Partial, &format!("Mailman refuses {}", addresses(refused)));
+        let rejected = applied.rejected.total();
+        if rejected > 0 {
+            report.add_reason(Status::Partial, &format!("Mailman refuses {}", addresses(rejected)));
         }
-        if applied.left > 0 {
+        if applied.timed_out > 0 {
             let reason = format!(
                 "Mailman gave no answer in time for {}, and may still be at work on it for six minutes: the next run sees",
-                addresses(applied.left)
+                addresses(applied.timed_out)
             );
-            report.worsen(Status::Partial, &reason);
+            report.add_reason(Status::Partial, &reason);
         }
-        if let Some(trouble) = applied.stopped {
-            report.worsen(status_of(trouble), &trouble.to_string());
+        if let Some(error) = applied.stopped {
+            report.add_reason(status_of(error), &error.to_string());
         }
         report
     }
@@ -151,24 +129,25 @@ impl ListReport {
             skipped: plan.skipped,
             ..Self::default()
         };
-        for doubt in &plan.doubts {
-            report.worsen(Status::Partial, doubt);
+        for warning in &plan.warnings {
+            report.add_reason(Status::Partial, warning);
         }
         match plan.verdict {
             Verdict::Sound => {}
-            Verdict::Forced(block) => report.worsen(Status::Ok, &format!("forced although {block}")),
+            Verdict::Forced(block) => report.add_reason(Status::Ok, &format!("forced although {block}")),
             Verdict::Blocked(block) => {
                 (report.subscribed, report.unsubscribed) = (0, 0);
-                report.worsen(Status::Blocked, &block.to_string());
-                if let Some(event) = block.forcing_event(&plan.list) {
-                    report.worsen(Status::Blocked, &format!("if that is right, invoke once with the event {event}"));
+                report.add_reason(Status::Blocked, &block.to_string());
+                if let Some(event) = block.force_event(&plan.list) {
+                    report
+                        .add_reason(Status::Blocked, &format!("if that is right, invoke once with the event {event}"));
                 }
             }
         }
         report
     }
 
-    fn worsen(&mut self, status: Status, reason: &str) {
+    fn add_reason(&mut self, status: Status, reason: &str) {
         self.status = self.status.max(status);
         let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
         self.reason = Some(before + reason);
@@ -179,8 +158,8 @@ fn addresses(count: usize) -> String {
     if count == 1 { "1 address".to_owned() } else { format!("{count} addresses") }
 }
 
-fn status_of(trouble: Trouble) -> Status {
-    if trouble == Trouble::OutOfTime { Status::Unfinished } else { Status::Failed }
+fn status_of(error: MailmanError) -> Status {
+    if error == MailmanError::OutOfTime { Status::Unfinished } else { Status::Failed }
 }
 
 /// Why an address is or is not wanted on a list.
@@ -219,7 +198,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// The report as JSON, without what may not be logged.
-    pub(crate) fn for_the_log(&self) -> String {
+    pub(crate) fn to_log_json(&self) -> String {
         #[derive(Serialize)]
         struct Line<'r> {
             status: Status,

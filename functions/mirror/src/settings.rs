@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 
-use crate::mailman::Times;
+use crate::mailman::Timeouts;
 
 /// What the environment says.
 pub(crate) struct Settings {
@@ -14,15 +14,15 @@ pub(crate) struct Settings {
     /// `REQUIRE_ACTIVE`, as verification has it: what is put into the cache is what verification would.
     pub(crate) require_active: bool,
     /// `MIRROR_WARMS_CACHE`.
-    pub(crate) warms_cache: bool,
+    pub(crate) prewarm_cache: bool,
     /// `NOVI_BULK`: whether all records may be read in a sweep.
-    pub(crate) sweep: bool,
+    pub(crate) bulk: bool,
     /// `NOVI_MAX_PER_SECOND`.
     pub(crate) novi_max_per_second: usize,
     /// `NOVI_MAX_PER_MINUTE`.
     pub(crate) novi_max_per_minute: usize,
     /// `MAILMAN_TIMEOUT_MS` and `MAILMAN_RETRY_SECONDS`.
-    pub(crate) mailman: Times,
+    pub(crate) mailman: Timeouts,
     /// `MIRROR_APPLY`: only `true` lets a run write.
     pub(crate) apply: bool,
 }
@@ -36,16 +36,21 @@ impl Settings {
             common: CommonSettings::from_env(env)?,
             cache: CacheTtls::from_env(env)?,
             require_active: env.flag("REQUIRE_ACTIVE", false)?,
-            warms_cache: env.flag("MIRROR_WARMS_CACHE", true)?,
-            sweep: env.parsed("NOVI_BULK", true, "it must be auto or off (default auto)", |value| match value {
+            prewarm_cache: env.flag("MIRROR_WARMS_CACHE", true)?,
+            bulk: env.parsed("NOVI_BULK", true, "auto or off (default auto)", |value| match value {
                 "auto" => Some(true),
                 "off" => Some(false),
                 _ => None,
             })?,
             novi_max_per_second: limit("NOVI_MAX_PER_SECOND", 10)?,
             novi_max_per_minute: limit("NOVI_MAX_PER_MINUTE", 400)?,
-            mailman: Times {
-                call: Duration::from_millis(env.number("MAILMAN_TIMEOUT_MS", 30_000, 100..=300_000, "milliseconds")?),
+            mailman: Timeouts {
+                request: Duration::from_millis(env.number(
+                    "MAILMAN_TIMEOUT_MS",
+                    30_000,
+                    100..=300_000,
+                    "milliseconds",
+                )?),
                 retry: Duration::from_secs(env.number("MAILMAN_RETRY_SECONDS", 60, 0..=60, "seconds")?),
             },
             apply: env.text("MIRROR_APPLY").as_deref() == Some("true"),
@@ -60,11 +65,11 @@ mod tests {
     #[test]
     fn a_sweep_is_made_unless_it_is_turned_off() {
         let settings = |value| Settings::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("NOVI_BULK", value)]));
-        assert_eq!(settings("").map(|settings| settings.sweep).ok(), Some(true));
-        assert_eq!(settings("auto").map(|settings| settings.sweep).ok(), Some(true));
-        assert_eq!(settings("off").map(|settings| settings.sweep).ok(), Some(false));
+        assert_eq!(settings("").map(|settings| settings.bulk).ok(), Some(true));
+        assert_eq!(settings("auto").map(|settings| settings.bulk).ok(), Some(true));
+        assert_eq!(settings("off").map(|settings| settings.bulk).ok(), Some(false));
         let error = settings("on").err().map(|error| error.to_string());
-        assert_eq!(error.as_deref(), Some(r#"NOVI_BULK="on" cannot be used: it must be auto or off (default auto)"#));
+        assert_eq!(error.as_deref(), Some(r#"NOVI_BULK="on" is invalid: expected auto or off (default auto)"#));
     }
 
     #[test]

@@ -1,9 +1,8 @@
-//! The Lambda event, before the library makes a request of it.
+//! The Lambda event, before lambda_http converts it to a request.
 //!
-//! lambda_http builds a whole URL of an event and panics where the query, the
-//! host or the path cannot stand in one, and where a body is not the Base64 that
-//! it is said to be; a caller can bring some of this about without a key. No
-//! route here uses query, host or body, so they are left out.
+//! lambda_http builds a complete URL from an event. It panics if the query, the host or the path is not valid in a URL,
+//! and if a body is marked as Base64 but isn't valid Base64. A caller can cause some of these panics without an API
+//! key. No route uses the query, the host or the body, so they are removed.
 
 use http::header;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
@@ -13,25 +12,25 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// An event of API Gateway (REST v1, HTTP v2) or a Function URL.
+/// An event from API Gateway (REST v1, HTTP v2) or a Function URL.
 pub(crate) struct Event(pub(crate) LambdaRequest);
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = Box::<RawValue>::deserialize(deserializer)?;
-        // What serde says is dropped: it may quote the event.
-        let request = read(text.get()).map_err(|_| D::Error::custom(NO_EVENT))?;
+        // serde's message is dropped, because it may quote the event.
+        let request = parse(text.get()).map_err(|_| D::Error::custom(INVALID_EVENT))?;
         Ok(Self(request))
     }
 }
 
-/// More than AWS lets through, and what a URL of it fits into where every byte is encoded.
-const LONGEST_PATH: usize = 16 * 1024;
+/// The maximum length of a path: more than AWS allows, and little enough for a URI even if every byte is encoded.
+const MAX_PATH_BYTES: usize = 16 * 1024;
 
-const NO_EVENT: &str = "this is no event of API Gateway or a Function URL";
+const INVALID_EVENT: &str = "not an API Gateway or Function URL event";
 
-/// Reads an event. Most are of version 2, which the library tries last.
-fn read(text: &str) -> serde_json::Result<LambdaRequest> {
+/// Parses an event. Tries version 2 first, because most events have it and lambda_http tries it last.
+fn parse(text: &str) -> serde_json::Result<LambdaRequest> {
     if let Ok(mut event) = serde_json::from_str::<ApiGatewayV2httpRequest>(text)
         && event.version.as_deref() == Some("2.0")
     {
@@ -39,7 +38,7 @@ fn read(text: &str) -> serde_json::Result<LambdaRequest> {
         event.query_string_parameters = QueryMap::default();
         event.headers.remove(header::HOST);
         event.request_context.domain_name = None;
-        event.raw_path = event.raw_path.map(path);
+        event.raw_path = event.raw_path.map(sanitize_path);
         event.body = None;
         return Ok(LambdaRequest::ApiGatewayV2(event));
     }
@@ -48,23 +47,23 @@ fn read(text: &str) -> serde_json::Result<LambdaRequest> {
     event.multi_value_query_string_parameters = QueryMap::default();
     event.headers.remove(header::HOST);
     event.multi_value_headers.remove(header::HOST);
-    // The library puts these, the last value of each header, in the place of all that were sent.
+    // lambda_http would replace all values of a header with these, which hold only the last value of each.
     for name in event.multi_value_headers.keys() {
         event.headers.remove(name);
     }
     event.request_context.domain_name = None;
-    event.path = event.path.map(path);
+    event.path = event.path.map(sanitize_path);
     event.body = None;
     Ok(LambdaRequest::ApiGatewayV1(event))
 }
 
-/// The path as a URL can hold it. One without its slash is no route, and one
-/// that is too long is no route and no uuid: cut, it stays that.
-fn path(mut path: String) -> String {
+/// Makes a path valid in a URL. A path without a leading slash is not a route. A path that is too long is not a route
+/// or doesn't end in a UUID, and that is still true after truncation.
+fn sanitize_path(mut path: String) -> String {
     if !path.starts_with('/') {
         return "/".to_owned();
     }
-    path.truncate(path.floor_char_boundary(LONGEST_PATH));
+    path.truncate(path.floor_char_boundary(MAX_PATH_BYTES));
     path
 }
 

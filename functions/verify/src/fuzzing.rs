@@ -1,5 +1,4 @@
-//! What the fuzz targets call of this crate, with what must hold whatever the
-//! bytes are. Built by cargo-fuzz alone.
+//! The entry points for the fuzz targets, with assertions that must hold for any input. Built only by cargo-fuzz.
 
 use std::path::Path;
 use std::time::Duration;
@@ -7,39 +6,40 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 use lambda_http::{Context, LambdaEvent};
 use shared::cache::MemberCache;
-use shared::fuzzing::{PLANTED, raw};
-use shared::services::{Parameters as _, Services};
+use shared::fuzzing::{CANARY, raw};
+use shared::parameters::Parameters as _;
+use shared::services::Services;
 use shared::settings::Env;
 use tokio::runtime::Runtime;
 use tower::ServiceExt;
 
+use crate::app::{App, service};
 use crate::event::Event;
 use crate::gate::Gate;
 use crate::parameters::Parameters;
 use crate::problem::Code;
-use crate::routes::App;
 use crate::settings::Settings;
 use crate::verification::Verifier;
 
-/// Parameters of verification, as a configuration file has them.
+/// Reads the parameters of verification from the JSON of a configuration file.
 pub fn parameters(json: &[u8], plant: bool) {
     let Some(raw) = raw(json, plant) else { return };
     if let Err(error) = Parameters::read(&raw, false) {
-        assert!(!error.to_string().contains(PLANTED), "an error tells what a parameter holds");
+        assert!(!error.to_string().contains(CANARY), "an error contains the value of a parameter");
     }
 }
 
-/// The whole function behind Lambda's events, with no key that a caller knows.
+/// The complete function behind Lambda's events, with an API key that no input contains.
 pub struct Function {
     runtime: Runtime,
     app: App,
 }
 
 impl Function {
-    /// Makes one whose parameters stand in `config_file`.
+    /// Creates the function with the parameters in `config_file`.
     ///
     /// # Panics
-    /// Where that does not hold what it should.
+    /// Panics if a parameter is missing or invalid.
     #[must_use]
     pub fn new(config_file: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
@@ -53,36 +53,36 @@ impl Function {
         Self { runtime, app }
     }
 
-    /// Answers an event.
+    /// Handles an event.
     ///
     /// # Panics
-    /// Where the answer is one that no stranger may get.
-    pub fn answer(&self, event: &[u8]) {
+    /// Panics if the response is one that a caller without an API key must not get.
+    pub fn invoke(&self, event: &[u8]) {
         let Ok(event) = serde_json::from_slice::<Event>(event) else { return };
-        let answer = crate::service(self.app.clone()).oneshot(LambdaEvent::new(event, Context::default()));
-        let Ok(answer) = self.runtime.block_on(answer);
-        let answer = serde_json::to_value(answer).unwrap_or_default();
-        let status = answer["statusCode"].as_u64().unwrap_or_default();
+        let response = service(self.app.clone()).oneshot(LambdaEvent::new(event, Context::default()));
+        let Ok(response) = self.runtime.block_on(response);
+        let response = serde_json::to_value(response).unwrap_or_default();
+        let status = response["statusCode"].as_u64().unwrap_or_default();
         assert!(matches!(status, 200 | 400..500), "{status}");
-        // Descriptions, health and preflights are 200; nobody is verified without a key.
-        assert!(!answer["body"].as_str().unwrap_or_default().contains("verified\":true"));
-        let single = &answer["headers"]["x-content-type-options"];
-        let multiple = &answer["multiValueHeaders"]["x-content-type-options"][0];
-        assert!(single == "nosniff" || multiple == "nosniff", "{answer}");
+        // Descriptions, health checks and preflights get 200. No member is verified without a key.
+        assert!(!response["body"].as_str().unwrap_or_default().contains("verified\":true"));
+        let single = &response["headers"]["x-content-type-options"];
+        let multiple = &response["multiValueHeaders"]["x-content-type-options"][0];
+        assert!(single == "nosniff" || multiple == "nosniff", "{response}");
     }
 }
 
-/// A token in an `Authorization` header, alone and with a signature that fits.
+/// A gate for tokens in an `Authorization` header, unsigned and with a valid signature.
 pub struct Tokens {
     gate: Gate,
     secret: &'static str,
 }
 
 impl Tokens {
-    /// A gate with one key, and a secret.
+    /// Creates a gate with one API key and a secret.
     ///
     /// # Panics
-    /// Never, as long as its parameters are what they should be.
+    /// Never panics as long as the parameters here are valid.
     #[must_use]
     pub fn new() -> Self {
         let secret = "a secret of at least thirty-two bytes";
@@ -91,29 +91,32 @@ impl Tokens {
         Self { gate, secret }
     }
 
-    /// Whatever is sent as a token: it is refused, because nobody signed it.
+    /// Checks that a token is rejected, because it wasn't signed with the secret.
     ///
     /// # Panics
-    /// Where it opens the gate.
-    pub fn forged(&self, token: &[u8]) {
-        assert!(self.check(token).is_none_or(|opened| opened.is_err()), "a token that nobody signed opens the gate");
+    /// Panics if the token opens the gate.
+    pub fn check_forged(&self, token: &[u8]) {
+        assert!(
+            self.gate_result(token).is_none_or(|opened| opened.is_err()),
+            "a token without a valid signature opens the gate"
+        );
     }
 
-    /// A header and claims, signed by the secret: only HS256 with an account and
-    /// a time to come opens the gate.
+    /// Signs a header and claims with the secret. Checks that the token opens the gate only if it has HS256, an account
+    /// id and an expiry in the future.
     ///
     /// # Panics
-    /// Where another one does.
-    pub fn signed(&self, header: &[u8], claims: &[u8]) {
+    /// Panics if any other token opens the gate.
+    pub fn check_signed(&self, header: &[u8], claims: &[u8]) {
         use aws_lc_rs::hmac;
         use base64::Engine as _;
         use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
         let content = format!("{}.{}", BASE64.encode(header), BASE64.encode(claims));
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.secret.as_bytes());
         let token = format!("{content}.{}", BASE64.encode(hmac::sign(&key, content.as_bytes())));
-        if self.check(token.as_bytes()).is_some_and(|opened| opened.is_ok()) {
+        if self.gate_result(token.as_bytes()).is_some_and(|opened| opened.is_ok()) {
             let read = |bytes| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-            // What is passed over in them need not even be text.
+            // Values that the gate ignores may contain invalid UTF-8. The JSON doesn't parse here then.
             let (Some(header), Some(claims)) = (read(header), read(claims)) else { return };
             assert_eq!(header["alg"], "HS256");
             assert!(header.get("crit").is_none_or(serde_json::Value::is_null));
@@ -122,8 +125,8 @@ impl Tokens {
         }
     }
 
-    /// What the gate says; `None` where no header can hold the token.
-    fn check(&self, token: &[u8]) -> Option<Result<(), Code>> {
+    /// Returns the gate's result, or `None` if the token is not valid in a header.
+    fn gate_result(&self, token: &[u8]) -> Option<Result<(), Code>> {
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static("k"));
         headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?);

@@ -1,5 +1,4 @@
-//! The gate: a valid API key *and* an account context, or nothing. It fails
-//! closed, and says which of its reasons it has.
+//! The gate: requires a valid API key *and* an account context. It fails closed, with a code for each reason.
 
 use std::time::SystemTime;
 
@@ -14,107 +13,109 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::problem::Code;
 
-/// The header with the API key.
+/// The header that contains the API key.
 pub(crate) const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// The header with the account's id.
+/// The header that contains the account id.
 pub(crate) const ACCOUNT_ID: HeaderName = HeaderName::from_static("x-account-id");
 
-const KEYS: &str = "api_keys";
-const KEYS_RIGHT: &str = r#"a JSON array of at least one {"name":"…","key":"…","bypass":false}"#;
-const SECRET: &str = "jwt_secret";
+const API_KEYS: &str = "api_keys";
+const API_KEYS_EXPECTED: &str = r#"a JSON array of at least one {"name":"…","key":"…","bypass":false}"#;
+const JWT_SECRET: &str = "jwt_secret";
 
-/// What opens the gate.
+/// The credentials that open the gate.
 pub(crate) struct Gate {
-    keys: Vec<Key>,
+    keys: Vec<ApiKey>,
     jwt: Option<DecodingKey>,
 }
 
-/// An API key that is accepted. Only its digest is kept: digests are of one
-/// length, so comparing them tells nothing of the key's.
-struct Key {
+/// An accepted API key. Only its digest is kept: all digests have the same length, so a comparison doesn't reveal the
+/// length of the key.
+struct ApiKey {
     digest: [u8; 32],
+    /// True if requests with this key don't need an account context.
     bypass: bool,
 }
 
 impl Gate {
-    /// Reads `api_keys` and `jwt_secret`.
+    /// Reads the parameters `api_keys` and `jwt_secret`.
     pub(crate) fn from_parameters(raw: &RawParameters) -> Result<Self, ParameterError> {
-        let entries = raw.required_array(KEYS, KEYS_RIGHT)?;
-        let malformed = |right: String| ParameterError::Malformed { name: KEYS, right };
+        let entries = raw.required_array(API_KEYS, API_KEYS_EXPECTED)?;
+        let invalid = |expected: String| ParameterError::Invalid { name: API_KEYS, expected };
         if entries.is_empty() {
-            return Err(malformed(format!("it holds no key, so nobody could ask; it must hold {KEYS_RIGHT}")));
+            return Err(invalid(format!("{API_KEYS_EXPECTED}, found no key")));
         }
-        let mut keys: Vec<Key> = Vec::with_capacity(entries.len());
+        let mut keys: Vec<ApiKey> = Vec::with_capacity(entries.len());
         for (index, entry) in entries.into_iter().enumerate() {
             let number = index + 1;
-            // serde_json's message may quote the key.
-            let entry: Entry = serde_json::from_value(entry)
-                .map_err(|_| malformed(format!("entry {number} is not like the others should be: {KEYS_RIGHT}")))?;
-            // A line break at the end of a secret is a slip of whoever pasted it.
+            // serde_json's message is dropped, because it may quote the key.
+            let entry: ApiKeyEntry = serde_json::from_value(entry)
+                .map_err(|_| invalid(format!("{API_KEYS_EXPECTED}, but entry {number} is malformed")))?;
+            // Removes line breaks left by copy and paste.
             let key = entry.key.expose_secret().trim();
             if key.is_empty() || entry.name.trim().is_empty() {
-                return Err(malformed(format!("entry {number} has a blank name or key")));
+                return Err(invalid(format!("a name and a key in every entry, found a blank one in entry {number}")));
             }
             let digest = sha256(key.as_bytes());
             if keys.iter().any(|other| other.digest == digest) {
-                return Err(malformed(format!("entry {number} holds a key that an earlier entry holds")));
+                return Err(invalid(format!("distinct keys, found the key of an earlier entry in entry {number}")));
             }
-            keys.push(Key { digest, bypass: entry.bypass });
+            keys.push(ApiKey { digest, bypass: entry.bypass });
         }
-        let jwt = raw.optional(SECRET)?.map(|secret| {
+        let jwt = raw.optional(JWT_SECRET)?.map(|secret| {
             if secret.len() < 32 {
-                tracing::warn!("jwt_secret is shorter than the 32 bytes that RFC 7518 asks for HS256");
+                tracing::warn!("jwt_secret is shorter than the 32 bytes that RFC 7518 requires for HS256");
             }
             DecodingKey::from_secret(secret.as_bytes())
         });
         Ok(Self { keys, jwt })
     }
 
-    /// Whether a request with these headers may pass.
+    /// Checks the headers of a request. Returns the code of the problem if the request may not pass.
     pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Code> {
         let bypass = self.check_key(headers)?;
-        // A token that is sent must be valid, even where another context is there.
+        // A token that is sent must be valid, even if the request has another account context.
         if let Some(token) = bearer(headers) {
             return self.check_token(token?);
         }
         if bypass {
             return Ok(());
         }
-        match only(headers, &ACCOUNT_ID) {
-            None => Err(Code::AccountContextMissing),
-            Some(Some(id)) if is_account_id(id) => Ok(()),
-            Some(_) => Err(Code::AccountIdInvalid),
+        match single_header(headers, &ACCOUNT_ID) {
+            SingleHeader::Missing => Err(Code::AccountContextMissing),
+            SingleHeader::Value(id) if is_account_id(id) => Ok(()),
+            SingleHeader::Value(_) | SingleHeader::Repeated => Err(Code::AccountIdInvalid),
         }
     }
 
-    /// Whether the key that was sent is a bypass key.
+    /// Checks the API key. Returns true if it is a bypass key.
     fn check_key(&self, headers: &HeaderMap) -> Result<bool, Code> {
-        let sent = match only(headers, &API_KEY) {
-            None | Some(Some(b"")) => return Err(Code::ApiKeyMissing),
-            Some(None) => return Err(Code::ApiKeyInvalid),
-            Some(Some(key)) => sha256(key),
+        let sent = match single_header(headers, &API_KEY) {
+            SingleHeader::Missing | SingleHeader::Value(b"") => return Err(Code::ApiKeyMissing),
+            SingleHeader::Repeated => return Err(Code::ApiKeyInvalid),
+            SingleHeader::Value(key) => sha256(key),
         };
-        // Every key is compared, whichever fits: time tells nothing.
+        // Compares with every key, so that timing doesn't reveal which one matched.
         let (mut found, mut bypass) = (Choice::from(0), Choice::from(0));
         for key in &self.keys {
-            let same = key.digest.ct_eq(&sent);
-            found |= same;
-            bypass |= same & Choice::from(u8::from(key.bypass));
+            let is_match = key.digest.ct_eq(&sent);
+            found |= is_match;
+            bypass |= is_match & Choice::from(u8::from(key.bypass));
         }
         if found.into() { Ok(bypass.into()) } else { Err(Code::ApiKeyInvalid) }
     }
 
+    /// Checks a bearer token.
     fn check_token(&self, token: &str) -> Result<(), Code> {
         let key = self.jwt.as_ref().ok_or(Code::JwtNotConfigured)?;
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
-        // No audience is agreed on with those who issue tokens.
+        // There is no agreement with the issuers of tokens on an audience.
         validation.validate_aud = false;
         let token = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| match error.kind() {
             ErrorKind::ExpiredSignature => Code::JwtExpired,
             _ => Code::JwtInvalid,
         })?;
-        // RFC 7515 4.1.11: what is marked critical and not understood must be refused, and nothing is understood.
+        // RFC 7515 4.1.11: a token with an unsupported critical extension must be rejected, and none is supported.
         let is_early = token.claims.nbf.is_some_and(|nbf| nbf > unix_now() + NBF_LEEWAY);
         if token.header.crit.is_some() || token.claims.account_id.is_empty() || is_early {
             return Err(Code::JwtInvalid);
@@ -123,9 +124,10 @@ impl Gate {
     }
 }
 
+/// An entry of the parameter `api_keys`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct ApiKeyEntry {
     name: String,
     /// Wiped when dropped.
     key: SecretString,
@@ -133,15 +135,17 @@ struct Entry {
     bypass: bool,
 }
 
+/// The claims that jsonwebtoken doesn't check.
 #[derive(Deserialize)]
 struct Claims {
     account_id: String,
     nbf: Option<f64>,
 }
 
-/// How far ahead, in seconds, the clock of who issues tokens may be.
+/// The number of seconds by which the clock of a token's issuer may be ahead.
 const NBF_LEEWAY: f64 = 60.0;
 
+/// Returns the current Unix time in seconds.
 fn unix_now() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
@@ -152,37 +156,49 @@ fn sha256(bytes: &[u8]) -> [u8; 32] {
     out
 }
 
-/// A header that may be sent once: `None` where it is not sent, `Some(None)`
-/// where it is sent more than once, which no honest client does.
-fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Option<&'h [u8]>> {
-    let mut values = headers.get_all(name).iter();
-    let first = values.next()?;
-    Some(values.next().is_none().then(|| first.as_bytes().trim_ascii()))
+/// The state of a header that a client may send at most once.
+enum SingleHeader<'h> {
+    Missing,
+    /// Sent more than once, which no honest client does.
+    Repeated,
+    /// The value, trimmed.
+    Value(&'h [u8]),
 }
 
-/// The bearer token, where an `Authorization` header has that scheme. HTTP APIs
-/// join headers by commas, so a list counts as the headers that it was made of.
+/// Looks up a header that a client may send at most once.
+fn single_header<'h>(headers: &'h HeaderMap, name: &HeaderName) -> SingleHeader<'h> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (None, _) => SingleHeader::Missing,
+        (Some(value), None) => SingleHeader::Value(value.as_bytes().trim_ascii()),
+        (Some(_), Some(_)) => SingleHeader::Repeated,
+    }
+}
+
+/// Returns the bearer token if an `Authorization` header has that scheme. HTTP APIs join repeated headers with commas,
+/// so a comma-separated list counts as several headers.
 fn bearer<'h>(headers: &'h HeaderMap) -> Option<Result<&'h str, Code>> {
     const SCHEME: &[u8] = b"bearer";
     let is_bearer = |value: &[u8]| {
         let (scheme, rest) = value.split_at_checked(SCHEME.len()).unwrap_or((value, b""));
         scheme.eq_ignore_ascii_case(SCHEME) && rest.first().is_none_or(u8::is_ascii_whitespace)
     };
-    let pieces = |value: &'h HeaderValue| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-    let mut values = headers.get_all(header::AUTHORIZATION).iter().flat_map(pieces);
+    let parts = |value: &'h HeaderValue| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    let mut values = headers.get_all(header::AUTHORIZATION).iter().flat_map(parts);
     let first = values.next()?;
     let second = values.next();
     if !is_bearer(first) && !second.into_iter().chain(values).any(is_bearer) {
         return None;
     }
-    // Two Authorization headers: whichever another party would have read, it is not this one.
+    // Several Authorization headers are rejected, because proxies may disagree on which one wins.
     let token =
         second.is_none().then(|| first[SCHEME.len()..].trim_ascii()).and_then(|token| str::from_utf8(token).ok());
     Some(token.ok_or(Code::JwtInvalid))
 }
 
+/// True if `id` is a valid account id.
 fn is_account_id(id: &[u8]) -> bool {
     (1..=64).contains(&id.len()) && id.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'))
 }
 
-shared::unprintable!(Gate, Key, Entry, Claims);
+shared::unprintable!(Gate, ApiKey, ApiKeyEntry, Claims);

@@ -1,14 +1,14 @@
-//! The process that Lambda starts; [`verify`] says what it does.
+//! The process that Lambda starts. See [`verify`] for a description.
 
 use std::process::ExitCode;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    // A task, because the runtime wakes its tasks from memory, and its outermost future by way of the kernel.
-    // What it says of a panic would quote the panic.
+    // Spawned, because Tokio wakes tasks in memory but wakes the root future through the kernel.
+    // The join error is dropped, because it would quote the panic's message.
     let run = tokio::spawn(verify::run()).await;
     shared::telemetry::exit_with(
         "verify",
-        run.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked; the log says where"))),
+        run.unwrap_or_else(|_| Err(anyhow::anyhow!("the function panicked. The log has the source location"))),
     )
 }

@@ -1,6 +1,5 @@
-//! The description of the API. What the handlers' types say is taken from
-//! them; what the gate, the problems and the headers add is added here, from
-//! the same list of codes that the answers are made of.
+//! The OpenAPI description. Most of it is derived from the handlers' types. This module adds the gate, the problems and
+//! the headers, from the same list of codes that the responses use.
 
 use serde_json::{Value, json};
 use utoipa::openapi::content::ContentBuilder;
@@ -19,27 +18,27 @@ use crate::problem::{Code, Problem, ProblemBody};
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
-        title = "novi-bridge: verification of members",
-        description = "Says whether a UUID is that of a member. Errors are problem details (RFC 9457) with a `code`.",
+        title = "novi-bridge: member verification",
+        description = "Tells whether a UUID belongs to a member. Errors are problem details (RFC 9457) with a `code`.",
         license(name = "MIT OR Apache-2.0")
     ),
     components(schemas(ProblemBody, Code))
 )]
-struct Preface;
+struct ApiDoc;
 
-/// What the description starts from.
-pub(crate) fn preface() -> OpenApi {
-    Preface::openapi()
+/// Returns the general part of the description, without routes.
+pub(crate) fn api_doc() -> OpenApi {
+    ApiDoc::openapi()
 }
 
-/// Adds what the handlers' types do not say, and gives the whole as JSON.
+/// Adds the parts that can't be derived from the handlers' types. Returns the description as JSON.
 pub(crate) fn complete(mut api: OpenApi) -> String {
     if let Some(components) = api.components.as_mut() {
         components.add_security_scheme(
             "apiKey",
             SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
                 "x-api-key",
-                "Required. A key whose entry has bypass needs no account context.",
+                "Required. A key with bypass doesn't need an account context.",
             ))),
         );
         components.add_security_scheme(
@@ -56,7 +55,7 @@ pub(crate) fn complete(mut api: OpenApi) -> String {
                     .scheme(HttpAuthScheme::Bearer)
                     .bearer_format("JWT")
                     .description(Some(
-                        "An account context: HS256, with exp and account_id. Where it is sent it must be valid.",
+                        "An account context: HS256, with exp and account_id. A token that is sent must be valid.",
                     ))
                     .build(),
             ),
@@ -76,23 +75,26 @@ pub(crate) fn complete(mut api: OpenApi) -> String {
             }
         }
     }
-    let mut api = serde_json::to_value(api).expect("a description is made of text and numbers");
+    let mut api = serde_json::to_value(api).expect("a description can be serialized as JSON");
     require_headers(&mut api);
     api.to_string()
 }
 
-/// A header that is described is always there, which the library's types cannot say.
+/// Marks all response headers as required, because every described header is always sent. utoipa's types can't express
+/// this.
 fn require_headers(api: &mut Value) {
-    let operations = members(&mut api["paths"]).flat_map(members);
-    for response in operations.flat_map(|operation| members(&mut operation["responses"])) {
-        members(&mut response["headers"]).for_each(|header| header["required"] = true.into());
+    let operations = object_values(&mut api["paths"]).flat_map(object_values);
+    for response in operations.flat_map(|operation| object_values(&mut operation["responses"])) {
+        object_values(&mut response["headers"]).for_each(|header| header["required"] = true.into());
     }
 }
 
-fn members(value: &mut Value) -> impl Iterator<Item = &mut Value> {
+/// Iterates over the values of an object. Yields nothing if `value` is not an object.
+fn object_values(value: &mut Value) -> impl Iterator<Item = &mut Value> {
     value.as_object_mut().into_iter().flat_map(|object| object.values_mut())
 }
 
+/// Adds the parts that only the member route has: the gate, its problems and `X-Cache`.
 fn describe_gate_and_problems(operation: &mut Operation) {
     let none: [&str; 0] = [];
     operation.security = Some(vec![
@@ -101,7 +103,7 @@ fn describe_gate_and_problems(operation: &mut Operation) {
         SecurityRequirement::new("apiKey", none),
     ]);
     for code in Code::ALL {
-        // What belongs to other paths and methods.
+        // These two occur only for other paths and methods.
         if !matches!(code, Code::RouteNotFound | Code::MethodNotAllowed) {
             add_problem(operation, code);
         }
@@ -112,23 +114,25 @@ fn describe_gate_and_problems(operation: &mut Operation) {
             .enum_values(Some(["hit", "miss", "stale", "bypass"]))
             .build();
         let header = HeaderBuilder::new().schema(Some(origin)).description(Some(
-            "hit: from the cache; miss: from Novi; stale: from the cache because Novi could not answer; bypass: from Novi because the cache could not be asked",
+            "hit: from the cache. miss: from Novi. stale: an expired cache entry, because the call to Novi failed. bypass: from Novi, because the cache was unavailable",
         ));
         verified.headers.insert("X-Cache".to_owned(), RefOr::T(header.build()));
     }
 }
 
-/// Adds a code, with its whole body as the example, to the response of its status.
+/// Adds a code to the response of its status, with its complete body as the example.
 fn add_problem(operation: &mut Operation, code: Code) {
     const TYPE: &str = "application/problem+json";
     let status = code.status();
     let response = operation.responses.responses.entry(status.as_str().to_owned()).or_insert_with(|| {
         let content =
             ContentBuilder::new().schema(Some(RefOr::Ref(Ref::from_schema_name(ProblemBody::name())))).build();
-        let description = status.canonical_reason().unwrap_or("A problem");
+        let description = status.canonical_reason().unwrap_or("Problem");
         let mut response = ResponseBuilder::new().description(description).content(TYPE, content).build();
         if matches!(status.as_u16(), 429 | 503) {
-            response.headers.insert("Retry-After".to_owned(), RefOr::T(number("Seconds to wait before asking again")));
+            response
+                .headers
+                .insert("Retry-After".to_owned(), RefOr::T(integer_header("Seconds to wait before retrying")));
         }
         RefOr::T(response)
     });
@@ -141,6 +145,7 @@ fn add_problem(operation: &mut Operation, code: Code) {
     }
 }
 
+/// Adds the headers that every response has.
 fn add_common_headers(response: &mut Response) {
     for (name, value) in [("Cache-Control", "no-store"), ("X-Content-Type-Options", "nosniff")] {
         let schema =
@@ -149,7 +154,8 @@ fn add_common_headers(response: &mut Response) {
     }
 }
 
-fn number(description: &str) -> Header {
+/// Describes a header with an integer value.
+fn integer_header(description: &str) -> Header {
     let schema = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer)).build();
     HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
 }

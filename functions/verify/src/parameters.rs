@@ -1,26 +1,25 @@
-//! The parameters that verification reads, and no others.
+//! The parameters that verification reads. It reads no others.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use shared::novi::Access;
-use shared::parameters::{ParameterError, RawParameters};
-use shared::services;
+use shared::parameters::{self, ParameterError, RawParameters};
 
 use crate::gate::Gate;
 
-/// What may change while the function runs.
+/// The configuration that may change while the function runs.
 pub(crate) struct Parameters {
     pub(crate) gate: Gate,
     pub(crate) novi: Access,
     cache_password: Option<SecretString>,
 }
 
-impl services::Parameters for Parameters {
+impl parameters::Parameters for Parameters {
     const NAMES: &'static [&'static str] =
         &["novi_api_root_url", "novi_idaa_api_key", "api_keys", "jwt_secret", "cache_password"];
     const MULTIPART_NAME: Option<&'static str> = None;
-    /// A member waits for it.
+    /// Short, because a member waits for the response.
     const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
     fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {

@@ -1,13 +1,13 @@
-//! Every answer but a 200: `application/problem+json` (RFC 9457), with a
-//! `code` for programs and a `detail` that says what to do. A problem never
-//! repeats what the caller sent.
+//! Every response except a 200: `application/problem+json` (RFC 9457), with a `code` for programs and a `detail` that
+//! tells the caller what to do. A problem never repeats what the caller sent.
 
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
+use shared::novi::DEFAULT_RETRY_AFTER;
 use utoipa::ToSchema;
 
-/// What went wrong, one code for each cause.
+/// The cause of a problem, with one code for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Code {
@@ -33,7 +33,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    /// All of them, for the description of the API.
+    /// All codes, for the OpenAPI description.
     pub(crate) const ALL: [Self; 19] = [
         Self::InvalidUuid,
         Self::ApiKeyMissing,
@@ -56,14 +56,14 @@ impl Code {
         Self::ParametersUnavailable,
     ];
 
-    /// The status, the code as text, the title, and the detail.
+    /// Returns the status, the code as text, the title, and the detail.
     fn parts(self) -> (StatusCode, &'static str, &'static str, &'static str) {
         match self {
             Self::InvalidUuid => (
                 StatusCode::BAD_REQUEST,
                 "invalid_uuid",
-                "Not a UUID",
-                "The last part of the path must be a hyphenated UUID, such as 01234567-89ab-cdef-0123-456789abcdef.",
+                "Invalid UUID",
+                "The last segment of the path must be a hyphenated UUID, such as 01234567-89ab-cdef-0123-456789abcdef.",
             ),
             Self::ApiKeyMissing => (
                 StatusCode::UNAUTHORIZED,
@@ -74,120 +74,120 @@ impl Code {
             Self::ApiKeyInvalid => (
                 StatusCode::UNAUTHORIZED,
                 "api_key_invalid",
-                "API key not accepted",
-                "The x-api-key header holds no key that is accepted; ask the administrator for a current one.",
+                "Invalid API key",
+                "The x-api-key header doesn't contain a valid API key; ask the administrator for a current one.",
             ),
             Self::AccountContextMissing => (
                 StatusCode::FORBIDDEN,
                 "account_context_missing",
                 "Account context missing",
-                "Say on whose behalf this is asked: send an x-account-id header or an Authorization: Bearer token.",
+                "Account context required: send an x-account-id header or an Authorization: Bearer token.",
             ),
             Self::AccountIdInvalid => (
                 StatusCode::FORBIDDEN,
                 "account_id_invalid",
-                "Account id not valid",
-                "The x-account-id header must hold 1 to 64 letters, digits, underscores or hyphens.",
+                "Invalid account id",
+                "The x-account-id header must contain 1 to 64 letters, digits, underscores or hyphens.",
             ),
             Self::JwtInvalid => (
                 StatusCode::FORBIDDEN,
                 "jwt_invalid",
-                "Token not accepted",
+                "Invalid token",
                 "The bearer token must be an HS256 JWT that is signed with the shared secret and has exp and account_id claims.",
             ),
             Self::JwtExpired => (
                 StatusCode::FORBIDDEN,
                 "jwt_expired",
                 "Token expired",
-                "The bearer token has expired; get a new one and ask again.",
+                "The bearer token has expired; get a new one and retry.",
             ),
             Self::JwtNotConfigured => (
                 StatusCode::FORBIDDEN,
                 "jwt_not_configured",
-                "Tokens are not accepted here",
+                "Tokens not configured",
                 "No secret for bearer tokens is configured; send an x-account-id header and no token, or ask the administrator to set jwt_secret.",
             ),
             Self::MemberNotFound => {
-                (StatusCode::NOT_FOUND, "member_not_found", "Not a member", "Novi knows no member with this UUID.")
+                (StatusCode::NOT_FOUND, "member_not_found", "Not a member", "No member has this UUID.")
             }
             Self::RouteNotFound => (
                 StatusCode::NOT_FOUND,
                 "route_not_found",
-                "No such route",
-                "There is nothing at this path; /openapi.json describes what there is.",
+                "Route not found",
+                "No route matches this path; /openapi.json describes all routes.",
             ),
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
                 "method_not_allowed",
                 "Method not allowed",
-                "This path does not take this method; the Allow header lists those that it takes.",
+                "This path doesn't support this method; the Allow header lists the supported methods.",
             ),
             Self::RateLimited => (
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limited",
                 "Too many requests",
-                "Novi cannot be asked again yet; wait for the seconds in Retry-After. This says nothing about the member.",
+                "Novi's rate limit is reached, which doesn't indicate whether the member exists; retry after Retry-After seconds.",
             ),
             Self::InternalError => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal_error",
                 "Internal error",
-                "Something went wrong in this service, which says nothing about the member; try again, and tell the administrator if it stays.",
+                "This service failed, which doesn't indicate whether the member exists; retry, and contact the administrator if it persists.",
             ),
             Self::NoviUnreachable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "novi_unreachable",
-                "Novi cannot be reached",
-                "Novi gave no answer in time, which says nothing about the member; try again after Retry-After seconds.",
+                "Novi is unreachable",
+                "Novi didn't respond in time, which doesn't indicate whether the member exists; retry after Retry-After seconds.",
             ),
             Self::NoviError => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "novi_error",
-                "Novi failed",
-                "Novi answered with an error, which says nothing about the member; try again after Retry-After seconds.",
+                "Error from Novi",
+                "Novi returned an error, which doesn't indicate whether the member exists; retry after Retry-After seconds.",
             ),
             Self::NoviCredentialsRejected => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "novi_credentials_rejected",
-                "Novi does not accept our key",
-                "Novi refuses this service's API key, which says nothing about the member; the administrator must renew novi_idaa_api_key.",
+                "Credentials rejected by Novi",
+                "Novi rejected this service's API key, which doesn't indicate whether the member exists; the administrator must renew novi_idaa_api_key.",
             ),
             Self::NoviBlocked => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "novi_blocked",
-                "Novi blocks this service",
-                "The CDN in front of Novi refuses this service's address, which says nothing about the member; the administrator must have it allowed.",
+                "Blocked by Novi's CDN",
+                "The CDN in front of Novi blocks this service's IP address, which doesn't indicate whether the member exists; the administrator must have the address allowed.",
             ),
             Self::NoviInvalidResponse => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "novi_invalid_response",
-                "Novi's answer makes no sense",
-                "Novi's answer is no member record, which says nothing about the member; try again after Retry-After seconds.",
+                "Invalid response from Novi",
+                "Novi's response is not a member record, which doesn't indicate whether the member exists; retry after Retry-After seconds.",
             ),
             Self::ParametersUnavailable => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "parameters_unavailable",
-                "Configuration cannot be read",
-                "This service cannot read its configuration now; try again after Retry-After seconds.",
+                "Configuration unavailable",
+                "This service can't read its configuration at the moment; retry after Retry-After seconds.",
             ),
         }
     }
 
-    /// The HTTP status.
+    /// Returns the HTTP status.
     pub(crate) fn status(self) -> StatusCode {
         self.parts().0
     }
 
-    /// The code as the body and the log have it.
+    /// Returns the code as it appears in the body and in the log.
     pub(crate) fn as_str(self) -> &'static str {
         self.parts().1
     }
 
-    /// What a caller should wait before asking again, in seconds, where Novi
-    /// does not say. A rejected key or a blocked address takes a person.
+    /// Returns the seconds that a caller should wait before retrying, if Novi sent no `Retry-After`.
+    /// The wait is longest for a rejected key and a blocked address, because only a person can fix those.
     fn retry_after(self) -> Option<u64> {
         match self {
-            Self::RateLimited => Some(RATE_LIMITED_SECONDS),
+            Self::RateLimited => Some(DEFAULT_RETRY_AFTER.as_secs()),
             Self::NoviUnreachable | Self::NoviError | Self::ParametersUnavailable => Some(5),
             Self::NoviInvalidResponse => Some(30),
             Self::NoviCredentialsRejected | Self::NoviBlocked => Some(60),
@@ -196,40 +196,37 @@ impl Code {
     }
 }
 
-/// How long to wait after a 429 that does not say.
-pub(crate) const RATE_LIMITED_SECONDS: u64 = 30;
-
-/// A problem, ready to be answered.
+/// A problem, ready to be sent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Problem {
     code: Code,
     retry_after: Option<u64>,
 }
 
-/// The body of every answer but a 200 (RFC 9457).
+/// The body of every response except a 200 (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(crate) struct ProblemBody {
-    /// A URI for this kind of problem. It identifies and leads nowhere.
+    /// A URI that identifies this kind of problem. It can't be opened.
     #[serde(rename = "type")]
     kind: String,
-    /// The kind of problem, in a few words.
+    /// A short name of this kind of problem.
     title: &'static str,
-    /// The HTTP status, again.
+    /// The HTTP status, repeated.
     status: u16,
-    /// What is wrong and what to do, in a sentence.
+    /// A sentence that tells what is wrong and what to do.
     detail: &'static str,
-    /// The kind of problem, for programs.
+    /// The code of this kind of problem, for programs.
     code: Code,
 }
 
 impl Problem {
-    /// A rate limit that passes in so many seconds.
+    /// Creates the problem of a rate limit that ends in `seconds`.
     pub(crate) fn rate_limited(seconds: u64) -> Self {
         Self { code: Code::RateLimited, retry_after: Some(seconds) }
     }
 
-    /// The body.
+    /// Returns the body.
     pub(crate) fn body(self) -> ProblemBody {
         let (status, code, title, detail) = self.code.parts();
         ProblemBody {
@@ -256,7 +253,7 @@ impl IntoResponse for Problem {
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        // For the log.
+        // The log reads the code from here.
         response.extensions_mut().insert(self.code);
         response
     }
@@ -267,17 +264,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_in_the_body_is_the_code_in_the_log() {
+    fn body_and_log_have_the_same_code() {
         for code in Code::ALL {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }
 
     #[test]
-    fn what_may_pass_says_when_to_come_back() {
+    fn rate_limits_and_outages_have_a_retry_after() {
         for code in Code::ALL {
-            let passes = matches!(code.status().as_u16(), 429 | 503);
-            assert_eq!(code.retry_after().is_some(), passes, "{}", code.as_str());
+            let is_temporary = matches!(code.status().as_u16(), 429 | 503);
+            assert_eq!(code.retry_after().is_some(), is_temporary, "{}", code.as_str());
         }
     }
 }

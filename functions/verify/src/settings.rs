@@ -4,7 +4,7 @@ use http::HeaderValue;
 use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 use url::Url;
 
-/// What the environment says.
+/// The settings from the environment.
 pub(crate) struct Settings {
     pub(crate) common: CommonSettings,
     pub(crate) cache: CacheTtls,
@@ -16,18 +16,19 @@ pub(crate) struct Settings {
     pub(crate) cors: Origins,
 }
 
-/// Whose pages may read the answers.
+/// The origins of the web pages that may read responses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origins {
-    /// No page: CORS is off.
+    /// No origin: CORS is off.
     None,
-    /// Every page.
+    /// Every origin.
     Any,
-    /// The pages of these origins.
+    /// These origins.
     List(Vec<HeaderValue>),
 }
 
 impl Settings {
+    /// Reads the settings from environment variables.
     pub(crate) fn from_env(env: &Env) -> Result<Self, SettingError> {
         Ok(Self {
             common: CommonSettings::from_env(env)?,
@@ -43,7 +44,7 @@ impl Settings {
             cors: env.parsed(
                 "CORS_ALLOW_ORIGINS",
                 Origins::None,
-                "it must be origins such as https://app.example.org, separated by commas, or * alone",
+                "origins such as https://app.example.org, separated by commas, or only *",
                 Origins::parse,
             )?,
         })
@@ -51,6 +52,7 @@ impl Settings {
 }
 
 impl Origins {
+    /// Parses comma-separated origins, or `*`. Returns `None` if one of them is not an origin.
     fn parse(value: &str) -> Option<Self> {
         if value == "*" {
             return Some(Self::Any);
@@ -62,7 +64,7 @@ impl Origins {
                 let url = Url::parse(origin).ok()?;
                 let is_origin = matches!(url.scheme(), "http" | "https")
                     && url.origin().ascii_serialization() == origin.to_ascii_lowercase();
-                // A browser sends the origin in lower case, without its default port.
+                // Browsers send the origin in lower case and without the default port.
                 is_origin.then(|| url.origin().ascii_serialization().parse().ok()).flatten()
             })
             .collect();
@@ -75,16 +77,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn origins_are_origins() {
+    fn only_valid_origins_are_accepted() {
         assert_eq!(Origins::parse("*"), Some(Origins::Any));
-        for right in
+        for valid in
             ["https://app.example.org", "https://a.example.org, http://localhost:5173", "https://A.example.org"]
         {
-            assert!(matches!(Origins::parse(right), Some(Origins::List(_))), "{right}");
+            assert!(matches!(Origins::parse(valid), Some(Origins::List(_))), "{valid}");
         }
-        for wrong in ["app.example.org", "https://a.example.org/", "https://a.example.org,*", "https://a.org,,", "null"]
+        for invalid in
+            ["app.example.org", "https://a.example.org/", "https://a.example.org,*", "https://a.org,,", "null"]
         {
-            assert_eq!(Origins::parse(wrong), None, "{wrong}");
+            assert_eq!(Origins::parse(invalid), None, "{invalid}");
         }
     }
 }

@@ -1,36 +1,37 @@
-//! Verification: is this uuid a member, and by what name?
+//! Verification: tells whether a UUID belongs to a member, and returns the member's display name.
 //!
-//! The cache is asked first, then Novi. Where Novi cannot answer, a stale
-//! record may stand in; what never happens is that a rate limit or an outage
-//! looks like "not a member".
+//! Looks in the cache first, then calls Novi. If the call fails, a stale record may be used instead. A rate limit or an
+//! outage never looks like "not a member".
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use shared::cache::{Lookup, MemberCache, Session};
+use shared::http_client::ceil_seconds;
 use shared::member::{Identity, MemberId, Record};
 use shared::metrics::{self, Metric};
-use shared::novi::{self, NoviError};
+use shared::novi::{self, DEFAULT_RETRY_AFTER, NoviError};
 use shared::parameters::ParameterStore;
 use tokio::time::Instant;
 
 use crate::parameters::Parameters;
-use crate::problem::{Code, Problem, RATE_LIMITED_SECONDS};
+use crate::problem::{Code, Problem};
 
-/// Where an answer came from, as `X-Cache` says it.
+/// The origin of a verified member, as `X-Cache` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The cache, within its TTL.
     Hit,
     /// Novi.
     Miss,
-    /// The cache, past its TTL: Novi could not answer.
+    /// The cache, after the TTL, because the call to Novi failed.
     Stale,
-    /// Novi, because the cache could not be asked.
+    /// Novi, because the cache was unavailable.
     Bypass,
 }
 
 impl Origin {
+    /// Returns the value of `X-Cache`.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
@@ -41,7 +42,7 @@ impl Origin {
     }
 }
 
-/// Asks for members.
+/// Verifies members, with the cache and Novi.
 pub(crate) struct Verifier {
     pub(crate) parameters: Arc<ParameterStore<Parameters>>,
     pub(crate) cache: MemberCache,
@@ -63,14 +64,14 @@ impl Verifier {
             Lookup::Miss => None,
         };
         let origin = if cache.was_bypassed() { Origin::Bypass } else { Origin::Miss };
-        // Boxed: a hit would else carry the room that a call to Novi takes through every layer.
-        match Box::pin(self.ask(&mut cache, parameters, id)).await {
+        // Boxed to keep the future for cache hits small.
+        match Box::pin(self.query_novi(&mut cache, parameters, id)).await {
             Ok(Some(identity)) => {
                 cache.put(id, identity.clone()).await;
                 Ok((identity, origin))
             }
             Ok(None) => {
-                // A stale record must not come back once Novi has said that the member is gone.
+                // A stale record must not be served again after Novi has reported that the member is gone.
                 cache.forget(id).await;
                 Err(Code::MemberNotFound.into())
             }
@@ -78,23 +79,22 @@ impl Verifier {
         }
     }
 
-    /// Asks Novi, unless it has asked to be left alone. Every error is one that
-    /// a stale record may stand in for.
-    async fn ask(
+    /// Queries Novi, unless a cooldown or the rate limit forbids it. A stale record may replace any error.
+    async fn query_novi(
         &self,
         cache: &mut Session<'_>,
         parameters: Arc<Parameters>,
         id: MemberId,
     ) -> Result<Option<Identity>, Problem> {
-        cache.may_ask_novi().await.map_err(|wait| Problem::rate_limited(whole_seconds(wait)))?;
+        cache.may_call_novi().await.map_err(|wait| Problem::rate_limited(ceil_seconds(wait)))?;
         match self.fetch(cache, parameters, id).await {
             Ok(None) => Ok(None),
             Ok(Some(record)) => record.verified(self.require_active).map_err(|_| Code::NoviInvalidResponse.into()),
-            Err(failure) => {
-                tracing::warn!(?failure, "Novi did not answer the question");
-                Err(match failure {
+            Err(error) => {
+                tracing::warn!(?error, "Novi lookup failed");
+                Err(match error {
                     NoviError::RateLimited(seconds) => {
-                        let seconds = seconds.unwrap_or(RATE_LIMITED_SECONDS);
+                        let seconds = seconds.unwrap_or(DEFAULT_RETRY_AFTER.as_secs());
                         cache.cool_down(seconds).await;
                         Problem::rate_limited(seconds)
                     }
@@ -108,51 +108,45 @@ impl Verifier {
         }
     }
 
-    /// Fetches the record: with one retry where the failure was momentary, and
-    /// once more with other parameters where Novi refuses these and there are
-    /// others by now. All of it within one call's time.
+    /// Fetches the record. Retries once after a transient failure. Retries once more if Novi rejects the current
+    /// parameters and they have changed since they were read. All attempts share the timeout of one call.
     async fn fetch(
         &self,
         cache: &mut Session<'_>,
         mut parameters: Arc<Parameters>,
         id: MemberId,
     ) -> Result<Option<Record>, NoviError> {
-        let by = self.novi.deadline();
-        let (mut retried, mut renewed) = (false, false);
+        let deadline = self.novi.deadline();
+        let (mut retried, mut refreshed) = (false, false);
         loop {
             let started = Instant::now();
-            let answer = self.novi.customer(&parameters.novi, id, by).await;
-            let milliseconds = started.elapsed().as_secs_f64() * 1e3;
-            let mut measured = vec![Metric::Count("NoviCalls", 1), Metric::Milliseconds("NoviLatency", milliseconds)];
-            measured
-                .extend(answer.as_ref().err().and_then(|failure| failure.metric()).map(|name| Metric::Count(name, 1)));
-            metrics::emit(&measured);
-            let failure = match answer {
+            let result = self.novi.customer(&parameters.novi, id, deadline).await;
+            let latency_ms = started.elapsed().as_secs_f64() * 1e3;
+            let mut call_metrics = vec![Metric::Count("NoviCalls", 1), Metric::Milliseconds("NoviLatency", latency_ms)];
+            call_metrics
+                .extend(result.as_ref().err().and_then(|error| error.metric()).map(|name| Metric::Count(name, 1)));
+            metrics::emit(&call_metrics);
+            let error = match result {
                 Ok(record) => return Ok(record),
-                Err(failure) => failure,
+                Err(error) => error,
             };
-            match failure {
-                NoviError::CredentialsRejected | NoviError::Blocked if !renewed => {
-                    renewed = true;
-                    parameters = self.parameters.after_refusal(&parameters).await.ok_or(failure)?;
+            match error {
+                NoviError::CredentialsRejected | NoviError::Blocked if !refreshed => {
+                    refreshed = true;
+                    parameters = self.parameters.after_refusal(&parameters).await.ok_or(error)?;
                 }
-                failure if failure.is_transient() && !retried => {
+                error if error.is_transient() && !retried => {
                     retried = true;
                     let pause = Duration::from_millis(fastrand::u64(50..=250));
-                    if Instant::now() + pause >= by {
-                        return Err(failure);
+                    if Instant::now() + pause >= deadline {
+                        return Err(error);
                     }
                     tokio::time::sleep(pause).await;
                 }
-                failure => return Err(failure),
+                error => return Err(error),
             }
-            // Another try is another call, and the allowance may not have one left.
-            cache.may_ask_novi().await.map_err(|_| failure)?;
+            // A retry is another call, and the rate limit may not allow one.
+            cache.may_call_novi().await.map_err(|_| error)?;
         }
     }
-}
-
-/// A part of a second left is a second to wait.
-fn whole_seconds(left: Duration) -> u64 {
-    left.as_secs() + u64::from(left.subsec_nanos() > 0)
 }

@@ -1,8 +1,7 @@
-//! A connection to one node of a Redis: TLS by the one configuration that all
-//! outgoing connections have, and no answer without an end.
+//! Connections to a Redis server or cluster.
 //!
-//! The Redis client reads whatever it is sent into memory. What is not a Redis,
-//! or is one no longer, could fill a function's memory within one time-out.
+//! TLS uses the one configuration of all outgoing connections. Response size is limited: the Redis client reads
+//! whatever it is sent into memory, and a peer that isn't Redis could exhaust a function's memory within one timeout.
 
 use std::io;
 use std::net::IpAddr;
@@ -25,23 +24,23 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
-/// Reaching a node and logging in, TLS included, ends after this.
-const CONNECT: Duration = Duration::from_secs(2);
-/// The most bytes that may come in answer to one question. Entries have some
-/// hundred, the map of a large cluster some ten thousand.
-const ANSWER_LIMIT: usize = 2 << 20;
+/// The timeout of connecting to a node and logging in, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The maximum size of one response in bytes. An entry has some hundred bytes, and the slot map of a large cluster some
+/// ten thousand.
+const MAX_RESPONSE: usize = 2 << 20;
 
-/// What is trusted. Kept for the whole process, because the cluster's client
-/// connects by a function that belongs to a type and can be handed nothing.
+/// The TLS configuration. Global, because the cluster client connects through an associated function that can't be given
+/// one.
 static TLS: OnceLock<TlsConnector> = OnceLock::new();
 
-/// Says what is trusted. Call once, before anything connects.
-pub(super) fn trust(tls: ClientConfig) {
-    // There is but one configuration: another call would say the same.
+/// Sets the TLS configuration. Call it once, before anything connects.
+pub(super) fn set_tls_config(tls: ClientConfig) {
+    // A second call would set the same configuration.
     let _ = TLS.set(TlsConnector::from(Arc::new(tls)));
 }
 
-/// A connection of either kind. Clones share it.
+/// A connection to a single server or to a cluster. Clones share it.
 #[derive(Clone)]
 pub(super) enum Connection {
     Single(Node),
@@ -57,7 +56,7 @@ impl Connection {
     }
 }
 
-/// A Redis to connect to.
+/// The address of a Redis, and how to talk to it.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     pub(super) host: String,
@@ -80,7 +79,7 @@ impl Endpoint {
     }
 }
 
-/// The connection. Clones share it, and it is closed with the last one.
+/// A connection to one node. Clones share it, and it closes when the last one is dropped.
 #[derive(Clone)]
 pub(super) struct Node {
     connection: MultiplexedConnection,
@@ -99,65 +98,65 @@ impl Node {
     /// Connects and logs in.
     pub(super) async fn open(info: ConnectionInfo, config: AsyncConnectionConfig) -> RedisResult<Self> {
         let open = async {
-            let stream = Finite { stream: reach(info.addr()).await?, read: 0 };
+            let stream = LimitedStream { stream: connect(info.addr()).await?, read: 0 };
             let settings = info.redis_settings();
             let (connection, driver) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
             let driver = tokio::spawn(driver).abort_handle();
             Ok(Self { connection, _driver: Arc::new(Driver(driver)) })
         };
-        tokio::time::timeout(CONNECT, open)
+        tokio::time::timeout(CONNECT_TIMEOUT, open)
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
 }
 
-async fn reach(addr: &ConnectionAddr) -> RedisResult<Box<dyn Wire>> {
-    let connect = async |host: &str, port: u16| {
-        // All addresses at once: the first may be that of a node that is gone.
-        let tries: Vec<_> = lookup_host((host, port)).await?.map(|at| Box::pin(TcpStream::connect(at))).collect();
-        if tries.is_empty() {
+async fn connect(addr: &ConnectionAddr) -> RedisResult<Box<dyn Stream>> {
+    let connect_tcp = async |host: &str, port: u16| {
+        // All addresses at once, because the first may belong to a node that is gone.
+        let attempts: Vec<_> = lookup_host((host, port)).await?.map(|at| Box::pin(TcpStream::connect(at))).collect();
+        if attempts.is_empty() {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let (stream, _) = select_ok(tries).await?;
+        let (stream, _) = select_ok(attempts).await?;
         stream.set_nodelay(true)?;
         Ok::<_, io::Error>(stream)
     };
     match addr {
-        ConnectionAddr::Tcp(host, port) => Ok(Box::new(connect(host, *port).await?)),
+        ConnectionAddr::Tcp(host, port) => Ok(Box::new(connect_tcp(host, *port).await?)),
         ConnectionAddr::TcpTls { host, port, .. } => {
-            let tls = TLS.get().ok_or((ErrorKind::InvalidClientConfig, "nothing is trusted yet"))?;
+            let tls = TLS.get().ok_or((ErrorKind::InvalidClientConfig, "the TLS configuration is not set yet"))?;
             let name = match host.parse::<IpAddr>() {
                 Ok(address) => ServerName::from(address),
                 Err(_) => ServerName::try_from(host.clone()).map_err(io::Error::other)?,
             };
-            Ok(Box::new(tls.connect(name, connect(host, *port).await?).await?))
+            Ok(Box::new(tls.connect(name, connect_tcp(host, *port).await?).await?))
         }
-        _ => Err((ErrorKind::InvalidClientConfig, "a Redis is reached by TCP").into()),
+        _ => Err((ErrorKind::InvalidClientConfig, "expected a TCP address").into()),
     }
 }
 
-/// A stream, with TLS or without.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A stream with or without TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Wire for S {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// A stream that fails where too much comes in answer.
-struct Finite {
-    stream: Box<dyn Wire>,
-    /// Bytes since something was last asked.
+/// A stream that fails if a response is too large.
+struct LimitedStream {
+    stream: Box<dyn Stream>,
+    /// Bytes read since the last write.
     read: usize,
 }
 
-impl AsyncRead for Finite {
+impl AsyncRead for LimitedStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
         self.read += into.filled().len() - before;
-        Poll::Ready(if self.read > ANSWER_LIMIT { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) })
+        Poll::Ready(if self.read > MAX_RESPONSE { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) })
     }
 }
 
-impl AsyncWrite for Finite {
+impl AsyncWrite for LimitedStream {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         if written > 0 {

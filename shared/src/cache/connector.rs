@@ -1,4 +1,4 @@
-//! Where the Redis is and what opens it.
+//! Connects and logs in to the configured Redis.
 
 use std::pin::Pin;
 use std::sync::Mutex;
@@ -11,43 +11,47 @@ use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::connection::{self, Connection, Endpoint, Node};
-use super::elasticache::{Found, Tokens, discover};
-use super::error::{Cause, cause, is_refusal};
+use super::elasticache::{Discovery, IamTokens, discover};
+use super::error::{Cause, cause, is_auth_failure};
 use crate::settings::CacheLocation;
 use crate::sync::lock;
 
-/// Gives the current `cache_password`; asked for each connection, told whether
-/// the last one was refused.
+/// Returns the current `cache_password`. Called for each connection, with true if the last password was rejected.
 pub type Password = Box<dyn Fn(bool) -> Pin<Box<dyn Future<Output = Option<SecretString>> + Send>> + Send + Sync>;
 
-/// Makes connections.
+/// Connects to the configured Redis.
 pub struct Connector {
-    place: Place,
+    source: Source,
     password: Password,
 }
 
-enum Place {
+/// The source of the endpoint.
+enum Source {
+    /// `CACHE_URL`, and the user name in it.
     Fixed(Endpoint, Option<String>),
+    /// `CACHE_ID`.
     ElastiCache {
         id: String,
         iam_user: Option<String>,
         config: Box<SdkConfig>,
         client: aws_sdk_elasticache::Client,
-        found: Mutex<Found>,
+        discovery: Mutex<Discovery>,
     },
 }
 
 impl Connector {
-    /// A connector to `place`, `None` where there is none. `config` is asked for
-    /// ElastiCache alone. `tls` is the process's own: every connector has the same.
+    /// Returns a connector to `location`, or `None` if the cache is in process.
+    ///
+    /// `config` is only needed for ElastiCache. `tls` is kept for the whole process, so every connector must get the
+    /// same one.
     #[must_use]
     pub fn new(
-        place: &CacheLocation,
+        location: &CacheLocation,
         config: Option<SdkConfig>,
         password: Password,
         tls: ClientConfig,
     ) -> Option<Self> {
-        let place = match place {
+        let source = match location {
             CacheLocation::InProcess => return None,
             CacheLocation::Url { url, cluster } => {
                 let info = url.as_str().into_connection_info().ok()?;
@@ -58,85 +62,79 @@ impl Connector {
                 };
                 let db = info.redis_settings().db();
                 let user = info.redis_settings().username().map(str::to_owned);
-                Place::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
+                Source::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
             }
             CacheLocation::ElastiCache { id, iam_user } => {
                 let config = Box::new(config?);
                 let client = aws_sdk_elasticache::Client::new(&config);
                 let (id, iam_user) = (id.clone(), iam_user.clone());
-                Place::ElastiCache { id, iam_user, config, client, found: Mutex::default() }
+                Source::ElastiCache { id, iam_user, config, client, discovery: Mutex::default() }
             }
         };
-        connection::trust(tls);
-        Some(Self { place, password })
+        connection::set_tls_config(tls);
+        Some(Self { source, password })
     }
 
-    /// Connects: finds the endpoint, takes the current password or signs a
-    /// token, and proves by a PING that commands are answered.
+    /// Finds the endpoint, logs in with the current password or a new token, and checks by a PING that commands are
+    /// answered.
     ///
-    /// An endpoint that is known is tried first: it is a name that moves with
-    /// the cache, and ElastiCache's API may be away, or slow, when it is needed.
+    /// A known endpoint is tried first. It is a host name that follows the cache, and ElastiCache's API may be slow or
+    /// down when it is needed.
     pub(super) async fn connect(&self) -> Result<Connection, Cause> {
-        const LIMIT: Duration = Duration::from_secs(4);
-        let (id, client, found) = match &self.place {
-            Place::Fixed(endpoint, _) => return self.enter(endpoint).await,
-            Place::ElastiCache { id, client, found, .. } => (id, client, found),
+        const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(4);
+        let (id, client, discovery) = match &self.source {
+            Source::Fixed(endpoint, _) => return self.connect_to(endpoint).await,
+            Source::ElastiCache { id, client, discovery, .. } => (id, client, discovery),
         };
-        let known = lock(found).endpoint.clone();
+        let known = lock(discovery).endpoint.clone();
         let failure = match known {
-            None => "ElastiCache was asked within the last second",
-            Some(endpoint) => match self.enter(&endpoint).await {
+            None => "ElastiCache's API was already called within the last second",
+            Some(endpoint) => match self.connect_to(&endpoint).await {
                 Ok(connection) => return Ok(connection),
                 Err(cause) => cause,
             },
         };
-        if !lock(found).may_ask() {
+        if !lock(discovery).may_call() {
             return Err(failure);
         }
-        let asked = tokio::time::timeout(LIMIT, discover(client, id)).await;
-        let endpoint = asked.unwrap_or(Err("ElastiCache's API does not answer"))?;
-        lock(found).endpoint = Some(endpoint.clone());
-        self.enter(&endpoint).await
+        let discovered = tokio::time::timeout(DISCOVERY_TIMEOUT, discover(client, id)).await;
+        let endpoint = discovered.unwrap_or(Err("ElastiCache's API timed out"))?;
+        lock(discovery).endpoint = Some(endpoint.clone());
+        self.connect_to(&endpoint).await
     }
 
-    /// Forgets the endpoint, where ElastiCache may be asked for another.
-    pub(super) fn forget(&self) -> bool {
-        let Place::ElastiCache { found, .. } = &self.place else { return false };
-        let mut found = lock(found);
-        let may = found.may_ask();
-        if may {
-            *found = Found::default();
+    /// Forgets the endpoint and returns true, if ElastiCache's API may be called for a new one.
+    pub(super) fn forget_endpoint(&self) -> bool {
+        let Source::ElastiCache { discovery, .. } = &self.source else { return false };
+        let mut discovery = lock(discovery);
+        let may_call = discovery.may_call();
+        if may_call {
+            *discovery = Discovery::default();
         }
-        may
+        may_call
     }
 
-    async fn enter(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
-        let mut refused = false;
+    /// Connects and logs in. Reads the password once more if it is rejected, because it may have been rotated.
+    async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
+        let mut was_rejected = false;
         loop {
-            let settings = self.login(endpoint, refused).await;
+            let settings = self.login(endpoint, was_rejected).await;
             match self.open(endpoint, settings).await {
                 Ok(connection) => return Ok(connection),
-                Err(error) => {
-                    if !is_refusal(&error) {
-                        return Err(cause(&error));
-                    }
-                    // The password may have been changed: look once more.
-                    if refused {
-                        return Err("the cache does not accept the password");
-                    }
-                    refused = true;
-                }
+                Err(error) if !is_auth_failure(&error) => return Err(cause(&error)),
+                Err(_) if was_rejected => return Err("cache rejected the password"),
+                Err(_) => was_rejected = true,
             }
         }
     }
 
     async fn open(&self, endpoint: &Endpoint, settings: RedisConnectionInfo) -> RedisResult<Connection> {
-        const CONNECT: Duration = Duration::from_secs(2);
+        const TIMEOUT: Duration = Duration::from_secs(2);
         let info = endpoint.info(settings.clone())?;
         if endpoint.cluster {
             let mut builder: ClusterClientBuilder = ClusterClient::builder([info])
-                .connection_timeout(CONNECT)
-                .response_timeout(CONNECT)
+                .connection_timeout(TIMEOUT)
+                .response_timeout(TIMEOUT)
                 .retries(3)
                 .min_retry_wait(5)
                 .max_retry_wait(20);
@@ -149,14 +147,14 @@ impl Connector {
             if endpoint.tls {
                 builder = builder.tls(TlsMode::Secure);
             }
-            if let Some(tokens) = self.tokens(endpoint) {
+            if let Some(tokens) = self.iam_tokens(endpoint) {
                 builder = builder.set_credentials_provider(tokens);
             }
-            // Finding the slots has proved that it answers; a PING would need every node to be well.
+            // Reading the slot map has proved that the cluster responds. A PING would need every node to be up.
             return Ok(Connection::Cluster(builder.build()?.get_async_generic_connection::<Node>().await?));
         }
         let mut config = AsyncConnectionConfig::new().set_response_timeout(None);
-        if let Some(tokens) = self.tokens(endpoint) {
+        if let Some(tokens) = self.iam_tokens(endpoint) {
             config = config.set_credentials_provider(tokens);
         }
         let mut connection = Node::open(info, config).await?;
@@ -164,28 +162,28 @@ impl Connector {
         Ok(Connection::Single(connection))
     }
 
-    /// The user and password of one connection.
-    async fn login(&self, endpoint: &Endpoint, refused: bool) -> RedisConnectionInfo {
-        // What CLIENT SETINFO would tell the server is nobody's business, and older servers refuse it.
+    /// Returns the login of one connection.
+    async fn login(&self, endpoint: &Endpoint, was_rejected: bool) -> RedisConnectionInfo {
+        // Without CLIENT SETINFO: the server needn't know the client's version, and older servers reject the command.
         let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(endpoint.db);
-        let settings = match &self.place {
-            Place::Fixed(_, Some(user)) => settings.set_username(user),
+        let settings = match &self.source {
+            Source::Fixed(_, Some(user)) => settings.set_username(user),
             _ => settings,
         };
-        if matches!(self.place, Place::ElastiCache { iam_user: Some(_), .. }) {
-            // Tokens take the password's place.
+        if matches!(self.source, Source::ElastiCache { iam_user: Some(_), .. }) {
+            // Tokens replace the password.
             return settings;
         }
-        match (self.password)(refused).await {
+        match (self.password)(was_rejected).await {
             Some(password) => settings.set_password(password.expose_secret()),
             None => settings,
         }
     }
 
-    /// What signs tokens, where the cache is entered by IAM.
-    fn tokens(&self, endpoint: &Endpoint) -> Option<Tokens> {
-        match &self.place {
-            Place::ElastiCache { id, iam_user: Some(user), config, .. } => Some(Tokens {
+    /// Returns the token signer if IAM authentication is on.
+    fn iam_tokens(&self, endpoint: &Endpoint) -> Option<IamTokens> {
+        match &self.source {
+            Source::ElastiCache { id, iam_user: Some(user), config, .. } => Some(IamTokens {
                 config: SdkConfig::clone(config),
                 cache: id.clone(),
                 user: user.clone(),

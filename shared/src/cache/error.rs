@@ -1,61 +1,61 @@
-//! What an error of the Redis client means.
+//! Classifies errors of the Redis client.
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::connection::Connection;
 
-/// What ends a try; every cause is fixed text.
+/// The cause of a failed attempt. It is always fixed text, because the client's own messages may quote data.
 pub(super) type Cause = &'static str;
 
-/// Whether the password was refused. A cluster's client tells it in the detail alone.
-pub(super) fn is_refusal(error: &RedisError) -> bool {
+/// Returns true if the password was rejected. The cluster client only says so in the error's detail.
+pub(super) fn is_auth_failure(error: &RedisError) -> bool {
     let detail = error.detail().unwrap_or_default().to_ascii_lowercase();
     error.kind() == ErrorKind::AuthenticationFailed
         || matches!(error.code(), Some("WRONGPASS" | "NOAUTH" | "NOPERM"))
         || ["authentication failed", "wrongpass", "noauth"].iter().any(|sign| detail.contains(sign))
 }
 
-/// Whether more came in answer than any answer has.
-fn is_endless(error: &RedisError) -> bool {
+/// Returns true if the response exceeded the size limit of a connection.
+fn is_too_large(error: &RedisError) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<std::io::Error>());
     source.is_some_and(|io| io.kind() == std::io::ErrorKind::InvalidData && io.get_ref().is_none())
 }
 
-/// A cause in words that quote nothing.
+/// Describes an error without quoting any of its text.
 pub(super) fn cause(error: &RedisError) -> Cause {
     if error.is_connection_refusal() {
         "connection refused"
     } else if error.is_timeout() {
-        "no connection in time"
+        "connection timed out"
     } else if error.is_connection_dropped() {
         "connection closed"
-    } else if is_endless(error) {
-        "an answer without end"
+    } else if is_too_large(error) {
+        "response too large"
     } else if error.is_io_error() {
-        "no connection: the name is unknown, or TLS failed"
+        "connection failed: unknown host name or TLS error"
     } else {
-        "an answer that makes no sense"
+        "unexpected response"
     }
 }
 
-/// Whether a cluster says that the key is on another of its nodes.
-pub(super) fn is_elsewhere(error: &RedisError) -> bool {
+/// Returns true if the server redirects to another node of a cluster.
+pub(super) fn is_redirect(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(ServerErrorKind::Moved | ServerErrorKind::Ask))
 }
 
-/// Whether another connection may do better.
+/// Returns true if a new connection may help.
 pub(super) fn is_fatal(error: &RedisError, connection: &Connection) -> bool {
     match error.kind() {
-        // A replica that was the primary: the primary is elsewhere now.
+        // The node was the primary and is a replica now. The name leads to the new primary.
         ErrorKind::Server(ServerErrorKind::ReadOnly) => true,
-        // A cluster's client follows these by itself: it has lost its way.
-        _ if is_elsewhere(error) && matches!(connection, Connection::Cluster(_)) => true,
-        _ if is_elsewhere(error) => {
-            tracing::warn!("the cache is a cluster: set CACHE_CLUSTER=true");
+        // The cluster client follows redirects itself, so its slot map must be stale.
+        _ if is_redirect(error) && matches!(connection, Connection::Cluster(_)) => true,
+        _ if is_redirect(error) => {
+            tracing::warn!("cache is a cluster; set CACHE_CLUSTER=true");
             false
         }
         ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType => {
-            // What asks for a password that was given when connecting has forgotten it.
+            // The password was accepted when connecting, so the server must have lost the login.
             matches!(error.code(), Some("NOAUTH" | "WRONGPASS"))
         }
         _ => true,

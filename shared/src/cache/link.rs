@@ -1,157 +1,195 @@
-//! The connection to the Redis, made again when it is lost.
+//! The connection to Redis, which reconnects in the background.
+//!
+//! The time that a request may wait is limited, and the time that a reconnection takes isn't. The connection is
+//! therefore made by a task of its own, and requests bypass a Redis that has failed without waiting for it. The first
+//! request after Redis is back uses it again.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use redis::{Cmd, FromRedisValue, RedisError};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::connector::Connector;
+use super::error::{cause, is_fatal, is_redirect};
 use crate::sync;
 
-/// A new connection is tried at most this often.
-const RETRY: Duration = Duration::from_millis(10);
-/// One try to connect, discovery and TLS included, ends after this.
-const CONNECT: Duration = Duration::from_secs(5);
-/// A try that has taken so long may never end, where what it was sent into is
-/// gone: a request does not count on it, and begins another beside it.
-const SLOW: Duration = Duration::from_millis(50);
-/// Such another one ends after this.
-const CONNECT_BESIDE: Duration = Duration::from_secs(1);
-/// No more than so many are under way: a server that is slow is not helped by more.
-const TRIES: usize = 6;
+/// The minimum time between a failed attempt to connect and the next one.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
+/// The timeout of one attempt, discovery and TLS included.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this long, assume that the attempt hangs (its network may swallow packets) and start another one in parallel.
+const SLOW_ATTEMPT: Duration = Duration::from_millis(50);
+/// The timeout of such an extra attempt.
+const EXTRA_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Caps concurrent attempts so that a slow server isn't overloaded.
+const MAX_CONCURRENT_ATTEMPTS: usize = 6;
 
-/// The connection and how it is.
-pub(super) struct Link {
-    pub(super) connector: Connector,
+/// A connection that is replaced after it fails.
+pub(super) struct ReconnectingConnection {
+    connector: Connector,
     state: Mutex<State>,
-    /// Changes when a try to connect has ended.
-    tried: watch::Sender<u64>,
+    /// Counts attempts that have ended, to wake waiting requests.
+    attempts_ended: watch::Sender<u64>,
 }
 
 #[derive(Default)]
 struct State {
     connection: Option<Connection>,
-    /// Counts connections: a failure counts only against the one that it came from.
-    number: u64,
-    /// Tries to connect that are under way.
-    tries: usize,
-    /// Whether one of them has all the time that connecting may take.
-    has_patient: bool,
-    /// When the last one began.
-    began: Option<Instant>,
-    /// When the last try failed, where nothing has worked since.
-    failed: Option<Instant>,
-    /// Whether the log knows of that.
-    is_reported: bool,
+    /// Counts connections. A failure only counts against the connection it came from.
+    generation: u64,
+    /// The number of attempts in flight.
+    attempts: usize,
+    /// True if one of them has the full [`ATTEMPT_TIMEOUT`].
+    has_long_attempt: bool,
+    /// When the last attempt started.
+    attempted_at: Option<Instant>,
+    /// When the last attempt failed, if no connection has worked since.
+    failed_at: Option<Instant>,
+    /// True if that failure was logged.
+    is_logged: bool,
 }
 
-impl Link {
+impl ReconnectingConnection {
     pub(super) fn new(connector: Connector) -> Arc<Self> {
-        Arc::new(Self { connector, state: Mutex::new(State::default()), tried: watch::Sender::new(0) })
+        Arc::new(Self { connector, state: Mutex::new(State::default()), attempts_ended: watch::Sender::new(0) })
     }
 
-    /// Tells connections apart.
-    pub(super) fn number(&self) -> u64 {
-        self.lock().number
+    /// Returns the number of the current connection.
+    pub(super) fn generation(&self) -> u64 {
+        self.lock().generation
     }
 
-    /// The connection. A new one is waited for where the last one worked until
-    /// just now; where trying has failed since, for no longer than `grace`.
-    pub(super) async fn connection(link: &Arc<Self>, grace: Duration) -> Option<(Connection, u64)> {
+    /// Sends a command, and sends it once more on a new connection if the old one turns out to be dead.
+    ///
+    /// # Errors
+    /// Returns the server's error, or `None` if the server didn't respond.
+    pub(super) async fn query<T: FromRedisValue>(
+        self: &Arc<Self>,
+        reconnect_wait: Duration,
+        command: &Cmd,
+    ) -> Result<T, Option<RedisError>> {
+        for _ in 0..2 {
+            let (mut connection, generation) = self.get(reconnect_wait).await.ok_or(None)?;
+            let error = match connection.query(command).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let is_single = matches!(connection, Connection::Single(_));
+            if is_redirect(&error) && is_single && self.connector.forget_endpoint() {
+                // The replication group has become a cluster, which discovery will tell.
+                self.mark_disconnected(generation, cause(&error));
+                continue;
+            }
+            if !is_fatal(&error, &connection) {
+                // Out of memory, or a value of another type: the connection itself is fine.
+                tracing::debug!(kind = ?error.kind(), "cache rejected command");
+                return Err(Some(error));
+            }
+            self.mark_disconnected(generation, cause(&error));
+        }
+        Err(None)
+    }
+
+    /// Returns the connection and its generation.
+    ///
+    /// Waits for a new connection if the last one worked until now. If an attempt has failed since, waits for at most
+    /// `reconnect_wait`.
+    pub(super) async fn get(self: &Arc<Self>, reconnect_wait: Duration) -> Option<(Connection, u64)> {
         loop {
-            let mut tried = link.tried.subscribe();
+            let mut attempts_ended = self.attempts_ended.subscribe();
             let has_failed = {
-                let mut state = link.lock();
+                let mut state = self.lock();
                 if let Some(connection) = &state.connection {
-                    return Some((connection.clone(), state.number));
+                    return Some((connection.clone(), state.generation));
                 }
-                let is_slow = state.began.is_none_or(|at| at.elapsed() >= SLOW);
-                if state.tries == 0 || (is_slow && state.tries < TRIES) {
-                    let pause = state.failed.map_or(Duration::ZERO, |at| RETRY.saturating_sub(at.elapsed()));
-                    let is_patient = !state.has_patient;
-                    state.has_patient = true;
-                    state.tries += 1;
-                    state.began = Some(Instant::now());
-                    tokio::spawn(Self::connect(Arc::clone(link), pause, is_patient));
+                let is_slow = state.attempted_at.is_none_or(|at| at.elapsed() >= SLOW_ATTEMPT);
+                if state.attempts == 0 || (is_slow && state.attempts < MAX_CONCURRENT_ATTEMPTS) {
+                    let delay = state.failed_at.map_or(Duration::ZERO, |at| RETRY_DELAY.saturating_sub(at.elapsed()));
+                    let is_long = !state.has_long_attempt;
+                    state.has_long_attempt = true;
+                    state.attempts += 1;
+                    state.attempted_at = Some(Instant::now());
+                    tokio::spawn(Arc::clone(self).connect(delay, is_long));
                 }
-                state.failed.is_some()
+                state.failed_at.is_some()
             };
             if has_failed {
-                // One that has hung for long may end before the one that matters.
-                let over = async {
-                    while tried.changed().await.is_ok() {
-                        let state = link.lock();
-                        if state.connection.is_some() || state.tries == 0 {
+                // An old attempt that hung may end before the one that succeeds.
+                let settled = async {
+                    while attempts_ended.changed().await.is_ok() {
+                        let state = self.lock();
+                        if state.connection.is_some() || state.attempts == 0 {
                             return;
                         }
                     }
                 };
-                let _ = tokio::time::timeout(grace, over).await;
-                let state = link.lock();
-                return state.connection.clone().map(|connection| (connection, state.number));
+                let _ = tokio::time::timeout(reconnect_wait, settled).await;
+                let state = self.lock();
+                return state.connection.clone().map(|connection| (connection, state.generation));
             }
-            tried.changed().await.ok()?;
+            attempts_ended.changed().await.ok()?;
         }
     }
 
-    async fn connect(link: Arc<Self>, pause: Duration, is_patient: bool) {
-        tokio::time::sleep(pause).await;
-        let limit = if is_patient { CONNECT } else { CONNECT_BESIDE };
-        // A task of its own: were it to panic, the next request must be able to try again.
-        let task = Arc::clone(&link);
-        let outcome = tokio::spawn(async move { tokio::time::timeout(limit, task.connector.connect()).await }).await;
+    async fn connect(self: Arc<Self>, delay: Duration, is_long: bool) {
+        tokio::time::sleep(delay).await;
+        let timeout = if is_long { ATTEMPT_TIMEOUT } else { EXTRA_ATTEMPT_TIMEOUT };
+        // A task of its own, so that a panic doesn't keep later requests from connecting.
+        let this = Arc::clone(&self);
+        let outcome = tokio::spawn(async move { tokio::time::timeout(timeout, this.connector.connect()).await }).await;
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err("no connection in time"),
-            Err(_) => Err("the attempt panicked"),
+            Ok(Err(_)) => Err("connection timed out"),
+            Err(_) => Err("connection attempt panicked"),
         };
         {
-            let mut state = link.lock();
-            state.tries -= 1;
-            state.has_patient &= !is_patient;
+            let mut state = self.lock();
+            state.attempts -= 1;
+            state.has_long_attempt &= !is_long;
             match outcome {
-                // Another try was faster.
+                // Another attempt was faster.
                 _ if state.connection.is_some() => {}
                 Ok(connection) => {
                     state.connection = Some(connection);
-                    state.number += 1;
-                    (state.failed, state.began) = (None, None);
-                    if std::mem::take(&mut state.is_reported) {
-                        tracing::info!("the cache is back");
+                    state.generation += 1;
+                    (state.failed_at, state.attempted_at) = (None, None);
+                    if std::mem::take(&mut state.is_logged) {
+                        tracing::info!("cache reconnected");
                     }
                 }
                 Err(cause) => {
-                    state.failed = Some(Instant::now());
-                    if !std::mem::replace(&mut state.is_reported, true) {
-                        tracing::warn!(cause, "the cache cannot be reached");
+                    state.failed_at = Some(Instant::now());
+                    if !std::mem::replace(&mut state.is_logged, true) {
+                        tracing::warn!(cause, "cache connection failed");
                     }
                 }
             }
         }
-        link.tried.send_modify(|tries| *tries += 1);
+        self.attempts_ended.send_modify(|count| *count += 1);
     }
 
-    /// Drops a connection, where it is still the one that failed.
-    pub(super) fn lost(&self, number: u64, cause: &str) {
+    /// Drops the connection if it is still the one that failed.
+    fn mark_disconnected(&self, generation: u64, cause: &str) {
         let mut state = self.lock();
-        if state.number == number && state.connection.take().is_some() {
-            tracing::warn!(cause, "the connection to the cache is lost");
+        if state.generation == generation && state.connection.take().is_some() {
+            tracing::warn!(cause, "cache connection lost");
         }
     }
 
-    /// Nobody answered in time: whatever connection there is may be dead, and a
-    /// new one is not waited for until it is there.
-    pub(super) fn gave_no_answer(&self, number: u64) {
+    /// Drops the connection `generation`, which may be dead because a command on it timed out. Requests don't wait for
+    /// the new one.
+    pub(super) fn mark_timed_out(&self, generation: u64) {
         let mut state = self.lock();
-        if state.number != number {
+        if state.generation != generation {
             return;
         }
         if state.connection.take().is_some() {
-            tracing::warn!(cause = "no answer in time", "the connection to the cache is lost");
+            tracing::warn!(cause = "response timed out", "cache connection lost");
         }
-        state.failed = Some(Instant::now());
+        state.failed_at = Some(Instant::now());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,4 +1,4 @@
-//! What one instance keeps for itself.
+//! State kept in the memory of one instance.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use crate::rate_limit::SlidingWindow;
 use crate::settings::CacheTtls;
 use crate::sync::lock;
 
-/// Members kept at most: some 200 bytes each.
+/// The maximum number of cached members. Each takes about 200 bytes.
 const CAPACITY: usize = 20_000;
 
-/// The memory of one process.
-pub(super) struct Local {
+/// The cache of one process.
+pub(super) struct LocalCache {
     entries: quick_cache::sync::Cache<MemberId, Entry>,
     cooldown: Mutex<Option<Instant>>,
     calls: Mutex<SlidingWindow>,
 }
 
-impl Local {
+impl LocalCache {
     pub(super) fn new(novi_max_per_minute: usize) -> Self {
         Self {
             entries: quick_cache::sync::Cache::new(CAPACITY),
@@ -30,11 +30,11 @@ impl Local {
         }
     }
 
-    pub(super) fn get(&self, id: MemberId, times: CacheTtls) -> Lookup {
+    pub(super) fn get(&self, id: MemberId, ttls: CacheTtls) -> Lookup {
         let Some(entry) = self.entries.get(&id) else {
             return Lookup::Miss;
         };
-        let lookup = entry.lookup(times, unix_now());
+        let lookup = entry.lookup(ttls, unix_now());
         if matches!(lookup, Lookup::Miss) {
             self.entries.remove(&id);
         }
@@ -49,14 +49,14 @@ impl Local {
         self.entries.remove(&id);
     }
 
-    pub(super) fn cool_down(&self, length: Duration) {
-        let until = Instant::now() + length;
+    pub(super) fn cool_down(&self, duration: Duration) {
+        let until = Instant::now() + duration;
         let mut cooldown = lock(&self.cooldown);
-        // A shorter one does not end a longer one.
+        // A shorter cooldown doesn't end a longer one.
         *cooldown = (*cooldown).max(Some(until));
     }
 
-    /// Says how long to wait before a call to Novi, where one may not be made now.
+    /// Returns how long to wait before a call to Novi as an error if no call may be made now.
     pub(super) fn wait(&self) -> Result<(), Duration> {
         let now = Instant::now();
         let cooldown = lock(&self.cooldown).map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
@@ -75,28 +75,28 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_cooldown_ends() {
-        let local = Local::new(10);
-        local.cool_down(Duration::ZERO);
-        assert!(local.wait().is_ok());
-        local.cool_down(Duration::from_secs(30));
-        local.cool_down(Duration::from_secs(5));
-        assert_eq!(local.wait(), Err(Duration::from_secs(30)));
+    async fn a_cooldown_ends_when_its_time_is_over() {
+        let cache = LocalCache::new(10);
+        cache.cool_down(Duration::ZERO);
+        assert!(cache.wait().is_ok());
+        cache.cool_down(Duration::from_secs(30));
+        cache.cool_down(Duration::from_secs(5));
+        assert_eq!(cache.wait(), Err(Duration::from_secs(30)));
         tokio::time::advance(Duration::from_secs(30)).await;
-        assert!(local.wait().is_ok());
+        assert!(cache.wait().is_ok());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_minute_s_allowance_runs_out_and_comes_back() {
-        let local = Local::new(2);
-        local.count_call();
+    async fn the_call_limit_recovers_as_the_minute_slides() {
+        let cache = LocalCache::new(2);
+        cache.count_call();
         tokio::time::advance(Duration::from_secs(20)).await;
-        assert!(local.wait().is_ok());
-        local.count_call();
-        assert_eq!(local.wait(), Err(Duration::from_secs(40)));
+        assert!(cache.wait().is_ok());
+        cache.count_call();
+        assert_eq!(cache.wait(), Err(Duration::from_secs(40)));
         tokio::time::advance(Duration::from_secs(40)).await;
-        assert!(local.wait().is_ok());
-        local.count_call();
-        assert!(local.wait().is_err());
+        assert!(cache.wait().is_ok());
+        cache.count_call();
+        assert!(cache.wait().is_err());
     }
 }

@@ -1,11 +1,9 @@
-//! The cache of verified members, and what instances must agree on: the
-//! cooldown after Novi's 429, the calls of the last minute, and which list a
-//! mirror is at work on.
+//! State shared between instances through Redis: verified members, the cooldown after a 429 from Novi, the per-minute
+//! call count, and per-list locks.
 //!
-//! With a Redis they are shared by all instances; without one each instance
-//! keeps them for itself, with the same times. Only verified records are ever
-//! kept. A Redis that is down, slow, full or holds rubbish costs a request at
-//! most `CACHE_TIMEOUT_MS` in all, and is never an error.
+//! Without Redis, each instance keeps the same state in memory with the same expiry times, except for locks. Only
+//! verified records are ever stored. Redis problems (down, slow, full, corrupt data) never fail a request and delay it
+//! by at most `CACHE_TIMEOUT_MS` in total.
 
 mod connection;
 mod connector;
@@ -23,110 +21,113 @@ use tokio::time::Instant;
 
 pub use self::connector::{Connector, Password};
 #[cfg(fuzzing)]
-pub(crate) use self::entry::worth;
+pub(crate) use self::entry::classify;
 use self::entry::{Entry, unix_now};
 pub use self::entry::{Lookup, MemberUpdate};
-use self::local::Local;
-use self::redis::Remote;
+use self::local::LocalCache;
+use self::redis::RedisCache;
+pub use self::redis::lock_key;
 use crate::member::{Identity, MemberId};
 use crate::settings::CacheTtls;
 use crate::telemetry::Phase;
 
-/// How long a request waits for a Redis that has failed and may be back, once.
-const GRACE: Duration = Duration::from_millis(50);
+/// How long a request waits, once, for the reconnection to a Redis that has failed.
+const RECONNECT_WAIT: Duration = Duration::from_millis(50);
 
-/// The longest cooldown, whatever Novi asks for, in seconds.
-const COOLDOWN_LIMIT: u64 = 300;
+/// The maximum cooldown in seconds, whatever Novi asks for.
+const MAX_COOLDOWN: u64 = 300;
 
-/// Whether something could be claimed.
+/// The result of claiming a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// It is ours until it is released or expires.
+    /// The lock is ours until it is released or expires.
     Ours,
-    /// Somebody else has it.
+    /// Another owner holds the lock.
     Taken,
-    /// There is no Redis that could say.
+    /// Redis isn't configured or didn't respond.
     Unknown,
 }
 
-/// How well the cache is.
+/// The health of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheHealth {
-    /// The Redis answers.
+    /// Redis responds.
     Ok,
-    /// There is no Redis.
+    /// Redis isn't configured.
     InProcess,
-    /// The Redis does not answer.
+    /// Redis doesn't respond.
     Down,
 }
 
-/// The cache.
+/// The cache of verified members, with the cooldown, the call count and the locks that instances share.
 pub struct MemberCache {
-    times: CacheTtls,
-    local: Local,
-    remote: Option<Remote>,
+    ttls: CacheTtls,
+    local: LocalCache,
+    redis: Option<RedisCache>,
     timeout: Duration,
 }
 
 impl MemberCache {
-    /// A cache with nothing in it. `novi_max_per_minute` is what verification
-    /// may ask of Novi. With a `connector` it lives in the Redis that this
-    /// leads to; a request waits on that for at most `timeout`.
+    /// Returns an empty cache. `novi_max_per_minute` is verification's limit of calls to Novi.
+    ///
+    /// With a `connector`, the cache lives in the Redis that it connects to, and each request waits on Redis for at most
+    /// `timeout`.
     #[must_use]
-    pub fn new(times: CacheTtls, novi_max_per_minute: usize, connector: Option<Connector>, timeout: Duration) -> Self {
-        let local = Local::new(novi_max_per_minute);
-        Self { times, local, remote: connector.map(|connector| Remote::new(connector, novi_max_per_minute)), timeout }
+    pub fn new(ttls: CacheTtls, novi_max_per_minute: usize, connector: Option<Connector>, timeout: Duration) -> Self {
+        let local = LocalCache::new(novi_max_per_minute);
+        let redis = connector.map(|connector| RedisCache::new(connector, novi_max_per_minute));
+        Self { ttls, local, redis, timeout }
     }
 
-    /// A cache for a mirror: nobody waits for it, and it does not ask for the
-    /// allowance of calls.
+    /// Returns a cache for the mirror. No caller waits for its responses, so its timeout is 1 s, and it never uses the
+    /// call count.
     #[must_use]
-    pub fn for_mirror(times: CacheTtls, connector: Connector) -> Self {
-        Self::new(times, 0, Some(connector), Duration::from_secs(1))
+    pub fn for_mirror(ttls: CacheTtls, connector: Connector) -> Self {
+        Self::new(ttls, 0, Some(connector), Duration::from_secs(1))
     }
 
-    /// Connects to the Redis, where there is one, for at most `limit`. What
-    /// does not come about in that time goes on behind the first requests.
+    /// Connects to Redis, if configured, and waits at most `limit`. After that, connecting continues in the background
+    /// of the first requests.
     pub async fn warm(&self, limit: Duration) {
-        if let Some(remote) = &self.remote {
+        if let Some(redis) = &self.redis {
             let _phase = Phase::start("Redis");
-            let _ = tokio::time::timeout(limit, remote.warm()).await;
+            let _ = tokio::time::timeout(limit, redis.warm()).await;
         }
     }
 
-    /// What one request does with the cache.
+    /// Returns a session for one request.
     #[must_use]
     pub fn session(&self) -> Session<'_> {
-        Session { cache: self, left: self.timeout, grace: GRACE, bypassed: false }
+        Session { cache: self, time_left: self.timeout, reconnect_wait: RECONNECT_WAIT, bypassed: false }
     }
 
-    /// Takes over what Novi has said, for the other instances to know: a Redis
-    /// alone is given it. An entry that is newer is left as it is; those of
-    /// people whom Novi does not know are deleted. Takes at most `limit`, and
-    /// ends where the Redis stops answering. Says how many entries it has seen to.
-    pub async fn prewarm(&self, facts: Vec<MemberUpdate>, limit: Duration) -> usize {
-        /// Commands under way at once: enough to keep the wire busy.
-        const SIDE_BY_SIDE: usize = 64;
-        let Some(remote) = &self.remote else { return 0 };
-        let (gone, known): (Vec<MemberUpdate>, Vec<MemberUpdate>) =
-            facts.into_iter().partition(|fact| fact.identity.is_none());
-        // Who is gone comes first: nobody should be verified who is no member, and a Redis that is full can still delete.
-        let done = stream::iter(gone.into_iter().chain(known))
-            .map(|fact| remote.prewarm(GRACE, fact, self.times))
-            .buffer_unordered(SIDE_BY_SIDE)
-            .take_while(|done| std::future::ready(done.is_some()))
-            .filter(|done| std::future::ready(*done == Some(true)))
+    /// Writes records from Novi to Redis, so that other instances find them. Does nothing without Redis.
+    ///
+    /// Newer entries are left alone. Entries of people that Novi doesn't know are deleted. Takes at most `limit`, and
+    /// ends early if Redis stops responding. Returns the number of updates that Redis has processed.
+    pub async fn prewarm(&self, updates: Vec<MemberUpdate>, limit: Duration) -> usize {
+        /// Commands in flight: enough to keep the connection busy.
+        const CONCURRENCY: usize = 64;
+        let Some(redis) = &self.redis else { return 0 };
+        let (removed, known): (Vec<MemberUpdate>, Vec<MemberUpdate>) =
+            updates.into_iter().partition(|update| update.identity.is_none());
+        // Deletions come first: a former member must not be verified, and a full Redis can still delete.
+        let processed = stream::iter(removed.into_iter().chain(known))
+            .map(|update| redis.prewarm(RECONNECT_WAIT, update, self.ttls))
+            .buffer_unordered(CONCURRENCY)
+            .take_while(|outcome| std::future::ready(outcome.is_some()))
+            .filter(|outcome| std::future::ready(*outcome == Some(true)))
             .take_until(tokio::time::sleep(limit));
-        done.count().await
+        processed.count().await
     }
 
-    /// How well it is.
+    /// Checks cache health.
     pub async fn health(&self) -> CacheHealth {
-        match &self.remote {
+        match &self.redis {
             None => CacheHealth::InProcess,
-            Some(remote) => {
+            Some(redis) => {
                 let mut session = self.session();
-                match session.within(remote, remote.look(GRACE)).await {
+                match session.with_budget(redis, redis.ping(RECONNECT_WAIT)).await {
                     Some(()) => CacheHealth::Ok,
                     None => CacheHealth::Down,
                 }
@@ -135,121 +136,129 @@ impl MemberCache {
     }
 }
 
-/// One request's use of the cache, within one bound for all of its waits.
+/// One request's use of the cache. All of its waits share one time budget.
 pub struct Session<'c> {
     cache: &'c MemberCache,
-    left: Duration,
-    /// Spent with the first failure: a request waits but once for a Redis that is gone.
-    grace: Duration,
+    time_left: Duration,
+    /// Zero after the first failure, so that a request waits only once for a Redis that is gone.
+    reconnect_wait: Duration,
     bypassed: bool,
 }
 
+/// Verified members.
 impl Session<'_> {
-    /// Whether the Redis could not be asked for the member.
+    /// Returns true if Redis didn't respond to a lookup.
     #[must_use]
     pub fn was_bypassed(&self) -> bool {
         self.bypassed
     }
 
-    /// Looks a member up.
+    /// Looks up a member.
     pub async fn get(&mut self, id: MemberId) -> Lookup {
-        let Some(remote) = &self.cache.remote else {
-            return self.cache.local.get(id, self.cache.times);
+        let Some(redis) = &self.cache.redis else {
+            return self.cache.local.get(id, self.cache.ttls);
         };
-        match self.within(remote, remote.get(self.grace, id)).await {
+        match self.with_budget(redis, redis.get(self.reconnect_wait, id)).await {
             None => {
                 self.bypassed = true;
                 Lookup::Miss
             }
             Some(None) => Lookup::Miss,
-            Some(Some(entry)) => entry.lookup(self.cache.times, unix_now()),
+            Some(Some(entry)) => entry.lookup(self.cache.ttls, unix_now()),
         }
     }
 
-    /// Keeps a verified member.
+    /// Stores a verified member.
     pub async fn put(&mut self, id: MemberId, identity: Identity) {
         let entry = Entry { verified: true, identity, cached_at: unix_now() };
-        match &self.cache.remote {
+        match &self.cache.redis {
             None => self.cache.local.put(id, entry),
-            Some(remote) => {
-                let expiry = self.cache.times.ttl + self.cache.times.stale;
-                self.within(remote, remote.put(self.grace, id, &entry, expiry)).await;
+            Some(redis) => {
+                let expiry = self.cache.ttls.ttl + self.cache.ttls.stale;
+                self.with_budget(redis, redis.put(self.reconnect_wait, id, &entry, expiry)).await;
             }
         }
     }
 
-    /// Forgets a member whom Novi no longer knows.
+    /// Deletes the entry of a member that Novi no longer knows.
     pub async fn forget(&mut self, id: MemberId) {
-        match &self.cache.remote {
+        match &self.cache.redis {
             None => self.cache.local.forget(id),
-            Some(remote) => {
-                self.within(remote, remote.forget(self.grace, id)).await;
+            Some(redis) => {
+                self.with_budget(redis, redis.forget(self.reconnect_wait, id)).await;
             }
         }
     }
+}
 
-    /// Claims `name` for `owner`, for at most `seconds`. Claiming it again renews the claim.
+/// Locks.
+impl Session<'_> {
+    /// Claims the lock `name` for `owner` and at most `seconds`. Claiming it again renews it.
     pub async fn claim(&mut self, name: &str, owner: &str, seconds: u64) -> Claim {
-        let Some(remote) = &self.cache.remote else {
+        let Some(redis) = &self.cache.redis else {
             return Claim::Unknown;
         };
-        match self.within(remote, remote.claim(self.grace, name, owner, seconds)).await {
+        match self.with_budget(redis, redis.claim(self.reconnect_wait, name, owner, seconds)).await {
             None => Claim::Unknown,
             Some(true) => Claim::Ours,
             Some(false) => Claim::Taken,
         }
     }
 
-    /// Gives up a claim, where it is still `owner`'s.
+    /// Releases a lock if `owner` still holds it.
     pub async fn release(&mut self, name: &str, owner: &str) {
-        if let Some(remote) = &self.cache.remote {
-            self.within(remote, remote.release(self.grace, name, owner)).await;
+        if let Some(redis) = &self.cache.redis {
+            self.with_budget(redis, redis.release(self.reconnect_wait, name, owner)).await;
         }
     }
+}
 
-    /// Starts a cooldown: for `seconds`, at most 300, nobody asks Novi.
+/// Limits of calls to Novi.
+impl Session<'_> {
+    /// Starts a cooldown of `seconds`, at most 300, during which no instance calls Novi.
     pub async fn cool_down(&mut self, seconds: u64) {
-        let seconds = seconds.min(COOLDOWN_LIMIT);
+        let seconds = seconds.min(MAX_COOLDOWN);
         self.cache.local.cool_down(Duration::from_secs(seconds));
-        if let Some(remote) = self.cache.remote.as_ref().filter(|_| seconds > 0) {
-            self.within(remote, remote.cool_down(self.grace, seconds)).await;
+        if let Some(redis) = self.cache.redis.as_ref().filter(|_| seconds > 0) {
+            self.with_budget(redis, redis.cool_down(self.reconnect_wait, seconds)).await;
         }
     }
 
-    /// Whether Novi may be asked now, which counts as a call that is made.
+    /// Counts a call to Novi if one may be made now.
     ///
     /// # Errors
-    /// How long to wait: a cooldown is on, or the minute's allowance is used up.
-    pub async fn may_ask_novi(&mut self) -> Result<(), Duration> {
-        // This instance's own memory holds where the Redis cannot be asked.
+    /// Returns how long to wait if a cooldown is on or the minute's limit is reached.
+    pub async fn may_call_novi(&mut self) -> Result<(), Duration> {
+        // The instance's own limits also apply when Redis doesn't respond.
         self.cache.local.wait()?;
-        if let Some(remote) = &self.cache.remote {
-            self.within(remote, remote.may_ask_novi(self.grace)).await.unwrap_or(Ok(()))?;
+        if let Some(redis) = &self.cache.redis {
+            self.with_budget(redis, redis.may_call_novi(self.reconnect_wait)).await.unwrap_or(Ok(()))?;
         }
         self.cache.local.count_call();
         Ok(())
     }
+}
 
-    /// What comes of `work` within the time that is left; `None` where the
-    /// Redis cannot be asked.
-    async fn within<T>(&mut self, remote: &Remote, work: impl Future<Output = Option<T>>) -> Option<T> {
-        if self.left.is_zero() {
+impl Session<'_> {
+    /// Runs `work` within the time that is left. Returns `None` if Redis didn't respond.
+    async fn with_budget<T>(&mut self, redis: &RedisCache, work: impl Future<Output = Option<T>>) -> Option<T> {
+        if self.time_left.is_zero() {
             return None;
         }
-        let (started, number) = (Instant::now(), remote.number());
-        let done = tokio::time::timeout(self.left, work).await;
+        let (started, generation) = (Instant::now(), redis.generation());
+        let outcome = tokio::time::timeout(self.time_left, work).await;
         let waited = started.elapsed();
-        self.left = self.left.saturating_sub(waited);
-        let done = done.unwrap_or_else(|_| {
-            // Little was left to wait: that proves nothing against the connection.
-            if waited >= GRACE.min(self.cache.timeout / 2) {
-                remote.gave_no_answer(number);
+        self.time_left = self.time_left.saturating_sub(waited);
+        let outcome = outcome.unwrap_or_else(|_| {
+            // A very short wait says nothing about the connection.
+            if waited >= RECONNECT_WAIT.min(self.cache.timeout / 2) {
+                redis.mark_timed_out(generation);
             }
             None
         });
-        if done.is_none() {
-            self.grace = Duration::ZERO;
+        if outcome.is_none() {
+            self.reconnect_wait = Duration::ZERO;
         }
-        done
+        outcome
     }
 }

@@ -1,11 +1,11 @@
-//! What stands behind both functions where they run in containers, for
+//! The services for both functions when they run in containers, for
 //! `scripts/sam`: a simulated Novi with the member of the sample events, a real
 //! Mailman with their list, and moto with the parameters of both functions.
 //!
-//! `container_services HOST` is told by what address of this machine containers reach
-//! it. All servers listen on loopback alone, so it forwards their ports from
-//! there. It prints one line of JSON, which says where they are and what opens
-//! them, and runs until its standard input closes or a signal ends it.
+//! `container_services HOST` takes the address at which containers reach this
+//! machine. All servers listen only on loopback, so it forwards their ports from
+//! that address. It prints one line of JSON with the URLs and credentials of the
+//! services, and runs until standard input is closed or a signal ends it.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "scripts/sam reads what this program prints")]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,18 +18,18 @@ use tests::directory::{Directory, record};
 use tests::mailman::{Mailman, USER};
 use tests::novi::Novi;
 use tests::privacy::Private;
-use tests::process::until_closed;
+use tests::process::run_until_closed;
 use tests::workspace;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use url::Url;
 use uuid::Uuid;
 
-/// Whom the events in `events/` ask for.
+/// The member in the requests of `events/`.
 const MEMBER: Uuid = uuid::uuid!("39120341-3c8e-47b0-9a40-45b5659b2044");
 /// The group that `config.example.json` maps.
 const GROUP: Uuid = uuid::uuid!("6c5ed1fc-2b0b-4f2f-8d0b-7d2b7d0a4a11");
-/// Below what the parameters are, as the template has it.
+/// The parameter prefix, as in the template.
 const PREFIX: &str = "/idaa";
 
 #[tokio::main]
@@ -44,12 +44,12 @@ async fn main() -> ExitCode {
         );
         return ExitCode::from(2);
     };
-    until_closed("container_services", serve(host)).await
+    run_until_closed("container_services", serve(host)).await
 }
 
 async fn serve(host: IpAddr) -> anyhow::Result<()> {
     let mut directory = Directory::default();
-    // Novi loses the plus.
+    // Novi turns the plus into a space.
     directory.people.insert(MEMBER, record(MEMBER, "Marguerite", "Delacroix", "ada lists@example.org"));
     directory.groups.insert(GROUP, vec![MEMBER]);
     let novi = Novi::start(directory, Private::default()).await?;
@@ -75,7 +75,7 @@ async fn serve(host: IpAddr) -> anyhow::Result<()> {
             "mailman_username": USER,
             "mailman_password": mailman.password(),
             "list": list,
-            // What no log may hold.
+            // No log may contain these.
             "private": [
                 MEMBER, "Marguerite", "Delacroix", "ada+lists", "ada lists", novi.state().key, mailman.password(),
                 config["api_keys"][0]["key"], config["jwt_secret"],
@@ -85,13 +85,13 @@ async fn serve(host: IpAddr) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
-/// Lets `host` serve what is at `url` on loopback, on the same port. Gives the
-/// URL that it has there.
+/// Forwards the port of `url`, which is on loopback, from the same port of `host`.
+/// Returns the URL with that host.
 async fn forward(host: IpAddr, url: &str) -> anyhow::Result<String> {
-    let port = Url::parse(url)?.port().context("the URL of a server has a port")?;
+    let port = Url::parse(url)?.port().context("expected a port in the server's URL")?;
     let listener = TcpListener::bind((host, port))
         .await
-        .with_context(|| format!("{host}:{port} cannot be listened on; is {host} an address of this machine?"))?;
+        .with_context(|| format!("listening on {host}:{port} failed. Is {host} an address of this machine?"))?;
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {

@@ -1,10 +1,10 @@
 //! The API for the front end's tests in `frontend/`: the real verify function
-//! before a simulated Novi, as a page of one origin may ask it.
+//! with a simulated Novi, open to pages of one origin.
 //!
-//! `frontend_api ORIGIN` prints one line of JSON, which says where the API is,
-//! what opens its gate and which uuids give which answer, and runs until its
-//! standard input closes or a signal ends it. A 429 of Novi would answer all
-//! that is not in the cache, so the rate limited API is one of its own.
+//! `frontend_api ORIGIN` prints one line of JSON with the API's URL, its
+//! credentials and a UUID for each kind of response, and runs until standard
+//! input is closed or a signal ends it. After a 429 from Novi, every request that
+//! is not cached would get one too, so the rate limited API is a separate one.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test reads what this program prints")]
 
 use std::process::ExitCode;
@@ -16,14 +16,14 @@ use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tests::gateway::Gateway;
 use tests::harness::Verification;
-use tests::novi::Fault;
-use tests::process::until_closed;
+use tests::novi::NoviFault;
+use tests::process::run_until_closed;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// What Novi says in its `Retry-After`, where it is rate limited.
+/// Novi's `Retry-After` on the rate limited API.
 const RETRY_AFTER_SECONDS: u32 = 17;
-/// As often as anybody asks.
+/// The number of times for a fault that never ends.
 const ALWAYS: usize = usize::MAX;
 
 #[tokio::main]
@@ -33,37 +33,38 @@ async fn main() -> ExitCode {
         eprintln!("usage: frontend_api ORIGIN   (such as http://localhost:5555)");
         return ExitCode::from(2);
     };
-    until_closed("frontend_api", serve(origin)).await
+    run_until_closed("frontend_api", serve(origin)).await
 }
 
 async fn serve(origin: &str) -> anyhow::Result<()> {
     let variables = [("CORS_ALLOW_ORIGINS", origin)];
-    let world = Verification::start(&variables).await?;
+    let unlimited = Verification::start(&variables).await?;
     let (full_name, email) = ("Marguerite E\u{301}.", "member+lists@mail.example.org");
     let (failing, blocked) = (Uuid::from_u128(fastrand::u128(..)), Uuid::from_u128(fastrand::u128(..)));
     {
-        let mut novi = world.novi.state();
-        let person = novi.directory.person(world.member);
+        let mut novi = unlimited.novi.state();
+        let person = novi.directory.person(unlimited.member);
         (person["FirstName"], person["LastName"]) = (json!("Marguerite"), json!("E\u{301}tienne"));
-        // Novi loses the plus.
+        // Novi turns the plus into a space.
         person["Email"] = json!(email.replace('+', " "));
-        let error = Fault::Answer(500, "application/json", json!({"Message": "An error has occurred."}).to_string());
+        let error =
+            NoviFault::Respond(500, "application/json", json!({"Message": "An error has occurred."}).to_string());
         novi.fail(&failing.to_string(), ALWAYS, error);
-        novi.fail(&blocked.to_string(), ALWAYS, Fault::Blocked);
+        novi.fail(&blocked.to_string(), ALWAYS, NoviFault::BlockedByCdn);
     }
-    let token = token(&world)?;
+    let token = token(&unlimited)?;
 
     let limited = Verification::start(&variables).await?;
-    limited.novi.state().fail("/customers/", ALWAYS, Fault::RateLimited(Some(RETRY_AFTER_SECONDS.to_string())));
+    limited.novi.state().fail("/customers/", ALWAYS, NoviFault::RateLimited(Some(RETRY_AFTER_SECONDS.to_string())));
 
-    let (member, key) = (world.member, world.keys.frontend.clone());
+    let (member, key) = (unlimited.member, unlimited.keys.frontend.clone());
     let (limited_member, limited_key) = (limited.member, limited.keys.frontend.clone());
-    let api = Gateway::start(Arc::new(Mutex::new(world.function))).await?;
+    let api = Gateway::start(Arc::new(Mutex::new(unlimited.function))).await?;
     let limited_api = Gateway::start(Arc::new(Mutex::new(limited.function))).await?;
-    // The emulator starts a function with its first request: a setting that is wrong shows here.
+    // The emulator starts a function with the first request, so an invalid setting shows up here.
     for root in [&api.url, &limited_api.url] {
         let health = tests::http().get(format!("{root}/health")).timeout(Duration::from_secs(30)).send().await?;
-        ensure!(health.status().is_success(), "the function does not start; is {origin} an origin, without a path?");
+        ensure!(health.status().is_success(), "the function failed to start. Is {origin} an origin, without a path?");
     }
     println!(
         "{}",
@@ -86,12 +87,12 @@ async fn serve(origin: &str) -> anyhow::Result<()> {
     std::future::pending().await
 }
 
-/// A token that opens the gate for an hour.
-fn token(world: &Verification) -> anyhow::Result<String> {
-    let hour = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + Duration::from_secs(3_600);
-    let claims: Value = json!({"account_id": "account-1", "exp": hour.as_secs()});
-    let key = EncodingKey::from_secret(world.keys.jwt_secret.as_bytes());
+/// Returns a token that the gate accepts for an hour.
+fn token(verification: &Verification) -> anyhow::Result<String> {
+    let expiry = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)? + Duration::from_secs(3_600);
+    let claims: Value = json!({"account_id": "account-1", "exp": expiry.as_secs()});
+    let key = EncodingKey::from_secret(verification.keys.jwt_secret.as_bytes());
     let token = jsonwebtoken::encode(&Header::default(), &claims, &key)?;
-    world.private.add(&token);
+    verification.private.add(&token);
     Ok(token)
 }

@@ -1,6 +1,6 @@
-//! What `make run` shows: both functions at work on this machine, with made-up
-//! people, a simulated Novi and a real Mailman.
-#![expect(clippy::print_stdout, reason = "this is a program for a person at a terminal")]
+//! The demo behind `make run`: both functions running on this machine, with
+//! made-up people, a simulated Novi and a real Mailman.
+#![expect(clippy::print_stdout, reason = "this program is for interactive use in a terminal")]
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-/// How many people are in each of the two groups.
+/// The number of people in each of the two groups.
 const PEOPLE: [usize; 2] = [36, 15];
 /// The lists of the two groups.
 const LISTS: [&str; 2] = ["members", "newcomers"];
@@ -28,22 +28,22 @@ async fn main() -> ExitCode {
         [] => true,
         [once] if once == "--once" => false,
         _ => {
-            println!("usage: make run [ARGS=--once]   (--once: show everything, then end instead of serving)");
+            println!("usage: make run [ARGS=--once]   (--once: run all steps, then exit instead of serving)");
             return ExitCode::from(2);
         }
     };
-    // Whichever ends first, everything that was started is stopped as it is dropped.
+    // Whichever finishes first, dropping the other one stops everything that was started.
     let outcome = tokio::select! {
         outcome = show(serve) => outcome,
         () = interrupted() => {
-            println!("\nStopped, with everything that was started.");
+            println!("\nStopped everything.");
             return ExitCode::SUCCESS;
         }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            println!("\nThis did not work: {error:#}");
+            println!("\nThis step failed: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -58,17 +58,17 @@ async fn interrupted() {
 }
 
 async fn show(serve: bool) -> anyhow::Result<()> {
-    println!("novi-bridge at work on this machine: the people are made up, and nothing leaves it.\n");
+    println!("novi-bridge, running locally: all people are made up, and no data leaves this machine.\n");
 
     step(1, "Start the verify function under AWS's Lambda Runtime Interface Emulator, with a simulated Novi behind it");
     let Verification { function, novi, member, keys, .. } =
-        patiently("starting", Verification::start(&[("CORS_ALLOW_ORIGINS", "*")])).await?;
+        with_progress("starting", Verification::start(&[("CORS_ALLOW_ORIGINS", "*")])).await?;
     let verify = Gateway::start(Arc::new(Mutex::new(function))).await?;
-    said(&format!("it answers at {}", verify.url));
+    print_result(&format!("listening at {}", verify.url));
 
-    step(2, "Verify a member, twice: Novi is asked once");
+    step(2, "Verify a member twice: Novi is called once");
     let http = tests::http();
-    let ask = |id: Uuid, key: Option<&str>| {
+    let get = |id: Uuid, key: Option<&str>| {
         let mut request =
             http.get(format!("{}{}", verify.url, Verification::path(id))).header("x-account-id", "sandbox");
         if let Some(key) = key {
@@ -81,20 +81,20 @@ async fn show(serve: bool) -> anyhow::Result<()> {
         }
     };
     for expected in ["miss", "hit"] {
-        let (status, cache, body) = ask(member, Some(&keys.frontend)).await?;
-        said(&format!("{status}, X-Cache: {}: {body}", cache.as_deref().unwrap_or("none")));
-        ensure!(status == 200 && cache.as_deref() == Some(expected), "this should have been a {expected}");
+        let (status, cache, body) = get(member, Some(&keys.frontend)).await?;
+        print_result(&format!("{status}, X-Cache: {}: {body}", cache.as_deref().unwrap_or("none")));
+        ensure!(status == 200 && cache.as_deref() == Some(expected), "expected a cache {expected}");
     }
-    ensure!(novi.state().count("/customers/") == 1, "Novi should have been asked once");
+    ensure!(novi.state().count("/customers/") == 1, "expected exactly one call to Novi");
 
-    step(3, "Refuse who has no key, and say of a stranger that he is no member");
+    step(3, "Reject a request without an API key; return 404 for an unknown UUID");
     for (id, key, expected) in
         [(member, None, "api_key_missing"), (Uuid::from_u128(7), Some(&*keys.frontend), "member_not_found")]
     {
-        let (status, _, body) = ask(id, key).await?;
+        let (status, _, body) = get(id, key).await?;
         let body: Value = serde_json::from_str(&body)?;
-        said(&format!("{status} {}: {}", text(&body["code"]), text(&body["detail"])));
-        ensure!(body["code"] == expected, "this should have been {expected}");
+        print_result(&format!("{status} {}: {}", text(&body["code"]), text(&body["detail"])));
+        ensure!(body["code"] == expected, "expected {expected}");
     }
 
     step(
@@ -109,49 +109,49 @@ async fn show(serve: bool) -> anyhow::Result<()> {
         .zip(LISTS)
         .map(|(group, list)| json!({"group_guid": group, "list_id": format!("{list}@lists.example.org")}))
         .collect();
-    let mirror = patiently("starting Mailman", Mirror::start(directory, json!(mappings), &[])).await?;
+    let mirror = with_progress("starting Mailman", Mirror::start(directory, json!(mappings), &[])).await?;
     for list in LISTS {
         mirror.mailman.create_list(list).await?;
     }
-    said(&format!("Mailman answers at {}", mirror.mailman.base_url()));
+    print_result(&format!("Mailman is listening at {}", mirror.mailman.base_url()));
 
-    step(5, "Plan without writing: a dry run, by the event {\"dry_run\": true}");
-    let plan = patiently("planning", mirror.run(json!({"dry_run": true}))).await?;
-    told(&plan, "would join", "would leave")?;
+    step(5, "Plan without writing: a dry run, with the event {\"dry_run\": true}");
+    let plan = with_progress("planning", mirror.run(json!({"dry_run": true}))).await?;
+    print_report(&plan, "would join", "would leave")?;
     for list in LISTS {
-        ensure!(mirror.mailman.roster(&list_id(list), "member").await?.is_empty(), "a dry run must not write");
+        ensure!(
+            mirror.mailman.roster(&list_id(list), "member").await?.is_empty(),
+            "expected a dry run to write nothing"
+        );
     }
 
     step(6, "Mirror the two groups into the two lists");
-    let report = patiently("mirroring", mirror.run(json!({}))).await?;
-    told(&report, "joined", "left")?;
+    let report = with_progress("mirroring", mirror.run(json!({}))).await?;
+    print_report(&report, "joined", "left")?;
     for list in LISTS {
         let roster = mirror.mailman.roster(&list_id(list), "member").await?;
-        said(&format!("Mailman's own roster of {}: {} members", list_id(list), roster.len()));
+        print_result(&format!("Mailman's own roster of {}: {} members", list_id(list), roster.len()));
     }
 
     step(7, "Mirror again: there is nothing to do");
-    let again = patiently("mirroring", mirror.run(json!({}))).await?;
-    told(&again, "joined", "left")?;
-    for list in again["lists"].as_array().context("the report has no lists")? {
-        ensure!(list["subscribed"] == 0 && list["unsubscribed"] == 0, "the second run should change nothing");
+    let again = with_progress("mirroring", mirror.run(json!({}))).await?;
+    print_report(&again, "joined", "left")?;
+    for list in again["lists"].as_array().context("expected lists in the report")? {
+        ensure!(list["subscribed"] == 0 && list["unsubscribed"] == 0, "expected the second run to change nothing");
     }
 
     if !serve {
-        println!("\nAll of it worked.");
+        println!("\nAll steps succeeded.");
         return Ok(());
     }
     let path = format!("{}{}", verify.url, Verification::path(member));
     println!("\nTry it yourself (Ctrl-C stops everything):\n");
     println!("  # verify a member\n  curl -i -H 'x-api-key: {}' -H 'x-account-id: me' {path}\n", keys.frontend);
-    println!("  # be refused\n  curl -i {path}\n");
-    println!(
-        "  # health, and the description of the API\n  curl {}/health\n  curl {}/openapi.json\n",
-        verify.url, verify.url
-    );
+    println!("  # request without an API key\n  curl -i {path}\n");
+    println!("  # health and API description\n  curl {}/health\n  curl {}/openapi.json\n", verify.url, verify.url);
     println!("  # plan again\n  curl -d '{{\"dry_run\": true}}' {}\n", mirror.function.url());
     println!(
-        "  # who is on a list\n  curl -u {USER}:{} '{}/3.1/lists/{}/roster/member?fields=email'\n",
+        "  # show the members of a list\n  curl -u {USER}:{} '{}/3.1/lists/{}/roster/member?fields=email'\n",
         mirror.mailman.password(),
         mirror.mailman.base_url(),
         list_id(LISTS[0])
@@ -167,17 +167,17 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-fn step(number: usize, what: &str) {
-    println!("{number}. {what}");
+fn step(number: usize, title: &str) {
+    println!("{number}. {title}");
 }
 
-fn said(what: &str) {
-    println!("   {what}");
+fn print_result(result: &str) {
+    println!("   {result}");
 }
 
-/// Tells a report, a line a list and one of the whole.
-fn told(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
-    let lists = report["lists"].as_array().with_context(|| format!("the mirror did not run: {report}"))?;
+/// Prints a report: one line per list, and one for the whole run.
+fn print_report(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
+    let lists = report["lists"].as_array().with_context(|| format!("the run failed to start: {report}"))?;
     for list in lists {
         let skipped: Vec<String> = list["skipped"]
             .as_object()
@@ -186,7 +186,7 @@ fn told(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
             .filter(|(_, count)| **count != 0)
             .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
             .collect();
-        said(&format!(
+        print_result(&format!(
             "{}: {} wanted, {} subscribed: {} {join}, {} {leave}; not wanted: {}",
             text(&list["list_id"]),
             list["wanted"],
@@ -197,26 +197,26 @@ fn told(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
         ));
     }
     let calls = (&report["novi_calls"], &report["mailman_calls"], &report["seconds"]);
-    said(&format!(
+    print_result(&format!(
         "status {}, with {} calls to Novi and {} to Mailman in {} s",
         report["status"], calls.0, calls.1, calls.2
     ));
     if report["status"] != "ok" {
-        bail!("the status should have been ok: {report}");
+        bail!("expected the status ok: {report}");
     }
     Ok(())
 }
 
-/// Says that it goes on, where something takes longer than two seconds.
-async fn patiently<T>(what: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+/// Prints the elapsed time every two seconds until `work` is done.
+async fn with_progress<T>(title: &str, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::pin!(work);
     let mut seconds = 0;
     loop {
         tokio::select! {
-            done = &mut work => return done,
+            result = &mut work => return result,
             () = tokio::time::sleep(Duration::from_secs(2)) => {
                 seconds += 2;
-                said(&format!("… {what}, {seconds} s so far"));
+                print_result(&format!("… {title}, {seconds} s so far"));
             }
         }
     }

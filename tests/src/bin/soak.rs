@@ -1,37 +1,41 @@
-//! `make soak`: the mirror against its model (see `tests::model`), on fresh
-//! seeds, for as long as it is told to. Ends in a count, and in an error where
-//! anything was wrong.
-#![expect(clippy::print_stdout, reason = "a report on the terminal is what this is for")]
+//! `make soak`: checks the mirror against its model (see `tests::model`) with new
+//! seeds for a given time. It prints a tally, and fails if there was any deviation
+//! from the model.
+#![expect(clippy::print_stdout, reason = "the purpose of this program is a report on the terminal")]
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tests::mailman::Database;
-use tests::model::{Stage, Tally};
+use tests::model::{Runner, Tally};
 
 const USAGE: &str = "usage: make soak ARGS='[--minutes N] [--seed N]'
 
-  --minutes N  for how long (default 5)
-  --seed N     where to begin, to see again what another run has shown (default: anywhere)";
+  --minutes N  duration in minutes (default: 5)
+  --seed N     first seed, to reproduce the result of an earlier run (default: random)";
 
 struct Arguments {
-    length: Duration,
+    duration: Duration,
     seed: u64,
 }
 
 impl Arguments {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>> {
-        let mut arguments = Self { length: Duration::from_secs(300), seed: fastrand::u64(..1 << 40) };
+        let mut arguments = Self { duration: Duration::from_secs(300), seed: fastrand::u64(..1 << 40) };
         while let Some(word) = words.next() {
             let mut number = || {
-                let value = words.next().with_context(|| format!("{word} needs a number\n\n{USAGE}"))?;
-                value.parse::<u64>().with_context(|| format!("{word} {value}: no whole number\n\n{USAGE}"))
+                let value = words
+                    .next()
+                    .with_context(|| format!("{word} is missing its value: expected a whole number\n\n{USAGE}"))?;
+                value
+                    .parse::<u64>()
+                    .with_context(|| format!("{word} {value} is invalid: expected a whole number\n\n{USAGE}"))
             };
             match word.as_str() {
-                "--minutes" => arguments.length = Duration::from_secs(number()?.saturating_mul(60)),
+                "--minutes" => arguments.duration = Duration::from_secs(number()?.saturating_mul(60)),
                 "--seed" => arguments.seed = number()?,
                 "--help" | "-h" => return Ok(None),
-                _ => bail!("{word} is not known\n\n{USAGE}"),
+                _ => bail!("unknown argument {word}\n\n{USAGE}"),
             }
         }
         Ok(Some(arguments))
@@ -40,32 +44,32 @@ impl Arguments {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Some(Arguments { length, seed }) = Arguments::parse(std::env::args().skip(1))? else {
+    let Some(Arguments { duration, seed }) = Arguments::parse(std::env::args().skip(1))? else {
         println!("{USAGE}");
         return Ok(());
     };
-    println!("For {} minutes, from seed {seed} on, on SQLite and on PostgreSQL", length.as_secs() / 60);
+    println!("Running for {} minutes on SQLite and PostgreSQL, starting with seed {seed}", duration.as_secs() / 60);
     let started = Instant::now();
-    // Most of a sequence is waiting: four of them keep two cores busy.
-    let plays: Vec<_> = (seed..seed + 4)
-        .map(|first| tokio::spawn(play(Database::of(first), (first..).step_by(4), started + length)))
+    // A sequence mostly waits, so four concurrent ones keep two cores busy.
+    let tasks: Vec<_> = (seed..seed + 4)
+        .map(|first| tokio::spawn(run_sequences(Database::for_seed(first), (first..).step_by(4), started + duration)))
         .collect();
     let mut tally = Tally::default();
-    for play in plays {
-        tally.add(play.await??);
+    for task in tasks {
+        tally.add(task.await??);
     }
     println!("{tally}");
     if !tally.is_clean() {
-        bail!("not as it should be; `make soak ARGS='--seed N'` shows a seed again");
+        bail!("the mirror deviated from the model. `make soak ARGS='--seed N'` reproduces a seed's sequence.");
     }
     Ok(())
 }
 
-async fn play(database: Database, seeds: impl Iterator<Item = u64>, until: Instant) -> Result<Tally> {
-    let mut stage = Stage::start(database).await?;
+async fn run_sequences(database: Database, seeds: impl Iterator<Item = u64>, until: Instant) -> Result<Tally> {
+    let mut runner = Runner::start(database).await?;
     let mut tally = Tally::default();
     for seed in seeds {
-        tally.add(stage.play(seed).await?);
+        tally.add(runner.run_sequence(seed).await?);
         if Instant::now() >= until {
             break;
         }

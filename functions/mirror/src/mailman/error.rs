@@ -1,0 +1,61 @@
+//! Errors of requests to Mailman, and the possible outcomes of a failed write.
+
+use http::StatusCode;
+
+/// The reason why a list could not be read or written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MailmanError {
+    #[error("Time ran out before this list was finished")]
+    OutOfTime,
+    #[error("Mailman has no list with this id")]
+    NoSuchList,
+    #[error("Mailman rejected mailman_username and mailman_password")]
+    CredentialsRejected,
+    /// There was no complete response. Transient.
+    #[error("Mailman did not respond ({cause})")]
+    NoResponse { cause: &'static str, outcome: WriteOutcome },
+    /// Mailman responded that it failed, or sent a response that isn't consistent. Transient.
+    #[error("Mailman failed ({cause})")]
+    Transient { cause: &'static str, outcome: WriteOutcome },
+    #[error("Mailman returned an unexpected response, {0}")]
+    Unexpected(StatusCode),
+}
+
+impl MailmanError {
+    /// Returns the possible outcome of the write, if the error is transient.
+    pub(crate) fn write_outcome(self) -> Option<WriteOutcome> {
+        match self {
+            Self::NoResponse { outcome, .. } | Self::Transient { outcome, .. } => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// Returns what happens next, or what the operator can do.
+    pub(crate) fn remedy(self) -> &'static str {
+        match self {
+            Self::OutOfTime => "The next run continues.",
+            Self::NoSuchList => "Create the list, or correct list_id in the mapping.",
+            Self::CredentialsRejected => "Correct these parameters.",
+            Self::NoResponse { .. } => {
+                "The next run retries. If this persists, check that Mailman is running and reachable."
+            }
+            Self::Transient { .. } => "The next run retries. If this persists, check Mailman's log and its database.",
+            Self::Unexpected(_) => "Check mailman_base_url, Mailman's log, and any proxy in front of Mailman.",
+        }
+    }
+}
+
+/// The possible outcome of a write that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteOutcome {
+    /// Not applied: the request never arrived, or wasn't a write.
+    NotApplied,
+    /// Possibly applied. Mailman has finished processing it.
+    Unknown,
+    /// Possibly applied, or about to be within moments: the connection closed before the response arrived, or a proxy in
+    /// front of Mailman lost the response.
+    MaybeSettling,
+    /// Possibly applied, or still in progress for a long time. Mailman processes a request for up to six minutes, and
+    /// continues after the client has disconnected.
+    MaybeInProgress,
+}

@@ -1,0 +1,202 @@
+//! A call to Novi, with rate limit, retries and circuit breaker.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use shared::novi::{self, Access, DEFAULT_RETRY_AFTER, NoviError};
+use shared::parameters::ParameterStore;
+use shared::sync::lock;
+use tokio::time::Instant;
+
+use crate::parameters::{ActiveParameters, Parameters};
+use crate::read::rate_limit::NoviRateLimiter;
+
+/// The delay before the first retry. Each further delay is twice as long.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
+/// The maximum duration of one call, including retries and their delays, but not the waits for the rate limit.
+const CALL_BUDGET: Duration = Duration::from_secs(60);
+/// The maximum number of times that one call waits after a 429.
+const MAX_RATE_LIMIT_WAITS: usize = 10;
+/// The number of consecutive failures after which Novi is no longer called (circuit breaker).
+const MAX_CONSECUTIVE_FAILURES: usize = 20;
+
+/// Novi's reaction to the API key and to this function's IP address.
+#[derive(Clone, Copy)]
+enum AccessState {
+    Unknown,
+    /// At least one call was served.
+    Granted,
+    /// Every call was rejected, for this reason.
+    Denied(NoviError),
+}
+
+/// The reason why a call failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error("time ran out")]
+    OutOfTime,
+    #[error("Novi failed too often in a row, so this call was skipped")]
+    CircuitOpen,
+    /// The error of the last attempt.
+    #[error("{0}")]
+    Novi(NoviError),
+}
+
+/// Calls Novi during one run.
+pub(crate) struct Caller<'r> {
+    client: &'r novi::Client,
+    parameters: ActiveParameters<'r>,
+    rate_limiter: &'r Mutex<NoviRateLimiter>,
+    /// No call starts after this time.
+    cutoff: Instant,
+    calls: AtomicU64,
+    /// The number of calls to which Novi responded with 429.
+    rate_limited: AtomicU64,
+    consecutive_failures: AtomicUsize,
+    access: Mutex<AccessState>,
+}
+
+impl<'r> Caller<'r> {
+    pub(crate) fn new(
+        client: &'r novi::Client,
+        parameters: &'r ParameterStore<Parameters>,
+        current: Arc<Parameters>,
+        rate_limiter: &'r Mutex<NoviRateLimiter>,
+        cutoff: Instant,
+    ) -> Self {
+        Self {
+            client,
+            parameters: ActiveParameters::new(parameters, current),
+            rate_limiter,
+            cutoff,
+            calls: AtomicU64::new(0),
+            rate_limited: AtomicU64::new(0),
+            consecutive_failures: AtomicUsize::new(0),
+            access: Mutex::new(AccessState::Unknown),
+        }
+    }
+
+    /// Returns the reason if Novi rejected every call: the key was revoked, or Novi's CDN blocks the IP address. Only an
+    /// operator can fix this.
+    pub(crate) fn access_denied(&self) -> Option<NoviError> {
+        match *lock(&self.access) {
+            AccessState::Denied(error) => Some(error),
+            AccessState::Unknown | AccessState::Granted => None,
+        }
+    }
+
+    /// Returns the number of calls so far, including retries.
+    pub(crate) fn calls(&self) -> u64 {
+        self.calls.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of calls to which Novi responded with 429.
+    pub(crate) fn rate_limited(&self) -> u64 {
+        self.rate_limited.load(Ordering::Relaxed)
+    }
+
+    /// Makes one call. Waits for the rate limit and after a 429, retries after failures, and refreshes the parameters if
+    /// Novi rejects the key.
+    ///
+    /// `request` receives the access to Novi and the time by which the call must end.
+    pub(crate) async fn call<T>(
+        &self,
+        max_attempts: usize,
+        request: impl AsyncFn(&Access, Instant) -> Result<T, NoviError>,
+    ) -> Result<T, CallError> {
+        let mut delays = ExponentialBuilder::default()
+            // Half a second, or less if the timeout is below eight seconds.
+            .with_min_delay((self.client.timeout() / 16).min(INITIAL_BACKOFF))
+            .with_jitter()
+            .with_max_times(max_attempts - 1)
+            .build();
+        let (mut elapsed, mut waits, mut refreshed_parameters) = (Duration::ZERO, 0, false);
+        loop {
+            if self.consecutive_failures.load(Ordering::Relaxed) >= MAX_CONSECUTIVE_FAILURES {
+                return Err(CallError::CircuitOpen);
+            }
+            self.acquire().await?;
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let parameters = self.parameters.current();
+            let started = Instant::now();
+            let deadline = self.client.deadline().min(self.cutoff);
+            let error = match request(&parameters.novi, deadline).await {
+                Ok(response) => {
+                    self.consecutive_failures.store(0, Ordering::Relaxed);
+                    *lock(&self.access) = AccessState::Granted;
+                    return Ok(response);
+                }
+                Err(error) => error,
+            };
+            elapsed += started.elapsed();
+            if Instant::now() >= self.cutoff {
+                return Err(CallError::OutOfTime);
+            }
+            match error {
+                NoviError::RateLimited(seconds) if waits < MAX_RATE_LIMIT_WAITS => {
+                    waits += 1;
+                    self.rate_limited.fetch_add(1, Ordering::Relaxed);
+                    self.pause_calls(seconds.map_or(DEFAULT_RETRY_AFTER, Duration::from_secs));
+                    continue;
+                }
+                NoviError::CredentialsRejected | NoviError::Blocked if !refreshed_parameters => {
+                    refreshed_parameters = true;
+                    let is_same_root = |other: &Parameters, used: &Parameters| other.novi.is_same_root(&used.novi);
+                    if self.parameters.after_refusal(&parameters, is_same_root).await.is_some() {
+                        continue;
+                    }
+                }
+                NoviError::Unreachable(_) | NoviError::Status(500..) if elapsed < CALL_BUDGET => {
+                    if let Some(delay) = delays.next() {
+                        if Instant::now() + delay >= self.cutoff {
+                            return Err(CallError::OutOfTime);
+                        }
+                        elapsed += delay;
+                        tokio::time::sleep(delay).await;
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            // A rejection of this one resource, or an invalid response, isn't an outage.
+            if matches!(error, NoviError::Unreachable(_) | NoviError::Status(500..) | NoviError::RateLimited(_)) {
+                self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
+            }
+            let mut access = lock(&self.access);
+            *access = match (*access, error) {
+                (AccessState::Granted, _) => AccessState::Granted,
+                (_, NoviError::CredentialsRejected | NoviError::Blocked) => AccessState::Denied(error),
+                (_, NoviError::InvalidResponse) => AccessState::Granted,
+                (before, _) => before,
+            };
+            drop(access);
+            tracing::debug!(?error, "Novi call failed");
+            return Err(CallError::Novi(error));
+        }
+    }
+
+    /// Waits until the rate limit allows a call.
+    async fn acquire(&self) -> Result<(), CallError> {
+        loop {
+            let now = Instant::now();
+            if now >= self.cutoff {
+                return Err(CallError::OutOfTime);
+            }
+            let acquired = lock(self.rate_limiter).try_acquire(now);
+            match acquired {
+                Ok(()) => return Ok(()),
+                Err(wait) if now + wait >= self.cutoff => return Err(CallError::OutOfTime),
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    /// Pauses all calls.
+    fn pause_calls(&self, duration: Duration) {
+        tracing::info!(seconds = duration.as_secs(), "rate limited by Novi; pausing all calls");
+        // Limited so that an absurd Retry-After cannot overflow the clock. The cutoff ends the wait anyway.
+        lock(self.rate_limiter).pause_until(Instant::now() + duration.min(Duration::from_secs(86_400)));
+    }
+}

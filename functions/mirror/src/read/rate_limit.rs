@@ -1,0 +1,105 @@
+//! The rate limit of calls to Novi.
+
+use std::time::Duration;
+
+use shared::rate_limit::SlidingWindow;
+use tokio::time::Instant;
+
+/// Limits calls to Novi per second and per minute. The state outlives a run, because an instance may start the next run
+/// within the same minute.
+///
+/// Calls are spaced evenly within a second. A burst that is sent in one second may arrive in the next one, in which Novi
+/// counts it.
+pub(crate) struct NoviRateLimiter {
+    spacing: Duration,
+    /// The earliest time of the next call.
+    next_call: Instant,
+    minute: SlidingWindow,
+    /// No call starts before this time, because of Novi's `Retry-After`.
+    paused_until: Instant,
+}
+
+impl NoviRateLimiter {
+    pub(crate) fn new(per_second: usize, per_minute: usize) -> Self {
+        Self {
+            // Rounded up, so that three thirds of a second are never less than a second.
+            spacing: Duration::from_nanos(1_000_000_000_u64.div_ceil(per_second.max(1) as u64)),
+            next_call: Instant::now(),
+            minute: SlidingWindow::new(per_minute, Duration::from_secs(60)),
+            paused_until: Instant::now(),
+        }
+    }
+
+    /// Counts a call if one may start now.
+    ///
+    /// # Errors
+    /// Returns how long to wait if no call may start now.
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> Result<(), Duration> {
+        let pause = self.paused_until.saturating_duration_since(now);
+        let wait = pause.max(self.next_call.saturating_duration_since(now)).max(self.minute.wait(now));
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.next_call = now + self.spacing;
+        self.minute.take(now);
+        Ok(())
+    }
+
+    /// Pauses all calls until `until`, or longer if they already are paused for longer.
+    pub(crate) fn pause_until(&mut self, until: Instant) {
+        self.paused_until = self.paused_until.max(until);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// No second and no minute contains more calls than its limit, for any arrivals and pauses.
+        #[test]
+        fn per_second_and_per_minute_limits_are_enforced(
+            per_second in 1_usize..30,
+            per_minute in 1_usize..60,
+            gaps in proptest::collection::vec((0_u64..2_000, 0_u64..40), 1..150),
+        ) {
+            let start = Instant::now();
+            let mut limiter = NoviRateLimiter::new(per_second, per_minute);
+            let (mut now, mut calls) = (start, Vec::new());
+            for (gap, pause) in gaps {
+                now += Duration::from_millis(gap);
+                if pause > 38 {
+                    limiter.paused_until = now + Duration::from_secs(pause);
+                }
+                while let Err(wait) = limiter.try_acquire(now) {
+                    now += wait;
+                }
+                prop_assert!(now >= limiter.paused_until);
+                calls.push(now);
+            }
+            for (window, limit) in [(Duration::from_secs(1), per_second), (Duration::from_secs(60), per_minute)] {
+                for first in &calls {
+                    let within = calls.iter().filter(|call| *call >= first && call.duration_since(*first) < window);
+                    let within = within.count();
+                    prop_assert!(within <= limit, "{within} calls in {window:?}, limit {limit}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn wait_covers_both_windows_and_a_pause() {
+        let mut limiter = NoviRateLimiter::new(2, 3);
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        assert!(limiter.try_acquire(start).is_ok());
+        assert_eq!(limiter.try_acquire(start), Err(Duration::from_millis(500)));
+        assert!(limiter.try_acquire(at(500)).is_ok());
+        assert!(limiter.try_acquire(at(1_000)).is_ok());
+        assert_eq!(limiter.try_acquire(at(1_500)), Err(Duration::from_millis(58_500)));
+        limiter.paused_until = start + Duration::from_secs(90);
+        assert_eq!(limiter.try_acquire(start + Duration::from_secs(61)), Err(Duration::from_secs(29)));
+    }
+}

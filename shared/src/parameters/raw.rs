@@ -1,0 +1,189 @@
+//! Parameters before they are parsed.
+
+use std::hash::{BuildHasher, RandomState};
+
+use secrecy::zeroize::Zeroize;
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::error::ParameterError;
+
+/// Parameters by name, before they are parsed. They include every secret and are wiped when dropped.
+pub struct RawParameters(Map<String, Value>);
+
+impl Drop for RawParameters {
+    fn drop(&mut self) {
+        self.0.values_mut().for_each(wipe);
+    }
+}
+
+/// Overwrites every string in a value.
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(items) => items.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}
+
+impl From<Map<String, Value>> for RawParameters {
+    fn from(parameters: Map<String, Value>) -> Self {
+        Self(parameters)
+    }
+}
+
+impl RawParameters {
+    /// Returns a hash of all names and values, to detect changes without keeping a copy.
+    pub(super) fn fingerprint(&self, hasher: &RandomState) -> u64 {
+        hasher.hash_one(&self.0)
+    }
+
+    /// Returns a required parameter.
+    ///
+    /// # Errors
+    /// Fails if the parameter is missing, blank or not a string.
+    pub fn required(&self, name: &'static str, expected: &'static str) -> Result<&str, ParameterError> {
+        self.optional(name)?.ok_or(ParameterError::Missing { name, expected })
+    }
+
+    /// Returns an optional parameter. A blank one counts as absent.
+    ///
+    /// # Errors
+    /// Fails if the parameter is not a string.
+    pub fn optional(&self, name: &'static str) -> Result<Option<&str>, ParameterError> {
+        match self.0.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
+            Some(_) => Err(ParameterError::Invalid { name, expected: "a string".to_owned() }),
+        }
+    }
+
+    /// Returns a parameter that must be a JSON array, either plain or as JSON
+    /// text. An array that does not fit into one parameter continues in
+    /// `{name}/1`, `{name}/2`, …
+    ///
+    /// # Errors
+    /// Fails if the parameter, or a part of it, is missing or not an array.
+    pub fn required_array(&self, name: &'static str, expected: &'static str) -> Result<Vec<Value>, ParameterError> {
+        let mut items = self.array(name, name, expected)?;
+        let part = |key: &str| key.strip_prefix(name)?.strip_prefix('/')?.parse::<u64>().ok();
+        let mut parts: Vec<(u64, &str)> = self.0.keys().filter_map(|key| Some((part(key)?, key.as_str()))).collect();
+        parts.sort_unstable();
+        for (_, key) in parts {
+            items.extend(self.array(key, name, expected)?);
+        }
+        Ok(items)
+    }
+
+    fn array(&self, key: &str, name: &'static str, expected: &'static str) -> Result<Vec<Value>, ParameterError> {
+        let invalid = |found: &str| {
+            let part = if key == name { String::new() } else { format!(" in {key}") };
+            ParameterError::Invalid { name, expected: format!("{expected}{part}, found {found}") }
+        };
+        let value = match self.0.get(key) {
+            None | Some(Value::Null) => return Err(ParameterError::Missing { name, expected }),
+            // serde_json's message may quote the text. The position does not.
+            Some(Value::String(text)) => serde_json::from_str(text)
+                .map_err(|e| invalid(&format!("invalid JSON (line {}, column {})", e.line(), e.column())))?,
+            Some(plain) => plain.clone(),
+        };
+        match value {
+            Value::Array(items) => Ok(items),
+            _ => Err(invalid("a different JSON type")),
+        }
+    }
+
+    /// Returns a parameter that must be a base URL: `https://`, or `http://` to
+    /// loopback, or `http://` to any host with `ALLOW_PLAIN_HTTP=true`.
+    ///
+    /// # Errors
+    /// Fails if the parameter is missing or not such a URL.
+    pub fn required_url(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+        allow_plain_http: bool,
+    ) -> Result<Url, ParameterError> {
+        let invalid = |expected: &str| ParameterError::Invalid { name, expected: expected.to_owned() };
+        let url = Url::parse(self.required(name, expected)?)
+            .map_err(|e| invalid(&format!("{expected}, found an invalid URL ({e})")))?;
+        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+            return Err(invalid("a URL without user, password, query or fragment"));
+        }
+        match url.scheme() {
+            "https" => {}
+            "http" if is_loopback(&url) => {}
+            "http" if allow_plain_http => {
+                tracing::warn!(parameter = name, "plain HTTP to a remote host exposes the credentials");
+            }
+            "http" => {
+                return Err(invalid(
+                    "an https:// URL (http:// is only accepted for loopback, or with ALLOW_PLAIN_HTTP=true)",
+                ));
+            }
+            _ => return Err(invalid("an https:// URL")),
+        }
+        Ok(url)
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+crate::unprintable!(RawParameters);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn raw(json: &str) -> RawParameters {
+        match serde_json::from_str(json).unwrap() {
+            Value::Object(map) => map.into(),
+            _ => panic!("expected an object"),
+        }
+    }
+
+    fn url_error(value: &str, allow_plain_http: bool) -> Option<String> {
+        let raw = raw(&serde_json::json!({ "u": value }).to_string());
+        raw.required_url("u", "the root", allow_plain_http).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn url_must_be_https_or_loopback() {
+        for valid in ["https://www.example.org/api", "http://127.0.0.1:8000", "http://[::1]/x", "http://localhost/"] {
+            assert_eq!(url_error(valid, false), None, "{valid}");
+        }
+        for invalid in [
+            "http://www.example.org/api",
+            "http://127.0.0.1.example.org",
+            "ftp://x",
+            "www.example.org",
+            "https://u:p@x/",
+            "https://x/?k=v",
+        ] {
+            let text = url_error(invalid, false).unwrap_or_default();
+            assert!(text.starts_with("parameter u"), "{invalid}: {text}");
+            assert!(!text.contains(invalid), "{text}");
+        }
+        assert_eq!(url_error("http://10.0.0.7/api", true), None);
+    }
+
+    #[test]
+    fn array_may_be_plain_or_text_and_errors_never_quote_it() {
+        for valid in [r#"{"a":[1,2]}"#, r#"{"a":"[1,2]"}"#] {
+            assert_eq!(raw(valid).required_array("a", "numbers").unwrap().len(), 2);
+        }
+        for invalid in [r#"{"a":"secret-thing"}"#, r#"{"a":"\"secret-thing\""}"#, r#"{"a":{"secret-thing":1}}"#] {
+            let text = raw(invalid).required_array("a", "numbers").unwrap_err().to_string();
+            assert!(text.starts_with("parameter a is invalid") && !text.contains("secret"), "{text}");
+        }
+        assert!(raw("{}").required_array("a", "numbers").unwrap_err().to_string().contains("missing"));
+    }
+}
