@@ -55,10 +55,15 @@ bench-check: ## check that no hot path takes more instructions than its baseline
 	@cargo build --release -p verify -p mirror -p benches
 	@target/release/bench check $(ARGS)
 
-lint: ## check the format and the lints
+lint: ## check format, prose, import cycles, lints and docs; scripts/prose --report measures the prose
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
+	@python3 -m unittest discover --quiet -s scripts
+	@scripts/prose
+	@scripts/prose --report --quiet
+	@scripts/cycles
 	@cargo clippy --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 deny: ## check that all dependencies are allowed, used and free of known vulnerabilities
 	@scripts/setup supply
