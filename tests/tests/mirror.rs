@@ -371,9 +371,12 @@ async fn several_mappings_can_fill_one_list_and_an_invalid_one_fails_only_its_li
     );
     assert_eq!(env.mailman.roster(&joined, "member").await?.len(), 8);
     let reason = |id: &str| list(&report, id)["reason"].as_str().unwrap_or_default().to_owned();
-    assert!(reason(&broken).starts_with("mapping 4 cannot be used: max_removal_percent"), "{report}");
+    assert!(reason(&broken).starts_with("Mapping 4 is invalid: max_removal_percent"), "{report}");
     assert!(env.mailman.roster(&broken, "member").await?.is_empty());
-    assert_eq!(reason("nowhere.lists.example.org"), "Mailman has no such list");
+    assert_eq!(
+        reason("nowhere.lists.example.org"),
+        "Mailman has no list with this id. Create the list, or correct list_id in the mapping."
+    );
 
     // A mapping that doesn't name its list could belong to any list, so no one is removed from any of them.
     let mut config = env.config.clone();
@@ -383,7 +386,7 @@ async fn several_mappings_can_fill_one_list_and_an_invalid_one_fails_only_its_li
     ]);
     let other = tests::function::Function::start("mirror", &config, &[("MIRROR_APPLY", "true")], &env.private)?;
     let returned = other.invoke(&json!({})).await?.to_string();
-    assert!(returned.contains("mapping 2 cannot be used") && returned.contains("does not name its list"), "{returned}");
+    assert!(returned.contains("Mapping 2 is invalid") && returned.contains("does not name its list"), "{returned}");
     assert_eq!(env.mailman.roster(&joined, "member").await?.len(), 8);
     Ok(())
 }
@@ -440,11 +443,11 @@ async fn nothing_is_written_without_mirror_apply_whatever_the_event_says() -> Re
 async fn invalid_event_fails_before_anything_is_read() -> Result<()> {
     let (env, id, _) = start_with_one_list(3, json!({})).await?;
     for (event, expected_text) in [
-        (json!({"dryrun": true}), "none of dry_run, lists, force, explain"),
-        (json!({"dry_run": 1}), "dry_run must be true or false"),
+        (json!({"dryrun": true}), "unknown key; expected one of dry_run, lists, force, explain"),
+        (json!({"dry_run": 1}), "dry_run: expected true or false"),
         (json!({"lists": ["other@lists.example.org"]}), "no mapping names the list in entry 1 of lists"),
         (json!({"force": [id, "other.lists.example.org"]}), "no mapping names the list in entry 2 of force"),
-        (json!([]), "it must be a JSON object"),
+        (json!([]), "expected a JSON object"),
     ] {
         let returned = env.function.invoke(&event).await?;
         assert!(returned["errorMessage"].as_str().is_some_and(|message| message.contains(expected_text)), "{returned}");
@@ -538,7 +541,7 @@ async fn mailman_password_rotates_and_a_wrong_one_fails_the_list() -> Result<()>
     let other = tests::function::Function::start("mirror", &env.config, &[("MIRROR_APPLY", "true")], &env.private)?;
     let returned = other.invoke(&json!({})).await?;
     let message = returned["errorMessage"].as_str().unwrap_or_default();
-    assert!(message.contains("Mailman does not accept mailman_username and mailman_password"), "{message}");
+    assert!(message.contains("Mailman rejected mailman_username and mailman_password"), "{message}");
     // A function that has only read the wrong password so far refreshes its parameters when it is rejected.
     let another = tests::function::Function::start("mirror", &env.config, &[("MIRROR_APPLY", "true")], &env.private)?;
     assert!(another.invoke(&json!({"dryrun": true})).await?["errorMessage"].is_string());
@@ -553,7 +556,7 @@ async fn run_fails_if_novi_rejects_everything() -> Result<()> {
     env.run(json!({})).await?;
     let before = env.mailman.roster(&id, "member").await?;
     for (fault, expected_text) in
-        [(NoviFault::BlockedByCdn, "the CDN"), (NoviFault::Respond(401, "text/plain", String::new()), "the key")]
+        [(NoviFault::BlockedByCdn, "the CDN"), (NoviFault::Respond(401, "text/plain", String::new()), "the API key")]
     {
         env.novi.state().fail("/", usize::MAX, fault);
         let report = env.run(json!({})).await?;

@@ -179,7 +179,7 @@ async fn address_that_causes_mailman_errors_is_reported_and_does_not_stop_others
         (&json!("partial"), &json!(8), &json!(1), &json!(1)),
         "{report}"
     );
-    assert!(entry["reason"].as_str().is_some_and(|reason| reason.contains("Mailman refuses 1 address")), "{report}");
+    assert!(entry["reason"].as_str().is_some_and(|reason| reason.contains("Mailman rejected 1 address")), "{report}");
     proxy.clear_faults();
     assert_eq!(env.run(json!({})).await?["status"], "ok");
     assert_members(&env, group).await
@@ -217,7 +217,9 @@ async fn address_with_a_proxy_timeout_is_left_to_the_next_run() -> Result<()> {
     let entry = list(&report, LIST);
     assert_eq!((&entry["status"], &entry["subscribed"]), (&json!("partial"), &json!(4)), "{report}");
     assert!(
-        entry["reason"].as_str().is_some_and(|reason| reason.contains("no answer in time for 1 address")),
+        entry["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.contains("did not respond in time to the subscription of 1 address")),
         "{report}"
     );
     let posts = proxy.requests().iter().filter(|request| request.body.contains(&slow)).count();
@@ -287,7 +289,7 @@ async fn duplicate_memberships_are_removed_for_leavers_and_reported_for_members(
         "{report}"
     );
     let reason = entry["reason"].as_str().unwrap_or_default();
-    assert!(reason.starts_with("1 of its addresses are subscribed more than once"), "{reason}");
+    assert!(reason.starts_with("The roster contains addresses that are subscribed more than once (1)"), "{reason}");
     let remaining: Vec<String> = env.mailman.memberships(LIST).await?.into_values().collect();
     assert_eq!((remaining.len(), remaining.contains(&leaves)), (5, false));
 

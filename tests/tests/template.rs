@@ -383,7 +383,7 @@ async fn cache_user_has_the_permissions_that_the_functions_need() -> Result<()> 
     env.mailman.create_list("members").await?;
     assert_eq!(env.run(json!({})).await?["status"], "ok");
     let log = env.function.log();
-    assert!(log.contains("the cache is warm") && !log.contains("mirrored without"), "{log}");
+    assert!(log.contains("cache prewarmed") && !log.contains("lock unavailable"), "{log}");
 
     // Redis denied nothing, so the functions use no keys other than their own.
     let denied = redis.command(&["ACL", "LOG"])?;

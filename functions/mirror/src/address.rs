@@ -1,9 +1,8 @@
-//! An e-mail address, compared without regard to case. It identifies a person:
-//! it has no `Debug` and no `Display`.
+//! An email address, compared case-insensitively. It identifies a person, so it has no `Debug` and no `Display`.
 
 use email_address::{EmailAddress, Options};
 
-/// An address in lower case, as Mailman stores it. Not necessarily a valid one.
+/// An address in lower case, as Mailman stores it. It may be invalid.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address(Box<str>);
 
@@ -16,13 +15,13 @@ impl Address {
         &self.0
     }
 
-    /// Whether it has the outline of an address, which is enough to be kept.
+    /// True if it roughly looks like an address, which is sufficient for `keep`.
     pub(crate) fn is_plausible(&self) -> bool {
         self.0.contains('@') && !self.0.contains(char::is_whitespace)
     }
 
-    /// Whether mail can be sent to it, and Mailman takes it: a plain ASCII
-    /// address with a domain of at least two labels.
+    /// True if mail can be sent to it and Mailman accepts it: it is plain ASCII, and its domain has at least two
+    /// labels.
     pub(crate) fn is_valid(&self) -> bool {
         const OPTIONS: Options =
             Options { minimum_sub_domains: 2, allow_domain_literal: false, allow_display_text: false };
@@ -44,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_valid_where_mail_reaches_it_and_mailman_takes_it() {
+    fn address_is_valid_if_it_can_receive_mail_and_mailman_accepts_it() {
         for valid in [
             "ada@example.org",
             "Ada.Lovelace+lists@Example.org",

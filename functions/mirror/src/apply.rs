@@ -20,8 +20,8 @@ use crate::mapping::ListId;
 use crate::plan::{Plan, Subscriber};
 use crate::roster::Roster;
 
-/// The maximum number of concurrent subscriptions. With PostgreSQL, four are twice as fast as one, and eight are no
-/// faster than four. With SQLite, the number makes no difference.
+/// The maximum number of concurrent subscriptions. With PostgreSQL, four are twice as fast as one, and eight are as
+/// fast as four. With SQLite, the number makes no difference.
 const CONCURRENCY: usize = 4;
 /// The maximum number of addresses in one removal. During a long removal, other writers find the database locked.
 const BATCH_SIZE: usize = 500;
@@ -34,8 +34,9 @@ const REMOVAL_TIME: Duration = Duration::from_secs(10);
 const SETTLE_DELAY: Duration = Duration::from_secs(6);
 /// The number of failures of one address, while others succeed, after which the address is considered the cause.
 const MAX_FAILURES_PER_ADDRESS: usize = 5;
-/// The number of addresses that may fail without counting as a failure of Mailman: this many consecutive responses may
-/// be unexpected, and if only this many addresses are left, their failures don't prove that Mailman is failing.
+/// The number of consecutive unexpected responses that are attributed to their addresses. After more of them, the
+/// server that responds is probably not Mailman. If only this many addresses are left and fail, this also doesn't prove
+/// that Mailman is failing.
 const MAX_POISON_ADDRESSES: usize = 2;
 
 /// The number of addresses that Mailman rejected, by reason.
@@ -68,7 +69,7 @@ pub(crate) struct Applied {
     pub(crate) rejected: Rejected,
     /// The number of subscriptions that timed out, and that Mailman may still be processing.
     pub(crate) timed_out: usize,
-    /// The error that ended it early.
+    /// The error that prevented the rest of the plan from being applied.
     pub(crate) stopped: Option<MailmanError>,
 }
 
@@ -224,7 +225,8 @@ impl<'a> Subscriptions<'a> {
     /// Returns the failures to retry and the last transient error.
     ///
     /// # Errors
-    /// Returns an error that isn't transient, except for a few unexpected responses, whose addresses count as rejected.
+    /// Returns an error that isn't transient. The first few unexpected responses are exceptions: their addresses count
+    /// as rejected.
     fn sort_failures(
         &mut self,
         failed: Vec<(Pending<'a>, MailmanError)>,

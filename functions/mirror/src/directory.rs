@@ -52,7 +52,8 @@ impl MemberStatus {
 pub(crate) enum Membership<'s> {
     /// The address belongs on the list, with this display name.
     Wanted(Option<&'s str>),
-    /// The address is neither added nor removed. An invalid-looking address or a hidden field isn't a reason to remove it.
+    /// The address is neither added nor removed. An invalid-looking address or a hidden field isn't a reason to remove
+    /// it.
     Unchanged,
     /// This record does not put the address on the list.
     Unwanted,

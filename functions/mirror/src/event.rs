@@ -20,7 +20,7 @@ pub(crate) struct Event {
     pub(crate) dry_run: bool,
     /// The only lists to process, or `None` for all lists.
     pub(crate) lists: Option<Vec<ListId>>,
-    /// The lists of which a block is lifted for this run.
+    /// The lists to apply in this run even if their plans are blocked.
     pub(crate) force: Vec<ListId>,
     /// Addresses to explain, as they were sent.
     pub(crate) explain: Vec<String>,

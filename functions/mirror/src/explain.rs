@@ -58,7 +58,7 @@ fn reasons(address: &Address, target: &Target, people: &People) -> (bool, Vec<St
         is_unchanged |= membership == Membership::Unchanged;
         reasons.extend(match status {
             MemberStatus::Hidden(_) => {
-                Some("its record hides Active or UnsubscribeFromEmails, so it is neither added nor removed")
+                Some("its record hides Active or UnsubscribeFromEmails, so the address is neither added nor removed")
             }
             MemberStatus::Inactive(_) => Some("its record is not active in Novi"),
             MemberStatus::OptedOut(_) => Some("its record is unsubscribed from emails in Novi"),
@@ -81,7 +81,7 @@ fn reasons(address: &Address, target: &Target, people: &People) -> (bool, Vec<St
     (false, reasons.into_iter().map(str::to_owned).collect())
 }
 
-/// Returns the reason if wanted and subscribed differ, and this run does not change that.
+/// Returns the reason if `wanted` and `subscribed` differ, and this run does not change that.
 fn pending_change(
     address: &Address,
     target: &Target,

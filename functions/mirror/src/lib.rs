@@ -1,10 +1,9 @@
-//! The mirror, a Lambda function on a schedule: keeps Mailman lists equal to
-//! Novi groups.
+//! The mirror: a scheduled Lambda function that syncs Novi groups to Mailman lists.
 //!
-//! Event → [`read`] everything → [`plan`] (pure) → judge → [`apply`] →
-//! [`report`]. A wrong removal is a real loss to a person in recovery; a wrong
-//! addition tells strangers who is a member: what is unknown removes nobody,
-//! and a plan that looks wrong is not applied.
+//! Event → [`read`] everything → [`plan`] (pure) → judge → [`apply`] → [`report`].
+//!
+//! A wrong removal is a real loss to a person in recovery, and a wrong addition tells strangers who is a member.
+//! Unknown data therefore removes no one, and a plan that looks wrong is not applied.
 
 mod address;
 mod apply;
@@ -45,10 +44,10 @@ use crate::report::{ListReport, Report};
 use crate::run::Mirror;
 use crate::settings::Settings;
 
-/// Starts the function, and serves invocations until Lambda ends it.
+/// Starts the function, and handles invocations until Lambda stops it.
 ///
 /// # Errors
-/// What keeps it from starting, in words for whoever deploys it.
+/// Returns an error with a message for the operator if startup fails.
 pub async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::install(&env)?;
@@ -77,27 +76,31 @@ pub async fn run() -> anyhow::Result<()> {
     lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
 }
 
-/// One invocation: its result is the report, or a function error that holds
-/// the report where somebody should look at it.
+/// Handles one invocation. Returns the report, or a function error that contains the report if it needs attention.
 async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Diagnostic> {
     let span = tracing::info_span!("run", request_id = event.context.request_id);
     let remaining = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
     let run = mirror.run(&event.payload, Instant::now() + remaining).instrument(span.clone());
-    // What a panic says might be personal, and the runtime would send it on.
+    // Caught, because the runtime would return the panic message, which might contain personal data.
     let outcome = AssertUnwindSafe(run).catch_unwind().await;
     let _in_span = span.enter();
     telemetry::count_tasks();
-    let error = |error_type: &str, error_message: String| {
-        tracing::error!(error = error_message, "not run");
-        Err(Diagnostic { error_type: error_type.to_owned(), error_message })
-    };
+    let diagnostic =
+        |error_type: &str, error_message| Err(Diagnostic { error_type: error_type.to_owned(), error_message });
     match outcome {
-        Err(_) => error("InternalError", "the mirror panicked; the log says where".to_owned()),
-        Ok(Err(not_started)) => error("NotStarted", not_started.to_string()),
+        Err(_) => {
+            let error = "the mirror panicked. The log has the source location".to_owned();
+            tracing::error!(error, "run aborted");
+            diagnostic("InternalError", error)
+        }
+        Ok(Err(error)) => {
+            tracing::error!(%error, "run failed to start");
+            diagnostic("NotStarted", error.to_string())
+        }
         Ok(Ok(report)) => {
-            tracing::info!(report = report.to_log_json(), "reported");
+            tracing::info!(report = report.to_log_json(), "run completed");
             report.lists.iter().for_each(ListReport::log);
-            // An explanation names addresses, and no error may: it is the answer to a question, and nothing failed.
+            // An explanation contains addresses, which an error must not. It answers a question, and nothing failed.
             if !report.status.is_error() || !report.explain.is_empty() {
                 return Ok(report);
             }
@@ -105,7 +108,7 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Di
             let json = serde_json::to_string(&report).unwrap_or_default();
             Err(Diagnostic {
                 error_type: format!("Mirror.{status}"),
-                error_message: format!("the mirror ended {status}: {json}"),
+                error_message: format!("run ended with status {status}: {json}"),
             })
         }
     }

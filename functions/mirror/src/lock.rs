@@ -12,8 +12,8 @@ use crate::mapping::{ListId, Target};
 
 /// Identifies this instance among all others.
 ///
-/// An instance handles one invocation at a time. If it still holds a lock, an earlier run failed to release it, so the lock
-/// may be claimed again.
+/// An instance handles one invocation at a time. If it still holds a lock, an earlier run failed to release it, so the
+/// lock may be claimed again.
 pub(crate) struct InstanceId(String);
 
 impl InstanceId {
@@ -29,8 +29,8 @@ fn random_id() -> String {
 /// The locks of one run. [`Locks::release`] releases them. If a run ends before that, they expire.
 pub(crate) struct Locks<'c> {
     cache: Option<&'c MemberCache>,
-    /// The ids of the instance and of the run. The run's id prevents a release that an earlier run sent, and that arrives
-    /// late, from releasing this run's lock.
+    /// The ids of the instance and of the run. The run's id prevents a release that an earlier run sent, and that
+    /// arrives late, from releasing this run's lock.
     owner: String,
     requested: Vec<ListId>,
     taken: BTreeSet<ListId>,
@@ -66,8 +66,8 @@ impl<'c> Locks<'c> {
         locks
     }
 
-    /// Claims one list. Retries, because the connection may have been lost while the instance was frozen, until Redis is
-    /// known to be unavailable.
+    /// Claims one list. Retries, because the connection may have been lost while the instance was frozen, until Redis
+    /// is known to be unavailable.
     async fn claim(&self, cache: &MemberCache, list: &ListId, seconds: u64) -> Claim {
         let mut attempts_left = if self.undetermined == 0 { 4 } else { 1 };
         loop {

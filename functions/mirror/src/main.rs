@@ -1,4 +1,4 @@
-//! The process that Lambda starts; [`mirror`] says what it does.
+//! The process that Lambda starts. [`mirror`] contains the function itself.
 
 use std::process::ExitCode;
 

@@ -62,8 +62,8 @@ pub(crate) struct Target {
     /// Addresses that are never unsubscribed.
     pub(crate) keep: BTreeSet<Address>,
     pub(crate) limits: Limits,
-    /// True if an invalid mapping doesn't even name its list. It may be meant for this list, in which case the addresses
-    /// that it adds are unknown.
+    /// True if an invalid mapping doesn't even name its list. It may be meant for this list, in which case the
+    /// addresses that it adds are unknown.
     pub(crate) has_unresolved_mapping: bool,
 }
 
@@ -148,11 +148,10 @@ impl Target {
             .and_then(Value::as_str)
             .and_then(|text| parse_hyphenated(text.trim()))
             .ok_or("group_guid: expected a hyphenated UUID")?;
-        let list = map
-            .get("list_id")
-            .and_then(Value::as_str)
-            .and_then(ListId::parse)
-            .ok_or("list_id: expected a list id such as members.lists.example.org, or the list's posting address")?;
+        let list =
+            map.get("list_id").and_then(Value::as_str).and_then(ListId::parse).ok_or(
+                "list_id: expected a list id such as members.lists.example.org, or the list's posting address",
+            )?;
         let defaults = Limits::default();
         Ok(Self {
             list,
@@ -175,7 +174,8 @@ fn keep(map: &Map<String, Value>) -> Result<BTreeSet<Address>, String> {
     };
     let mut addresses = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
-        // Any plausible address is accepted, because an invalid-looking one may be subscribed and must be possible to keep.
+        // Any plausible address is accepted, because an invalid-looking one may be subscribed and must be possible to
+        // keep.
         let address = item.as_str().map(Address::new).filter(Address::is_plausible);
         addresses.insert(address.ok_or_else(|| format!("entry {} of keep is not an address", index + 1))?);
     }
@@ -280,12 +280,18 @@ mod tests {
             (json!({"group_guid": GROUP}), "list_id: expected"),
             (json!({"group_guid": GROUP, "list_id": 5}), "list_id: expected"),
             (json!({"group_guid": GROUP, "list_id": "a.b.org", "secret@example.org": 1}), "expected one of group_guid"),
-            (json!({"group_guid": GROUP, "list_id": "a.b.org", "keep": "secret@example.org"}), "keep: expected an array"),
+            (
+                json!({"group_guid": GROUP, "list_id": "a.b.org", "keep": "secret@example.org"}),
+                "keep: expected an array",
+            ),
             (
                 json!({"group_guid": GROUP, "list_id": "a.b.org", "keep": ["ok@example.org", "secret"]}),
                 "entry 2 of keep is not an address",
             ),
-            (json!({"group_guid": GROUP, "list_id": "a.b.org", "max_growth_percent": -1}), "max_growth_percent: expected"),
+            (
+                json!({"group_guid": GROUP, "list_id": "a.b.org", "max_growth_percent": -1}),
+                "max_growth_percent: expected",
+            ),
         ] {
             let mappings = parse(json!([item]));
             assert_eq!((mappings.targets.len(), mappings.invalid.len()), (0, 1));

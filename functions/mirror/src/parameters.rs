@@ -1,4 +1,4 @@
-//! The parameters that the mirror reads, and no others.
+//! The parameters of the mirror.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use url::Url;
 
 use crate::mapping::Mappings;
 
-/// Where Mailman is and what opens it.
+/// Mailman's base URL and credentials.
 pub(crate) struct MailmanAccess {
     pub(crate) base: Url,
     pub(crate) username: String,
@@ -19,21 +19,21 @@ pub(crate) struct MailmanAccess {
 }
 
 impl MailmanAccess {
-    /// Reads `mailman_base_url`, `mailman_username` and `mailman_password`.
+    /// Parses `mailman_base_url`, `mailman_username` and `mailman_password`.
     pub(crate) fn from_parameters(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
         Ok(Self {
             base: raw.required_url(
                 "mailman_base_url",
-                "the base of Mailman's REST API, such as https://lists.example.org/mailman-api; /3.1 is appended",
+                "the base URL of Mailman's REST API without /3.1, such as https://lists.example.org/mailman-api",
                 allow_plain_http,
             )?,
-            username: raw.required("mailman_username", "the user of Mailman's REST API")?.to_owned(),
+            username: raw.required("mailman_username", "the username of Mailman's REST API")?.to_owned(),
             password: raw.required("mailman_password", "the password of Mailman's REST API")?.into(),
         })
     }
 }
 
-/// What may change while the function lives.
+/// The parameters, which may change during the lifetime of an instance.
 pub(crate) struct Parameters {
     pub(crate) novi: novi::Access,
     pub(crate) mailman: MailmanAccess,
@@ -52,7 +52,7 @@ impl parameters::Parameters for Parameters {
         "cache_password",
     ];
     const MULTIPART_NAME: Option<&'static str> = Some("novi_mailman_sync");
-    /// Nobody waits, and older mappings are worth less than some seconds.
+    /// No user is waiting, so prefer fresh mappings over a fast response.
     const REFRESH_TIMEOUT: Duration = Duration::MAX;
 
     fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
@@ -69,7 +69,7 @@ impl parameters::Parameters for Parameters {
     }
 }
 
-/// The parameters that one upstream is asked with during one run.
+/// The parameters in use for one upstream during one run.
 pub(crate) struct ActiveParameters<'r> {
     store: &'r ParameterStore<Parameters>,
     current: Mutex<Arc<Parameters>>,
@@ -84,16 +84,16 @@ impl<'r> ActiveParameters<'r> {
         Arc::clone(&lock(&self.current))
     }
 
-    /// The upstream has refused `used`: other parameters for the same place,
-    /// where there are any by now. Another place would be another directory, or
-    /// other rosters, in the middle of a run.
+    /// Refreshes the parameters after the upstream rejected `used`. Returns the new ones, if they differ and lead to
+    /// the same upstream. Another upstream would have another directory or other rosters, which must not change during
+    /// a run.
     pub(crate) async fn after_refusal(
         &self,
         used: &Arc<Parameters>,
-        is_same_place: impl Fn(&Parameters, &Parameters) -> bool,
+        is_same_upstream: impl Fn(&Parameters, &Parameters) -> bool,
     ) -> Option<Arc<Parameters>> {
-        // Boxed: what it waits on is deep, and everybody's future would hold it.
-        let other = Box::pin(self.store.after_refusal(used)).await.filter(|other| is_same_place(other, used))?;
+        // Boxed, because this large future would otherwise be part of the future of every call.
+        let other = Box::pin(self.store.after_refusal(used)).await.filter(|other| is_same_upstream(other, used))?;
         *lock(&self.current) = Arc::clone(&other);
         Some(other)
     }

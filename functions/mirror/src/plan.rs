@@ -1,12 +1,12 @@
-//! The plan: a pure function from Novi's records, the list's roster and the mapping to the addresses that join and leave.
-//! It uses no I/O and no clock.
+//! The plan: a pure function from Novi's records, the list's roster and the mapping to the addresses that join and
+//! leave. It uses no I/O and no clock.
 //!
 //! Two rules take precedence over all others:
 //!
-//! - *Unknown data removes no one.* If a page of a group or any record of a list could not be read, that list's removals
-//!   are withheld.
-//! - *A plan that looks wrong is not applied.* If a plan would change a list beyond its limits, it is blocked and the list
-//!   is left unchanged.
+//! - *Unknown data removes no one.* If a page of a group or any record of a list could not be read, that list's
+//!   removals are withheld.
+//! - *A plan that looks wrong is not applied.* If a plan would change a list beyond its limits, it is blocked and the
+//!   list is left unchanged.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -57,7 +57,8 @@ const REMOVAL_FLOOR: usize = 3;
 const GROWTH_FLOOR: usize = 25;
 
 impl Block {
-    /// True if `force` lifts the block. A missing group is most likely caused by a wrong mapping, which `force` doesn't fix.
+    /// True if `force` lifts the block. A missing group is most likely caused by a wrong mapping, which `force` doesn't
+    /// fix.
     fn can_be_forced(self) -> bool {
         self != Self::MissingGroup
     }
@@ -71,20 +72,20 @@ impl Block {
 impl fmt::Display for Block {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::MissingGroup => {
-                write!(f, "Novi has no group with a group_guid that is mapped to this list")
-            }
+            Self::MissingGroup => write!(f, "a group_guid that is mapped to this list does not exist in Novi"),
             Self::EmptyGroups { roster } => {
-                write!(f, "all groups of this list are empty, but {roster} addresses are subscribed")
+                write!(f, "all groups of this list are empty while {roster} addresses are subscribed")
             }
             Self::Everyone { roster } => write!(f, "all {roster} subscribed addresses would be unsubscribed"),
             Self::Removals { count, roster, percent } => write!(
                 f,
-                "{count} of {roster} addresses would be unsubscribed, more than the larger of {REMOVAL_FLOOR} and {percent} percent (max_removal_percent)"
+                "{count} of {roster} addresses would be unsubscribed, more than the larger of {REMOVAL_FLOOR} and \
+                 {percent} percent (max_removal_percent)"
             ),
             Self::Growth { count, roster, percent } => write!(
                 f,
-                "{count} addresses would be subscribed to a list of {roster}, more than the larger of {GROWTH_FLOOR} and {percent} percent (max_growth_percent)"
+                "{count} addresses would be subscribed to a list of {roster}, more than the larger of {GROWTH_FLOOR} \
+                 and {percent} percent (max_growth_percent)"
             ),
         }
     }
@@ -187,8 +188,8 @@ impl Plan {
         };
         let has_missing_group =
             groups.len() < target.groups.len() || groups.iter().any(|group| group.end == GroupEnd::Missing);
-        let are_empty = incomplete.is_empty() && members.is_empty() && rows_without_id == 0;
-        plan.verdict = match plan.judge(target, has_missing_group, are_empty) {
+        let are_groups_empty = incomplete.is_empty() && members.is_empty() && rows_without_id == 0;
+        plan.verdict = match plan.judge(target, has_missing_group, are_groups_empty) {
             None => Verdict::Sound,
             Some(block) if force && block.can_be_forced() => Verdict::Forced(block),
             Some(block) => Verdict::Blocked(block),
@@ -196,23 +197,24 @@ impl Plan {
         plan
     }
 
-    fn judge(&self, target: &Target, has_missing_group: bool, are_empty: bool) -> Option<Block> {
+    /// Returns the reason if the plan looks wrong.
+    fn judge(&self, target: &Target, has_missing_group: bool, are_groups_empty: bool) -> Option<Block> {
         let roster = self.roster;
         let exceeds = |count: usize, floor: usize, percent: u64| {
             count > floor && (count as u128) * 100 > (roster as u128) * u128::from(percent)
         };
-        let (leaving, join) = (self.unsubscribe.len(), self.subscribe.len());
+        let (leaving, joining) = (self.unsubscribe.len(), self.subscribe.len());
         let (removal, growth) = (target.limits.max_removal_percent, target.limits.max_growth_percent);
         if has_missing_group {
             Some(Block::MissingGroup)
-        } else if are_empty && roster > 0 {
+        } else if are_groups_empty && roster > 0 {
             Some(Block::EmptyGroups { roster })
         } else if leaving > 0 && leaving == roster {
             Some(Block::Everyone { roster })
         } else if exceeds(leaving, REMOVAL_FLOOR, removal) {
             Some(Block::Removals { count: leaving, roster, percent: removal })
-        } else if roster > 0 && exceeds(join, GROWTH_FLOOR, growth) {
-            Some(Block::Growth { count: join, roster, percent: growth })
+        } else if roster > 0 && exceeds(joining, GROWTH_FLOOR, growth) {
+            Some(Block::Growth { count: joining, roster, percent: growth })
         } else {
             None
         }
@@ -293,7 +295,12 @@ fn warnings(
 ) -> Vec<String> {
     let mut warnings: Vec<String> = incomplete
         .iter()
-        .map(|reason| format!("A group of this list could not be read completely ({reason}). Until a run can read it, no one is removed."))
+        .map(|reason| {
+            format!(
+                "A group of this list could not be read completely ({reason}). Until a run can read it, no one is \
+                 removed."
+            )
+        })
         .collect();
     if unknown > 0 {
         warnings.push(format!(
@@ -302,18 +309,21 @@ fn warnings(
     }
     if has_unresolved_mapping {
         warnings.push(
-            "An invalid mapping does not name its list, which may be this one. Until it is corrected, no one is removed."
+            "An invalid mapping does not name its list, which may be this one. Until it is corrected, no one is \
+             removed."
                 .to_owned(),
         );
     }
     if hidden > 0 {
         warnings.push(format!(
-            "Active or UnsubscribeFromEmails is hidden in {hidden} of this list's records, so their addresses are neither added nor removed. Ask Novi to show these fields to the key."
+            "Active or UnsubscribeFromEmails is hidden in {hidden} of this list's records, so their addresses are \
+             neither added nor removed. Ask Novi to show these fields to the key."
         ));
     }
     if repeated > 0 {
         warnings.push(format!(
-            "The roster contains addresses that are subscribed more than once ({repeated}), which Mailman's own tools fail on. Delete all but one of their memberships by hand."
+            "The roster contains addresses that are subscribed more than once ({repeated}), which Mailman's own tools \
+             fail on. Delete all but one of their memberships by hand."
         ));
     }
     warnings

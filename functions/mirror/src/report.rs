@@ -1,33 +1,34 @@
-//! The report: what a run found and did, list by list. It names lists and
-//! counts people; only an explanation that was asked for names an address, and
-//! that is never logged.
+//! The report: what a run found and did, for each list.
+//!
+//! It names lists and counts people. Only a requested explanation contains addresses, and it is never logged.
 
 use serde::Serialize;
+use shared::cache::lock_key;
 
 use crate::apply::{Applied, Rejected};
 use crate::mailman::MailmanError;
 use crate::mapping::{InvalidMapping, ListId};
 use crate::plan::{Plan, Skipped, Verdict};
 
-/// How a list, or a run, ended. From best to worst.
+/// The status of a list or a run, from best to worst.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
-    /// The list holds what it should.
+    /// The list has the members it should have.
     #[default]
     Ok,
-    /// Something was withheld, refused or unreadable.
+    /// Something was withheld, rejected or unreadable.
     Partial,
-    /// The plan looks wrong; the list is untouched.
+    /// The plan looks wrong, and the list is unchanged.
     Blocked,
-    /// The list is untouched, or unfinished because of a failure.
+    /// The list is unchanged or unfinished because of a failure.
     Failed,
-    /// Time ran out; the next run goes on.
+    /// Time ran out. The next run continues.
     Unfinished,
 }
 
 impl Status {
-    /// Whether alarms should hear of it.
+    /// True if the invocation must end as a function error, so that alarms see it.
     pub(crate) fn is_error(self) -> bool {
         self >= Self::Blocked
     }
@@ -43,10 +44,10 @@ impl Status {
     }
 }
 
-/// One list.
+/// The report of one list.
 #[derive(Default, Serialize)]
 pub(crate) struct ListReport {
-    /// `null` where a broken mapping does not even name its list.
+    /// `null` if an invalid mapping doesn't name its list.
     pub(crate) list_id: Option<String>,
     pub(crate) status: Status,
     wanted: usize,
@@ -61,60 +62,72 @@ pub(crate) struct ListReport {
 }
 
 impl ListReport {
-    /// A list of which nothing could be planned.
+    /// Reports a list for which no plan could be made.
     pub(crate) fn without_plan(list: Option<&ListId>, status: Status, reason: String) -> Self {
         Self { list_id: list.map(ToString::to_string), status, reason: Some(reason), ..Self::default() }
     }
 
-    pub(crate) fn invalid(invalid: &InvalidMapping) -> Self {
-        let reason = format!("{}; its list is left untouched, by other mappings too", invalid.reason);
-        Self::without_plan(invalid.list.as_ref(), Status::Failed, reason)
+    /// Reports the list of an invalid mapping.
+    pub(crate) fn invalid(mapping: &InvalidMapping) -> Self {
+        let reason = format!(
+            "{} Its list is left unchanged, even if other mappings name it too. Correct the mapping.",
+            mapping.reason
+        );
+        Self::without_plan(mapping.list.as_ref(), Status::Failed, reason)
     }
 
-    /// A list that another run is at work on.
+    /// Reports a list that another run has locked.
     pub(crate) fn locked(list: &ListId) -> Self {
         let reason = format!(
-            "another run is at work on it and holds idaa:mirror:{list}, until it ends or its invocation would have; the next schedule goes on"
+            "Another run holds the lock {}, so the list is left unchanged. The lock is released when that run ends, and \
+             expires with its invocation at the latest. The next scheduled run retries.",
+            lock_key(list.as_str())
         );
         Self::without_plan(Some(list), Status::Failed, reason)
     }
 
-    /// A list that could not be read or written.
+    /// Reports a list that could not be read or written.
     pub(crate) fn from_error(list: &ListId, error: MailmanError) -> Self {
-        Self::without_plan(Some(list), status_of(error), error.to_string())
+        Self::without_plan(Some(list), status_of(error), reason_of(error))
     }
 
-    /// A plan that is not applied, because this is a dry run or it is blocked.
+    /// Reports a plan that isn't applied, because this is a dry run, or because the plan is blocked or empty.
     pub(crate) fn planned(plan: &Plan) -> Self {
         Self::of(plan, plan.subscribe.len(), plan.unsubscribe.len())
     }
 
-    /// A plan that was applied, as far as it went.
+    /// Reports a plan and the part of it that was applied.
     pub(crate) fn applied(plan: &Plan, applied: &Applied) -> Self {
         let mut report = Self::of(plan, applied.subscribed, applied.unsubscribed);
         report.rejected = applied.rejected;
         let rejected = applied.rejected.total();
         if rejected > 0 {
-            report.add_reason(Status::Partial, &format!("Mailman refuses {}", addresses(rejected)));
+            let reason = format!(
+                "Mailman rejected {}. The counts in rejected say why: correct invalid addresses in Novi, lift bans in \
+                 Mailman, and check Mailman's log for the others. Each run retries.",
+                addresses(rejected)
+            );
+            report.add_reason(Status::Partial, &reason);
         }
         if applied.timed_out > 0 {
             let reason = format!(
-                "Mailman gave no answer in time for {}, and may still be at work on it for six minutes: the next run sees",
+                "Mailman did not respond in time to the subscription of {}, and may process it for up to six more \
+                 minutes. Do not change the list until then. The next run checks the result.",
                 addresses(applied.timed_out)
             );
             report.add_reason(Status::Partial, &reason);
         }
         if let Some(error) = applied.stopped {
-            report.add_reason(status_of(error), &error.to_string());
+            report.add_reason(status_of(error), &reason_of(error));
         }
         report
     }
 
-    /// One line, with fields that a query of the log can add up.
+    /// Logs one line, with fields that a log query can aggregate.
     pub(crate) fn log(&self) {
         let Self { wanted, roster, subscribed, unsubscribed, kept, withheld, .. } = *self;
         let (list, status, reason) = (self.list_id.as_deref(), self.status.as_str(), self.reason.as_deref());
-        tracing::info!(list, status, wanted, roster, subscribed, unsubscribed, kept, withheld, reason, "list");
+        tracing::info!(list, status, wanted, roster, subscribed, unsubscribed, kept, withheld, reason, "list synced");
     }
 
     fn of(plan: &Plan, subscribed: usize, unsubscribed: usize) -> Self {
@@ -134,22 +147,24 @@ impl ListReport {
         }
         match plan.verdict {
             Verdict::Sound => {}
-            Verdict::Forced(block) => report.add_reason(Status::Ok, &format!("forced although {block}")),
+            Verdict::Forced(block) => report.add_reason(Status::Ok, &format!("The plan was forced although {block}.")),
             Verdict::Blocked(block) => {
                 (report.subscribed, report.unsubscribed) = (0, 0);
-                report.add_reason(Status::Blocked, &block.to_string());
-                if let Some(event) = block.force_event(&plan.list) {
-                    report
-                        .add_reason(Status::Blocked, &format!("if that is right, invoke once with the event {event}"));
-                }
+                let remedy = match block.force_event(&plan.list) {
+                    Some(event) => format!("If the plan is right, invoke once with the event {event}"),
+                    None => "Correct the mapping, or allow the API key to read the group.".to_owned(),
+                };
+                let reason = format!("Blocked because {block}. The list is left unchanged. {remedy}");
+                report.add_reason(Status::Blocked, &reason);
             }
         }
         report
     }
 
+    /// Adds sentences to the reason, and raises the status to at least `status`.
     fn add_reason(&mut self, status: Status, reason: &str) {
         self.status = self.status.max(status);
-        let before = self.reason.take().map(|before| format!("{before}; ")).unwrap_or_default();
+        let before = self.reason.take().map(|before| before + " ").unwrap_or_default();
         self.reason = Some(before + reason);
     }
 }
@@ -162,26 +177,30 @@ fn status_of(error: MailmanError) -> Status {
     if error == MailmanError::OutOfTime { Status::Unfinished } else { Status::Failed }
 }
 
-/// Why an address is or is not wanted on a list.
+fn reason_of(error: MailmanError) -> String {
+    format!("{error}. {}", error.remedy())
+}
+
+/// The explanation of an address.
 #[derive(Serialize)]
 pub(crate) struct Explanation {
-    /// The address as it was asked for.
+    /// The address as it was sent in the event.
     pub(crate) address: String,
     pub(crate) lists: Vec<ListExplanation>,
 }
 
-/// The part of one list.
+/// The explanation of an address for one list.
 #[derive(Serialize)]
 pub(crate) struct ListExplanation {
     pub(crate) list_id: String,
     pub(crate) wanted: bool,
-    /// `null` where the roster could not be read.
+    /// `null` if the roster could not be read.
     pub(crate) subscribed: Option<bool>,
-    /// Why it is not wanted, or why that and what is subscribed go on to differ; else `null`.
+    /// The reason why the address isn't wanted, or why `wanted` and `subscribed` will keep differing. Otherwise `null`.
     pub(crate) why: Option<String>,
 }
 
-/// A whole run.
+/// The report of a run.
 #[derive(Serialize)]
 pub(crate) struct Report {
     pub(crate) status: Status,
@@ -189,15 +208,15 @@ pub(crate) struct Report {
     pub(crate) lists: Vec<ListReport>,
     pub(crate) novi_calls: u64,
     pub(crate) mailman_calls: u64,
-    /// How long the run took.
+    /// The duration of the run in seconds.
     pub(crate) seconds: f64,
-    /// Names addresses: in the result, never in the log.
+    /// Contains addresses, so it is part of the result but never of the log.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) explain: Vec<Explanation>,
 }
 
 impl Report {
-    /// The report as JSON, without what may not be logged.
+    /// Returns the report as JSON, without the parts that must not be logged.
     pub(crate) fn to_log_json(&self) -> String {
         #[derive(Serialize)]
         struct Line<'r> {

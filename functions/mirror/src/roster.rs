@@ -1,25 +1,25 @@
-//! The roster of a list: who its members are, as Mailman says.
+//! The roster of a list: its members in Mailman.
 
 use std::collections::HashSet;
 
 use crate::address::Address;
 
-/// The members of a list: not its owners, moderators and non-members.
+/// The members of a list, without its owners, moderators and non-members.
 #[derive(Clone, Default)]
 pub(crate) struct Roster {
     members: HashSet<Address>,
-    /// Those that are members more than once. Subscriptions of one address that
-    /// overlap do that to Mailman, and its own tools fail at it later.
+    /// The addresses with more than one membership. Overlapping subscriptions of one address cause these in Mailman,
+    /// and Mailman's own tools fail on them later.
     repeated: HashSet<Address>,
 }
 
 impl Roster {
-    /// Makes room for so many.
+    /// Allocates memory for at least `rows` more members.
     pub(crate) fn reserve(&mut self, rows: usize) {
         self.members.reserve(rows);
     }
 
-    /// How many addresses are on it, each counted once.
+    /// Returns the number of distinct addresses.
     pub(crate) fn len(&self) -> usize {
         self.members.len()
     }
@@ -28,12 +28,12 @@ impl Roster {
         self.members.contains(address)
     }
 
-    /// Its addresses, each once, in no order.
+    /// Returns the distinct addresses, in arbitrary order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Address> {
         self.members.iter()
     }
 
-    /// The addresses that are there more than once.
+    /// Returns the addresses with more than one membership.
     pub(crate) fn repeated(&self) -> impl Iterator<Item = &Address> {
         self.repeated.iter()
     }
@@ -42,8 +42,8 @@ impl Roster {
 impl Extend<Address> for Roster {
     fn extend<I: IntoIterator<Item = Address>>(&mut self, rows: I) {
         for row in rows {
-            if let Some(again) = self.members.replace(row) {
-                self.repeated.insert(again);
+            if let Some(repeated) = self.members.replace(row) {
+                self.repeated.insert(repeated);
             }
         }
     }

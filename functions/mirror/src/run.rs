@@ -1,5 +1,4 @@
-//! One run: read everything, plan every list, judge every plan, and only then
-//! apply those that are sound.
+//! One run: reads everything, plans every list, judges every plan, and only then applies the sound ones.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, resume_unwind};
@@ -27,10 +26,10 @@ use crate::read::{NoviRateLimiter, OutOfTime, PeopleRecords, ReadOptions, Reader
 use crate::report::{Explanation, ListReport, Report, Status};
 use crate::roster::Roster;
 
-/// No work starts that would not end this long before the invocation's deadline.
+/// The reserve before the invocation's deadline. No work starts that would not end before the reserve begins.
 const DEADLINE_RESERVE: Duration = Duration::from_secs(10);
 
-/// What keeps a run from starting.
+/// The reason why a run did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum NotStarted {
     #[error(transparent)]
@@ -39,45 +38,71 @@ pub(crate) enum NotStarted {
     Parameters(#[from] Unavailable),
 }
 
-/// What runs need, made once.
+/// The state of an instance, which its runs share.
 pub(crate) struct Mirror {
     pub(crate) parameters: Arc<ParameterStore<Parameters>>,
     pub(crate) http: reqwest::Client,
     pub(crate) novi: novi::Client,
-    /// How long Mailman is waited for.
+    /// The time limits for requests to Mailman.
     pub(crate) mailman: Timeouts,
     pub(crate) rate_limiter: Mutex<NoviRateLimiter>,
     pub(crate) read_options: ReadOptions,
-    /// `MIRROR_APPLY=true`.
+    /// True if `MIRROR_APPLY=true`.
     pub(crate) may_write: bool,
-    /// Where there is a Redis.
+    /// The cache, if Redis is configured.
     pub(crate) cache: Option<MemberCache>,
-    /// Which one this is, for the locks.
+    /// Identifies this instance as the owner of its locks.
     pub(crate) instance_id: InstanceId,
 }
 
-/// A list's roster, or what kept it from being read, and when that was.
+/// A list's roster, or the error that prevented reading it and the time of that error.
 type RosterResult = Result<Roster, (MailmanError, Instant)>;
 
-/// What kept Novi from being read: nothing may be concluded, and nothing is done.
+/// The reason why Novi could not be read. Nothing may be concluded from a partial read, so no list is changed.
 enum ReadError {
     OutOfTime(OutOfTime),
-    /// Novi lets us read nothing at all, for this reason.
+    /// Novi rejected every call, for this reason.
     AccessDenied(NoviError),
 }
 
 impl From<OutOfTime> for ReadError {
-    fn from(out: OutOfTime) -> Self {
-        Self::OutOfTime(out)
+    fn from(out_of_time: OutOfTime) -> Self {
+        Self::OutOfTime(out_of_time)
     }
 }
 
-/// What came of a run.
+impl ReadError {
+    fn status(&self) -> Status {
+        match self {
+            Self::OutOfTime(_) => Status::Unfinished,
+            Self::AccessDenied(_) => Status::Failed,
+        }
+    }
+
+    /// Returns the sentences for the report.
+    fn reason(&self) -> String {
+        match self {
+            Self::OutOfTime(error) => format!(
+                "{error}, so the list is left unchanged. The next run retries. If this repeats, see Limits in \
+                 docs/operations.md."
+            ),
+            Self::AccessDenied(error) => {
+                let remedy = match error {
+                    NoviError::Blocked => "Ask Novi to allow this address.",
+                    _ => "Correct novi_idaa_api_key, or ask Novi for the key's permissions.",
+                };
+                format!("Reading Novi failed: {error}. The list is left unchanged. {remedy}")
+            }
+        }
+    }
+}
+
+/// The results of a run.
 #[derive(Default)]
 struct Outcome {
     lists: Vec<ListReport>,
     explanations: Vec<Explanation>,
-    /// What the cache is to take over.
+    /// The records to prewarm the cache with.
     updates: Vec<MemberUpdate>,
 }
 
@@ -90,7 +115,7 @@ struct Run<'r> {
 }
 
 impl Mirror {
-    /// Runs once. `deadline` is the invocation's.
+    /// Runs once. `deadline` is the invocation's deadline.
     pub(crate) async fn run(&self, event: &serde_json::Value, deadline: Instant) -> Result<Report, NotStarted> {
         let started = Instant::now();
         let event = Event::parse(event)?;
@@ -98,7 +123,7 @@ impl Mirror {
         event.check(&parameters.mappings)?;
         let dry_run = event.dry_run || !self.may_write;
         if dry_run && !event.dry_run {
-            tracing::info!("MIRROR_APPLY is not true: this is a dry run");
+            tracing::info!("MIRROR_APPLY is not true; running as a dry run");
         }
 
         let cutoff = deadline.checked_sub(DEADLINE_RESERVE).unwrap_or(started);
@@ -121,13 +146,13 @@ impl Mirror {
         };
         let mappings = &parameters.mappings;
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.includes(&target.list)).collect();
-        let invalid = mappings.invalid.iter().filter(|invalid| match &invalid.list {
+        let invalid = mappings.invalid.iter().filter(|mapping| match &mapping.list {
             Some(list) => event.includes(list),
             None => event.lists.is_none(),
         });
         let mut lists: Vec<ListReport> = invalid.map(ListReport::invalid).collect();
 
-        // Who writes nothing needs no lock, and holds up nobody.
+        // Dry runs don't take locks.
         let cache = self.cache.as_ref().filter(|_| !dry_run);
         let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
         let locks = Locks::lock(cache, &self.instance_id, &targets, seconds).await;
@@ -144,9 +169,9 @@ impl Mirror {
             let count = outcome.updates.len();
             let entries = cache.prewarm(outcome.updates, cutoff.saturating_duration_since(Instant::now())).await;
             if entries < count {
-                tracing::warn!(entries, of = count, "the cache did not take everybody over");
+                tracing::warn!(entries, total = count, "cache prewarm incomplete");
             } else {
-                tracing::info!(entries, "the cache is warm");
+                tracing::info!(entries, "cache prewarmed");
             }
         }
         let count = |status| lists.iter().filter(|list| list.status == status).count() as u64;
@@ -174,30 +199,24 @@ impl Mirror {
 }
 
 impl Run<'_> {
-    /// Reads, plans and judges all lists, and then applies what is sound.
+    /// Reads, plans and judges all lists, and then applies the sound plans.
     async fn sync(&self, targets: &[&Target]) -> Outcome {
         let mut outcome = Outcome::default();
-        let unchanged = |status, reason: &str| {
-            let unchanged = |target: &&Target| ListReport::without_plan(Some(&target.list), status, reason.to_owned());
-            targets.iter().map(unchanged).collect()
-        };
-        // Two services that know nothing of each other: the slower one alone takes time. A roster that is older than
-        // the records removes nobody wrongly: whoever came onto it since is not looked at.
-        let reading = async { self.read(targets).await.map(|read| (read, Instant::now())) };
-        let read = tokio::try_join!(reading, self.rosters(targets).map(Ok));
+        // Reads Novi and Mailman in parallel, so that only the slower one takes time. A roster that is older than the
+        // records causes no wrong removal, because addresses that were added since aren't considered.
+        let novi = async { self.read(targets).await.map(|read| (read, Instant::now())) };
+        let read = tokio::try_join!(novi, self.rosters(targets).map(Ok));
         let (((people, updates), read_at), mut rosters) = match read {
-            Err(ReadError::OutOfTime(out)) => {
-                outcome.lists = unchanged(Status::Unfinished, &out.to_string());
-                return outcome;
-            }
-            Err(ReadError::AccessDenied(error)) => {
-                outcome.lists = unchanged(Status::Failed, &format!("nothing could be read: {error}"));
+            Err(error) => {
+                let report =
+                    |target: &&Target| ListReport::without_plan(Some(&target.list), error.status(), error.reason());
+                outcome.lists = targets.iter().map(report).collect();
                 return outcome;
             }
             Ok(read) => read,
         };
         outcome.updates = updates;
-        // A Mailman that was away at the beginning may have been back for long.
+        // Mailman may have recovered while Novi was being read.
         for (target, roster) in targets.iter().zip(&mut rosters) {
             if let Err((error, failed_at)) = roster
                 && error.write_outcome().is_some()
@@ -225,15 +244,15 @@ impl Run<'_> {
         outcome
     }
 
-    /// Reads the groups of all lists, then everybody in them, each once.
+    /// Reads the groups of all lists, and then each of their members once.
     async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<MemberUpdate>), ReadError> {
         let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
         let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
         let mut members = HashSet::with_capacity(groups.values().map(|group| group.members.len()).sum());
         members.extend(groups.values().flat_map(|group| group.members.iter().copied()));
-        tracing::info!(groups = groups.len(), people = members.len(), "groups read");
+        tracing::info!(groups = groups.len(), members = members.len(), "read groups");
         let PeopleRecords { directory, updates } = self.reader.people(members).await?;
-        tracing::info!(people = directory.len(), calls = self.reader.caller.calls(), "people read");
+        tracing::info!(members = directory.len(), calls = self.reader.caller.calls(), "read members");
         match self.reader.caller.access_denied() {
             Some(error) => Err(ReadError::AccessDenied(error)),
             None => Ok((People { groups, directory }, updates)),
@@ -242,7 +261,7 @@ impl Run<'_> {
 
     /// Reads the rosters, in the order of the targets.
     async fn rosters(&self, targets: &[&Target]) -> Vec<RosterResult> {
-        /// Mailman's REST API has two workers unless it is told otherwise.
+        /// Mailman's REST API has two workers by default.
         const CONCURRENCY: usize = 2;
         stream::iter(targets).map(|target| self.roster(target)).buffered(CONCURRENCY).collect().await
     }
@@ -251,7 +270,7 @@ impl Run<'_> {
         RetryBudget::new().roster(&self.mailman, &target.list).await.map_err(|error| (error, Instant::now()))
     }
 
-    /// Makes the plans.
+    /// Plans every list with a readable roster.
     fn plan(
         &self,
         targets: &[&Target],
@@ -262,7 +281,7 @@ impl Run<'_> {
             let roster = roster.map_err(|(error, _)| error)?;
             let forced = self.event.force.contains(&target.list);
             let plan = Plan::new(target, &people.groups, &people.directory, &roster, forced);
-            tracing::info!(%plan, "planned");
+            tracing::info!(%plan, "list planned");
             Ok((roster, plan))
         };
         targets.iter().zip(rosters).map(make).collect()

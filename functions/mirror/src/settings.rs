@@ -6,16 +6,16 @@ use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 
 use crate::mailman::Timeouts;
 
-/// What the environment says.
+/// The settings, parsed from environment variables.
 pub(crate) struct Settings {
     pub(crate) common: CommonSettings,
-    /// How long what is put into the cache stays there.
+    /// The lifetimes of cache entries.
     pub(crate) cache: CacheTtls,
-    /// `REQUIRE_ACTIVE`, as verification has it: what is put into the cache is what verification would.
+    /// `REQUIRE_ACTIVE`, with the same meaning as in verify, because the cache must contain what verify would write.
     pub(crate) require_active: bool,
     /// `MIRROR_WARMS_CACHE`.
     pub(crate) prewarm_cache: bool,
-    /// `NOVI_BULK`: whether all records may be read in a sweep.
+    /// `NOVI_BULK`: true if the bulk list of all records may be read.
     pub(crate) bulk: bool,
     /// `NOVI_MAX_PER_SECOND`.
     pub(crate) novi_max_per_second: usize,
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sweep_is_made_unless_it_is_turned_off() {
+    fn bulk_reads_are_on_unless_turned_off() {
         let settings = |value| Settings::from_env(&Env::of(&[("CONFIG_FILE", "/x"), ("NOVI_BULK", value)]));
         assert_eq!(settings("").map(|settings| settings.bulk).ok(), Some(true));
         assert_eq!(settings("auto").map(|settings| settings.bulk).ok(), Some(true));
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn only_true_lets_the_mirror_write() {
+    fn mirror_writes_only_if_apply_is_true() {
         for (value, applies) in
             [("true", true), ("false", false), ("True", false), ("1", false), ("yes", false), ("", false)]
         {

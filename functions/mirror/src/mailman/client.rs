@@ -41,8 +41,8 @@ pub(crate) enum Subscription {
     Refused(Refusal),
     /// Mailman returned 400 without an explanation that this client knows.
     ///
-    /// Mailman does so for every exception, such as another subscriber's pending request that is discarded while Mailman
-    /// searches the pending requests. A retry may therefore succeed.
+    /// Mailman does so for every exception, such as another subscriber's pending request that is discarded while
+    /// Mailman searches the pending requests. A retry may therefore succeed.
     Unexplained,
 }
 
@@ -57,7 +57,8 @@ pub(crate) enum Refusal {
 /// Time limits for requests to Mailman.
 #[derive(Clone, Copy)]
 pub(crate) struct Timeouts {
-    /// The maximum duration of one request. A bulk removal takes seconds, and each wait for a locked database takes five.
+    /// The maximum duration of one request. A bulk removal takes seconds, and each wait for a locked database takes
+    /// five.
     pub(crate) request: Duration,
     /// The maximum duration of retries, from the first transient failure on.
     pub(crate) retry: Duration,
@@ -91,8 +92,8 @@ impl Response {
         serde_json::from_slice::<Error>(&self.body).map(|error| error.description).unwrap_or_default()
     }
 
-    /// True if this is a transient failure of Mailman's database or process. It is a 5xx, or a 400 if Mailman reports an
-    /// exception as a bad request.
+    /// True if this is a transient failure of Mailman's database or process. It is a 5xx, or a 400 if Mailman reports
+    /// an exception as a bad request.
     fn is_transient(&self) -> bool {
         // SQLAlchemy names the driver that failed, and that driver's error.
         const DATABASE_ERRORS: [&str; 7] = [
@@ -178,8 +179,8 @@ struct PendingRequest {
 }
 
 impl<'r> Mailman<'r> {
-    /// The number of rows in a roster page. Mailman takes 0.25 ms per row for any page size, so larger pages gain little
-    /// and come closer to the timeout.
+    /// The number of rows in a roster page. Mailman takes 0.25 ms per row for any page size, so larger pages gain
+    /// little and come closer to the timeout.
     const PAGE_SIZE: usize = 5_000;
     /// The maximum size of a response body. A page of the longest possible addresses is well below this.
     const BODY_LIMIT: usize = 8 << 20;

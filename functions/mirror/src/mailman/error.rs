@@ -11,7 +11,7 @@ pub(crate) enum MailmanError {
     NoSuchList,
     #[error("Mailman rejected mailman_username and mailman_password")]
     CredentialsRejected,
-    /// There was no complete response. Transient.
+    /// Mailman sent no response, or an incomplete one. Transient.
     #[error("Mailman did not respond ({cause})")]
     NoResponse { cause: &'static str, outcome: WriteOutcome },
     /// Mailman responded that it failed, or sent a response that isn't consistent. Transient.
@@ -52,8 +52,8 @@ pub(crate) enum WriteOutcome {
     NotApplied,
     /// Possibly applied. Mailman has finished processing it.
     Unknown,
-    /// Possibly applied, or about to be within moments: the connection closed before the response arrived, or a proxy in
-    /// front of Mailman lost the response.
+    /// Possibly applied, or about to be within moments: the connection closed before the response arrived, or a proxy
+    /// in front of Mailman lost the response.
     MaybeSettling,
     /// Possibly applied, or still in progress for a long time. Mailman processes a request for up to six minutes, and
     /// continues after the client has disconnected.

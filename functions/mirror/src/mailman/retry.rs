@@ -32,8 +32,8 @@ impl RetryBudget {
     /// Waits before a retry, and returns the possible outcome of the failed write.
     ///
     /// # Errors
-    /// Returns `error` if it isn't transient or the budget is used up, and [`MailmanError::OutOfTime`] if the delay would
-    /// end after the cutoff.
+    /// Returns `error` if it isn't transient or the budget is used up, and [`MailmanError::OutOfTime`] if the delay
+    /// would end after the cutoff.
     pub(crate) async fn wait(
         &mut self,
         mailman: &Mailman<'_>,

@@ -310,7 +310,8 @@ impl Seed {
 }
 
 fn any_scenario() -> impl Strategy<Value = Seed> {
-    let end = prop_oneof![12 => Just(GroupEnd::Complete), 1 => Just(GroupEnd::Missing), 1 => Just(GroupEnd::Incomplete("x".to_owned()))];
+    let incomplete = GroupEnd::Incomplete("x".to_owned());
+    let end = prop_oneof![12 => Just(GroupEnd::Complete), 1 => Just(GroupEnd::Missing), 1 => Just(incomplete)];
     let statuses = proptest::collection::vec((0_u8..16, 0_u8..40), 0..40);
     let numbers = |most| proptest::collection::btree_set(0_u8..40, 0..most);
     (statuses, numbers(40), numbers(4), proptest::collection::vec(end, 1..4), 0_u64..=100, 0_u64..=200, any::<bool>())

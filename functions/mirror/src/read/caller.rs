@@ -44,7 +44,7 @@ pub(crate) enum CallError {
     Novi(NoviError),
 }
 
-/// Calls Novi during one run.
+/// Makes the calls to Novi of one run.
 pub(crate) struct Caller<'r> {
     client: &'r novi::Client,
     parameters: ActiveParameters<'r>,
@@ -78,8 +78,8 @@ impl<'r> Caller<'r> {
         }
     }
 
-    /// Returns the reason if Novi rejected every call: the key was revoked, or Novi's CDN blocks the IP address. Only an
-    /// operator can fix this.
+    /// Returns the reason if Novi rejected every call: the key was revoked, or Novi's CDN blocks the IP address. Only
+    /// an operator can fix this.
     pub(crate) fn access_denied(&self) -> Option<NoviError> {
         match *lock(&self.access) {
             AccessState::Denied(error) => Some(error),
@@ -97,8 +97,8 @@ impl<'r> Caller<'r> {
         self.rate_limited.load(Ordering::Relaxed)
     }
 
-    /// Makes one call. Waits for the rate limit and after a 429, retries after failures, and refreshes the parameters if
-    /// Novi rejects the key.
+    /// Makes one call. Waits for the rate limit and after a 429, retries after failures, and refreshes the parameters
+    /// if Novi rejects the key.
     ///
     /// `request` receives the access to Novi and the time by which the call must end.
     pub(crate) async fn call<T>(

@@ -7,14 +7,14 @@ use shared::novi::Page;
 
 use crate::directory::GroupEnd;
 
-/// The maximum number of rows in a group. No group is this large, and a server that generates rows without end must not be
-/// read forever.
+/// The maximum number of rows in a group. No group is this large, and a server that generates rows without end must not
+/// be read forever.
 const MAX_ROWS: usize = 500_000;
 
 /// A group that is being read.
 ///
-/// Pages overlap by one row. Without the overlap, a member who leaves between two pages would shift a row out of the next
-/// page, and if another member joins at the same time, not even the count would change.
+/// Pages overlap by one row. Without the overlap, a member who leaves between two pages would shift a row out of the
+/// next page, and if another member joins at the same time, not even the count would change.
 #[derive(Default)]
 pub(crate) struct GroupPages {
     pub(crate) members: Vec<MemberId>,

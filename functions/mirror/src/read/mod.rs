@@ -35,7 +35,7 @@ const MAX_BULK_ATTEMPTS: usize = 2;
 
 /// Time ran out while reading, so nothing may be concluded from what was read.
 #[derive(Debug, thiserror::Error)]
-#[error("time ran out while reading Novi")]
+#[error("Time ran out while reading Novi")]
 pub(crate) struct OutOfTime;
 
 /// Reads Novi during one run.
@@ -112,8 +112,8 @@ impl<'r> Reader<'r> {
         Ok(people)
     }
 
-    /// Reads the bulk list of all records page by page, as long as that takes fewer calls than one for each person who is
-    /// still missing. People who are not on the list, or only with an incomplete record, stay missing.
+    /// Reads the bulk list of all records page by page, as long as that takes fewer calls than one for each person who
+    /// is still missing. People who are not on the list, or only with an incomplete record, stay missing.
     async fn read_bulk(&self, missing: &mut HashSet<MemberId>, people: &mut PeopleRecords) -> Result<(), OutOfTime> {
         // People on a page who were not recorded, because they aren't requested or their record is incomplete.
         let mut skipped = HashSet::new();

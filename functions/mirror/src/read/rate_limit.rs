@@ -8,8 +8,8 @@ use tokio::time::Instant;
 /// Limits calls to Novi per second and per minute. The state outlives a run, because an instance may start the next run
 /// within the same minute.
 ///
-/// Calls are spaced evenly within a second. A burst that is sent in one second may arrive in the next one, in which Novi
-/// counts it.
+/// Calls are spaced evenly within a second. A burst that is sent in one second may arrive in the next one, in which
+/// Novi counts it.
 pub(crate) struct NoviRateLimiter {
     spacing: Duration,
     /// The earliest time of the next call.
