@@ -261,7 +261,7 @@ impl<'a> Subscriptions<'a> {
         self.queue.iter().chain(&self.unsettled).for_each(|_| self.applied.rejected.count(Refusal::Other));
     }
 
-    /// Schedules failed addresses again, unless the roster shows that they are subscribed or it is time to give up.
+    /// Schedules failed addresses again, except those that turn out to be subscribed and those to abandon.
     async fn schedule_retries(&mut self, retries: Vec<Retry<'a>>) -> Result<(), MailmanError> {
         let mut roster = Roster::default();
         if retries.iter().any(|(_, outcome)| *outcome != WriteOutcome::NotApplied) {

@@ -174,8 +174,8 @@ fn keep(map: &Map<String, Value>) -> Result<BTreeSet<Address>, String> {
     };
     let mut addresses = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
-        // Any plausible address is accepted, because an invalid-looking one may be subscribed and must be possible to
-        // keep.
+        // Any plausible address is accepted, because an invalid-looking one may be subscribed, and keeping it must be
+        // possible.
         let address = item.as_str().map(Address::new).filter(Address::is_plausible);
         addresses.insert(address.ok_or_else(|| format!("entry {} of keep is not an address", index + 1))?);
     }
@@ -233,8 +233,10 @@ mod tests {
     #[test]
     fn mappings_of_one_list_are_merged_with_the_strictest_limits() {
         let mappings = parse(json!([
-            {"group_guid": GROUP, "list_id": "a.lists.example.org", "keep": ["Owner@example.org"], "max_removal_percent": 10},
-            {"group_guid": OTHER, "list_id": "a@lists.example.org", "keep": ["two@example.org"], "max_growth_percent": 50},
+            {"group_guid": GROUP, "list_id": "a.lists.example.org",
+             "keep": ["Owner@example.org"], "max_removal_percent": 10},
+            {"group_guid": OTHER, "list_id": "a@lists.example.org",
+             "keep": ["two@example.org"], "max_growth_percent": 50},
             {"group_guid": GROUP, "list_id": "b.lists.example.org"},
         ]));
         assert_eq!(mappings.targets.len(), 2);
@@ -267,8 +269,8 @@ mod tests {
     fn mapping_without_a_list_id_is_unresolved_for_all_lists() {
         let target = json!({"group_guid": GROUP, "list_id": "a.lists.example.org"});
         assert!(!parse(json!([target])).targets[0].has_unresolved_mapping);
-        let misspelt = json!({"group_guid": OTHER, "list-id": "a.lists.example.org"});
-        assert!(parse(json!([target, misspelt])).targets[0].has_unresolved_mapping);
+        let misspelled = json!({"group_guid": OTHER, "list-id": "a.lists.example.org"});
+        assert!(parse(json!([target, misspelled])).targets[0].has_unresolved_mapping);
     }
 
     #[test]

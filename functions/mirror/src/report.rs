@@ -79,8 +79,8 @@ impl ListReport {
     /// Reports a list that another run has locked.
     pub(crate) fn locked(list: &ListId) -> Self {
         let reason = format!(
-            "Another run holds the lock {}, so the list is left unchanged. The lock is released when that run ends, and \
-             expires with its invocation at the latest. The next scheduled run retries.",
+            "Another run holds the lock {}, so the list is left unchanged. The lock is released when that run ends, \
+             and expires with its invocation at the latest. The next scheduled run retries.",
             lock_key(list.as_str())
         );
         Self::without_plan(Some(list), Status::Failed, reason)
