@@ -142,7 +142,7 @@ async fn mirror_logs_no_personal_data() -> Result<()> {
     env.function.invoke(&json!({"force": [id]})).await?;
 
     let log = env.function.log();
-    assert!(log.contains("\"message\":\"reported\"") && log.contains(r#""level":"WARN""#), "{log}");
+    assert!(log.contains("\"message\":\"run completed\"") && log.contains(r#""level":"WARN""#), "{log}");
     assert!(env.private.len() > 200);
     assert_eq!(env.private.found_in(&log).len(), 0);
     let address = env.mailman.roster(&id, "member").await?.into_keys().next().unwrap_or_default();
