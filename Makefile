@@ -2,11 +2,16 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-frontend test-sam soak faults fuzz bench bench-check lint deny sbom build deploy parameters \
-  invoke-mirror
+.PHONY: help setup run check test test-long test-frontend test-sam soak faults fuzz bench bench-check bench-build lint \
+  quick-lint deny sbom build deploy parameters invoke-mirror
 
 # cargo-nextest, if it is installed: it prints one summary and runs each test in its own process.
-TEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo nextest run || echo test)
+NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
+TEST := $(if $(NEXTEST),nextest run,test)
+# The arguments that run only the tests marked with `#[ignore = "long: …"]`.
+ONLY_LONG := $(if $(NEXTEST),--profile long --run-ignored only --no-tests warn,-- --ignored)
+# What `make test-long` passes to soak.
+MINUTES ?= 60
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /make \1\t/' | expand -t 20
@@ -18,15 +23,27 @@ run: setup ## demonstrate both functions on this machine, then serve; ARGS=--onc
 	@cargo build --workspace --bins
 	@exec target/debug/sandbox $(ARGS)
 
+check: quick-lint ## check format, prose, import cycles and lints, and run the unit tests: for each commit
+	@cargo $(TEST) --workspace --lib $(ARGS)
+
 test: ## run all tests against a real Mailman, a real Redis and AWS's Lambda emulator; ARGS go to the test runner
 	@scripts/setup test
 	@cargo build --workspace --all-targets
 	@cargo $(TEST) --workspace --all-targets $(ARGS)
 
+test-long: ## run what takes too long for make test: the tests marked as long, all faults, and soak for MINUTES=60
+	@scripts/setup test
+	@cargo build --workspace --all-targets
+	@failed=; \
+	  cargo $(TEST) --workspace --all-targets $(ONLY_LONG) || failed+=" tests"; \
+	  target/debug/faults || failed+=" faults"; \
+	  target/debug/soak --minutes $(MINUTES) || failed+=" soak"; \
+	  [ -z "$$failed" ] || { echo "make test-long: failed:$$failed" >&2; exit 1; }
+
 test-frontend: ## test the front-end module, and its demo page in Chromium against the real verify function
 	@scripts/setup frontend
 	@cargo build --workspace --bins
-	@cd frontend && npm ci --no-audit --no-fund --loglevel=error && npm test
+	@cd frontend && npm test
 
 test-sam: setup ## build both functions for both architectures and run them with sam local; needs Docker or root
 	@.venv/bin/python scripts/sam
@@ -50,12 +67,20 @@ bench: ## benchmark both functions and their peers, and write the results to doc
 	@cargo build --release -p verify -p mirror -p benches
 	@target/release/bench $(ARGS)
 
-bench-check: ## check that no hot path takes more instructions than its baseline; ARGS=--accept updates the baseline
-	@scripts/setup bench
-	@cargo build --release -p verify -p mirror -p benches
-	@target/release/bench check $(ARGS)
+bench-check: bench-build ## check that no hot path takes more instructions than its baseline; ARGS=--accept updates the baseline
+	@target/debug/bench check $(ARGS)
 
-lint: ## check format, prose, import cycles, lints and docs; scripts/prose --report measures the prose
+# What bench-check runs. Only the functions are built in release mode, because only their instructions are counted.
+bench-build:
+	@scripts/setup bench-check
+	@cargo build --release -p verify -p mirror
+	@cargo build --workspace --bins
+
+lint: quick-lint ## check format, prose, import cycles, lints and docs; scripts/prose --report measures the prose
+	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+# What make check and make lint share.
+quick-lint:
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@python3 -m unittest discover --quiet -s scripts
@@ -63,7 +88,6 @@ lint: ## check format, prose, import cycles, lints and docs; scripts/prose --rep
 	@scripts/prose --report --quiet
 	@scripts/cycles
 	@cargo clippy --workspace --all-targets -- -D warnings
-	@RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 
 deny: ## check that all dependencies are allowed, used and free of known vulnerabilities
 	@scripts/setup supply

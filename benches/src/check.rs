@@ -5,12 +5,11 @@
 //! startup.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
-use tests::function::binary;
 use tests::workspace;
 
 use crate::growth::simulated_mailman;
@@ -104,6 +103,13 @@ async fn plan() -> Result<u64> {
     Ok((totals[1] - totals[0]) / 2)
 }
 
+/// Returns the path of a function that was built in release mode. This program doesn't need to be.
+fn release_binary(name: &str) -> Result<PathBuf> {
+    let path = workspace().join("target/release").join(name);
+    ensure!(path.is_file(), "{} doesn't exist. make bench-check builds it", path.display());
+    Ok(path)
+}
+
 /// An instance that runs under Valgrind, which counts its instructions.
 struct Counted {
     instance: Instance,
@@ -114,7 +120,7 @@ impl Counted {
     /// Starts a function under Valgrind.
     async fn start(name: &str, variables: &[(String, String)]) -> Result<Self> {
         let out = tempfile::NamedTempFile::new()?.into_temp_path();
-        let program = binary(name)?.display().to_string();
+        let program = release_binary(name)?.display().to_string();
         let arguments = ["--quiet", "--tool=callgrind", &format!("--callgrind-out-file={}", out.display()), &program];
         let instance = Instance::start(Path::new("valgrind"), &arguments, variables).await?;
         Ok(Self { instance, out })
