@@ -29,13 +29,13 @@ check: quick-lint ## check format, prose, import cycles and lints, and run the u
 test: ## run all tests against a real Mailman, a real Redis and AWS's Lambda emulator; ARGS go to the test runner
 	@scripts/setup test
 	@cargo build --workspace --all-targets
-	@cargo $(TEST) --workspace --all-targets $(ARGS)
+	@target/debug/shared_servers cargo $(TEST) --workspace --all-targets $(ARGS)
 
 test-long: ## run what takes too long for make test: the tests marked as long, all faults, and soak for MINUTES=60
 	@scripts/setup test
 	@cargo build --workspace --all-targets
 	@failed=; \
-	  cargo $(TEST) --workspace --all-targets $(ONLY_LONG) || failed+=" tests"; \
+	  target/debug/shared_servers cargo $(TEST) --workspace --all-targets $(ONLY_LONG) || failed+=" tests"; \
 	  target/debug/faults || failed+=" faults"; \
 	  target/debug/soak --minutes $(MINUTES) || failed+=" soak"; \
 	  [ -z "$$failed" ] || { echo "make test-long: failed:$$failed" >&2; exit 1; }

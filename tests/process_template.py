@@ -1,6 +1,6 @@
-"""Prints template.yaml as CloudFormation would process it.
+"""Prints template.yaml as CloudFormation would process it, once for each set of parameters.
 
-usage: process_template.py TEMPLATE '{"Parameter": "value"}'
+usage: process_template.py TEMPLATE '[{"Parameter": "value"}, …]'
 
 SAM's own translator expands the serverless resources. Conditions and functions
 are then evaluated as far as possible without an AWS account: a reference to a
@@ -35,9 +35,13 @@ class NoManagedPolicies:
 def main():
     # The translator requires a region, although it makes no calls to AWS.
     os.environ["AWS_DEFAULT_REGION"] = PSEUDO["AWS::Region"]
-    path, overrides = sys.argv[1], json.loads(sys.argv[2])
+    path, all_overrides = sys.argv[1], json.loads(sys.argv[2])
     with open(path, encoding="utf-8") as file:
-        template = yaml_parse(file.read())
+        text = file.read()
+    json.dump([process(yaml_parse(text), overrides) for overrides in all_overrides], sys.stdout)
+
+
+def process(template, overrides):
     parameters = {}
     for name, parameter in template["Parameters"].items():
         value = overrides.pop(name, parameter.get("Default"))
@@ -113,7 +117,7 @@ def main():
     for name, resource in template["Resources"].items():
         if "Condition" not in resource or condition(resource["Condition"]):
             resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {}))}
-    json.dump({"Resources": resources, "Outputs": list(template["Outputs"])}, sys.stdout)
+    return {"Resources": resources, "Outputs": list(template["Outputs"])}
 
 
 main()

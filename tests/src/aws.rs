@@ -23,6 +23,7 @@ use crate::function::venv;
 use crate::http_server;
 use crate::process::{Server, free_port};
 use crate::redis::CertificateAuthority;
+use crate::shared_servers;
 
 /// Made-up credentials, as Lambda puts them into the environment.
 pub const CREDENTIALS: [(&str, &str); 4] = [
@@ -36,28 +37,60 @@ const REGION: &str = "us-east-1";
 
 /// moto's server, for SSM.
 pub struct Moto {
-    server: Server,
-    port: u16,
-    dir: TempDir,
+    url: String,
+    prefix: String,
+    /// The server, unless tests share it.
+    own: Option<MotoServer>,
     http: reqwest::Client,
 }
 
-impl Moto {
-    /// Starts the server.
-    ///
-    /// # Errors
-    /// Fails if `.venv` is not set up.
-    pub fn start() -> anyhow::Result<Self> {
+struct MotoServer {
+    server: Server,
+    port: u16,
+    dir: TempDir,
+}
+
+impl MotoServer {
+    fn start() -> anyhow::Result<Self> {
         let (dir, port) = (tempfile::tempdir()?, free_port()?);
-        let server = Self::start_server(dir.path(), port)?;
-        Ok(Self { server, port, dir, http: crate::http() })
+        let server = Self::start_process(dir.path(), port)?;
+        Ok(Self { server, port, dir })
     }
 
-    fn start_server(dir: &Path, port: u16) -> anyhow::Result<Server> {
+    fn start_process(dir: &Path, port: u16) -> anyhow::Result<Server> {
         let (program, number) = (venv().join("bin/moto_server"), port.to_string());
         let mut server = Server::start(&program, &["-H", "127.0.0.1", "-p", &number], &[], dir.join("log"))?;
         server.wait_for_port(port, Duration::from_secs(60)).context("moto failed to start")?;
         Ok(server)
+    }
+}
+
+impl Moto {
+    /// Returns the server that tests share, or starts one.
+    ///
+    /// # Errors
+    /// Fails if `.venv` is not set up.
+    pub fn start() -> anyhow::Result<Self> {
+        match shared_servers::text(shared_servers::MOTO_URL) {
+            Some(url) => Ok(Self { url, prefix: new_prefix(), own: None, http: crate::http() }),
+            None => Self::start_own(),
+        }
+    }
+
+    /// Starts a server that no other test uses.
+    ///
+    /// # Errors
+    /// Fails if `.venv` is not set up.
+    pub fn start_own() -> anyhow::Result<Self> {
+        let server = MotoServer::start()?;
+        let url = format!("http://127.0.0.1:{}", server.port);
+        Ok(Self { url, prefix: new_prefix(), own: Some(server), http: crate::http() })
+    }
+
+    /// Returns a path for parameters that no other test uses.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// Returns the type of a parameter, if it exists.
@@ -72,21 +105,30 @@ impl Moto {
     /// Returns the server's URL.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        self.url.clone()
     }
 
     /// Kills the server. Its parameters are lost.
-    pub fn kill(&mut self) {
-        self.server.kill();
+    ///
+    /// # Errors
+    /// Fails if other tests use the server.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.own_server()?.server.kill();
+        Ok(())
     }
 
     /// Restarts the server on the same port, without parameters.
     ///
     /// # Errors
-    /// Fails if the server doesn't start.
+    /// Fails if other tests use the server, or it doesn't start.
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.server = Self::start_server(self.dir.path(), self.port)?;
+        let own = self.own_server()?;
+        own.server = MotoServer::start_process(own.dir.path(), own.port)?;
         Ok(())
+    }
+
+    fn own_server(&mut self) -> anyhow::Result<&mut MotoServer> {
+        self.own.as_mut().context("other tests use this moto. Use Moto::start_own.")
     }
 
     /// Writes parameters below `prefix`, as an administrator would: values that
@@ -119,6 +161,10 @@ impl Moto {
         ensure!(status == StatusCode::OK, "moto rejected {operation}: {}", String::from_utf8_lossy(&body));
         Ok(serde_json::from_slice(&body)?)
     }
+}
+
+fn new_prefix() -> String {
+    format!("/test-{:016x}", fastrand::u64(..))
 }
 
 /// A cache that the fake ElastiCache describes.

@@ -361,7 +361,7 @@ impl Runner {
             "mailman_password": mailman.as_ref().map_or("-", Mailman::password),
             "novi_mailman_sync": [{"group_guid": group, "list_id": if list.is_empty() { "a.example.org" } else { &list }}],
         });
-        moto.put("/idaa", &parameters).await?;
+        moto.put(moto.prefix(), &parameters).await?;
 
         let (clock, hosts) = (Clock::new(dir.path())?, Hosts::new(dir.path())?);
         let preloaded = [library("faketime/libfaketimeMT.so.1")?, library("libnss_wrapper.so")?].join(":");
@@ -370,15 +370,18 @@ impl Runner {
         variables.iter().filter(|(name, _)| name != "AWS_REGION").for_each(|(_, secret)| private.add(secret));
         for (name, value) in [
             ("CONFIG_FILE", String::new()),
-            ("PARAMETER_PREFIX", "/idaa".to_owned()),
+            ("PARAMETER_PREFIX", moto.prefix().to_owned()),
             ("AWS_ENDPOINT_URL_SSM", url(Service::Ssm)),
             ("AWS_ENDPOINT_URL_ELASTICACHE", url(Service::ElastiCache)),
             ("CACHE_ID", "bridge".to_owned()),
             ("CACHE_TTL_SECONDS", TTL_SECONDS.to_owned()),
             ("EXTRA_CA_CERTS", authority.file("ca.pem").display().to_string()),
+            // Long enough for a busy machine, and much shorter than the defaults, because many faults take their full
+            // timeout.
+            ("CACHE_TIMEOUT_MS", "1000".to_owned()),
             ("NOVI_TIMEOUT_MS", "1000".to_owned()),
             ("VERIFY_NOVI_MAX_PER_MINUTE", "100000".to_owned()),
-            ("MAILMAN_TIMEOUT_MS", "1500".to_owned()),
+            ("MAILMAN_TIMEOUT_MS", "3000".to_owned()),
             ("MAILMAN_RETRY_SECONDS", "2".to_owned()),
             ("MIRROR_APPLY", "true".to_owned()),
             ("NOVI_MAX_PER_SECOND", "10000".to_owned()),

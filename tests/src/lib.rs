@@ -8,6 +8,7 @@ pub mod api;
 pub mod aws;
 pub mod directory;
 pub mod faults;
+pub mod fork_server;
 pub mod function;
 pub mod gateway;
 pub mod harness;
@@ -21,6 +22,7 @@ pub mod privacy;
 pub mod process;
 pub mod redis;
 pub mod runtime;
+pub mod shared_servers;
 pub mod tcp_proxy;
 
 use std::path::PathBuf;

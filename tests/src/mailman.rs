@@ -2,7 +2,7 @@
 //! emails stay in a queue directory, where tests can count them.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use crate::function::venv;
 use crate::postgres::Postgres;
 use crate::process::{Server, free_port};
+use crate::shared_servers;
 use crate::workspace;
 
 /// The database that Mailman stores its lists in.
@@ -21,7 +22,7 @@ use crate::workspace;
 pub enum Database {
     /// SQLite, Mailman's default.
     Sqlite,
-    /// A real PostgreSQL server that only this Mailman uses.
+    /// A real PostgreSQL, with a database that only this Mailman uses.
     Postgres,
 }
 
@@ -45,6 +46,10 @@ pub struct Mailman {
 
 /// The user of the REST API.
 pub const USER: &str = "restadmin";
+/// The domain of all lists.
+const DOMAIN: &str = "lists.example.org";
+/// The path of the SQLite database in Mailman's directory.
+const SQLITE_FILE: &str = "var/data/mailman.db";
 
 /// An exclusive lock on Mailman's database. Nothing else can write to the database until it is dropped.
 pub struct DatabaseLock(Child);
@@ -53,6 +58,13 @@ impl Drop for DatabaseLock {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Drop for Mailman {
+    /// Kills the core, because shutting down takes it almost a second, and its data is deleted anyway.
+    fn drop(&mut self) {
+        self.server.kill();
     }
 }
 
@@ -87,12 +99,34 @@ impl Mailman {
         let port = free_port()?;
         let password = format!("p{:032x}", fastrand::u128(..));
         std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, postgres.as_ref()))?;
+        let new_database = shared_servers::path(shared_servers::MAILMAN_DATABASE);
+        let new_database = new_database.filter(|_| database == Database::Sqlite);
+        if let Some(file) = &new_database {
+            std::fs::create_dir_all(dir.path().join("var/data"))?;
+            std::fs::copy(file, dir.path().join(SQLITE_FILE))?;
+        }
         let server = start_runner(&dir, port)?;
         let mailman = Self { server, _postgres: postgres, dir, port, password, http: crate::http() };
-        let domain = json!({"mail_host": "lists.example.org"});
-        let created = mailman.expect(Method::POST, "domains", Some(domain), 201).await;
-        created.with_context(|| format!("Mailman's output: {}", mailman.server.output()))?;
+        // The request also shows that no other Mailman has taken the port.
+        let checked = if new_database.is_some() {
+            mailman.expect(Method::GET, &format!("domains/{DOMAIN}"), None, 200).await
+        } else {
+            mailman.expect(Method::POST, "domains", Some(json!({"mail_host": DOMAIN})), 201).await
+        };
+        checked.with_context(|| format!("Mailman's output: {}", mailman.server.output()))?;
         Ok(mailman)
+    }
+
+    /// Starts a core and stops it, and copies its SQLite database to `file`. A core
+    /// that starts with a copy of this file doesn't have to create its tables.
+    ///
+    /// # Errors
+    /// Fails if `.venv` is not set up, or the core doesn't start.
+    pub async fn write_new_database(file: &Path) -> anyhow::Result<()> {
+        let mut mailman = Self::start().await?;
+        mailman.server.stop();
+        std::fs::copy(mailman.database(), file)?;
+        Ok(())
     }
 
     /// Kills the core, as a crash would, and starts it again.
@@ -153,9 +187,9 @@ impl Mailman {
     /// # Errors
     /// Fails if Mailman rejects the request.
     pub async fn create_list(&self, name: &str) -> anyhow::Result<String> {
-        let body = json!({"fqdn_listname": format!("{name}@lists.example.org")});
+        let body = json!({"fqdn_listname": format!("{name}@{DOMAIN}")});
         self.expect(Method::POST, "lists", Some(body), 201).await?;
-        Ok(format!("{name}.lists.example.org"))
+        Ok(format!("{name}.{DOMAIN}"))
     }
 
     /// Subscribes an address in a role (`member`, `owner`, …), as an administrator would.
@@ -240,7 +274,7 @@ impl Mailman {
     }
 
     fn database(&self) -> PathBuf {
-        self.dir.path().join("var/data/mailman.db")
+        self.dir.path().join(SQLITE_FILE)
     }
 
     /// Returns the number of emails in the outgoing queue.
@@ -276,7 +310,11 @@ fn config(dir: &TempDir, port: u16, password: &str, postgres: Option<&Postgres>)
 fn start_runner(dir: &TempDir, port: u16) -> anyhow::Result<Server> {
     let config = dir.path().join("mailman.cfg").display().to_string();
     let arguments = ["-C", &config, "-r", "rest"];
-    let mut server = Server::start(&venv().join("bin/runner"), &arguments, &[], dir.path().join("log"))?;
+    let log = dir.path().join("log");
+    let mut server = match shared_servers::path(shared_servers::MAILMAN_FORK_SERVER) {
+        Some(socket) => Server::fork(&socket, &arguments, log)?,
+        None => Server::start(&venv().join("bin/runner"), &arguments, &[], log)?,
+    };
     server.wait_for_port(port, Duration::from_secs(60)).context("Mailman failed to start")?;
     Ok(server)
 }

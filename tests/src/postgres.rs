@@ -8,18 +8,54 @@ use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
 use crate::process::{Server, free_port};
+use crate::shared_servers;
 
 /// PostgreSQL refuses to run as root. Debian's package creates this user for it.
 const USER: &str = "postgres";
 
-/// A running server. Dropping it deletes its data.
+/// A database on a running server. If no other test uses the server, dropping this
+/// deletes the server's data.
 pub struct Postgres {
+    port: u16,
+    database: String,
+    /// The server, unless tests share it.
+    _own: Option<PostgresServer>,
+}
+
+/// A running server. Dropping it deletes its data.
+pub struct PostgresServer {
     _server: Server,
     _dir: TempDir,
     port: u16,
 }
 
 impl Postgres {
+    /// Creates a database on the server that tests share, or on a new one.
+    ///
+    /// # Errors
+    /// Fails if PostgreSQL is not installed or doesn't start.
+    pub fn start() -> anyhow::Result<Self> {
+        let shared = shared_servers::text(shared_servers::POSTGRES_PORT);
+        let (port, own) = match shared.map(|port| port.parse()).transpose()? {
+            Some(port) => (port, None),
+            None => {
+                let server = PostgresServer::start()?;
+                (server.port, Some(server))
+            }
+        };
+        let database = format!("mailman_{:016x}", fastrand::u64(..));
+        create_database(port, &database)?;
+        Ok(Self { port, database, _own: own })
+    }
+
+    /// Returns the URL of the database, in SQLAlchemy's format.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("postgresql://{USER}@127.0.0.1:{}/{}", self.port, self.database)
+    }
+}
+
+impl PostgresServer {
     /// Starts a server.
     ///
     /// # Errors
@@ -44,33 +80,30 @@ impl Postgres {
         let mut server =
             Server::start(Path::new(command.get_program()), &arguments, &[], dir.path().join("postgres.log"))?;
         server.wait_for_port(port, Duration::from_secs(30)).context("PostgreSQL failed to start")?;
-        let postgres = Self { _server: server, _dir: dir, port };
-        postgres.create_database()?;
-        Ok(postgres)
+        Ok(Self { _server: server, _dir: dir, port })
     }
 
-    /// Returns the URL of the database, in SQLAlchemy's format.
+    /// Returns the port that it listens on.
     #[must_use]
-    pub fn url(&self) -> String {
-        format!("postgresql://{USER}@127.0.0.1:{}/mailman", self.port)
+    pub fn port(&self) -> u16 {
+        self.port
     }
+}
 
-    /// Creates the database. PostgreSQL listens a moment before it accepts commands, so this retries.
-    fn create_database(&self) -> anyhow::Result<()> {
-        let port = self.port.to_string();
-        let mut create = Command::new(program("createdb")?);
-        create.args(["-h", "127.0.0.1", "-p", &port, "-U", USER, "mailman"]);
-        for _ in 0..100 {
-            let output = create.output()?;
-            let error = String::from_utf8_lossy(&output.stderr);
-            match output.status.success() {
-                true => return Ok(()),
-                false if error.contains("starting up") => std::thread::sleep(Duration::from_millis(50)),
-                false => bail!("createdb failed: {error}"),
-            }
+/// Creates a database. PostgreSQL listens a moment before it accepts commands, so this retries.
+fn create_database(port: u16, name: &str) -> anyhow::Result<()> {
+    let mut create = Command::new(program("createdb")?);
+    create.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-U", USER, name]);
+    for _ in 0..100 {
+        let output = create.output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        match output.status.success() {
+            true => return Ok(()),
+            false if error.contains("starting up") => std::thread::sleep(Duration::from_millis(50)),
+            false => bail!("createdb failed: {error}"),
         }
-        bail!("PostgreSQL is still starting up")
     }
+    bail!("PostgreSQL is still starting up")
 }
 
 /// Returns a command that runs `program` as a user other than root.

@@ -3,7 +3,8 @@
 
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -14,11 +15,50 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::fork_server::ForkedProcess;
+
 /// A server process. Dropping it stops the process.
 pub struct Server {
-    child: Child,
+    process: Process,
     /// The file with everything that the server prints.
     output_file: PathBuf,
+}
+
+/// The process of a server.
+enum Process {
+    /// A child of this process.
+    Child(Child),
+    /// A child of a fork server.
+    Forked(ForkedProcess),
+}
+
+impl Process {
+    fn pid(&self) -> i32 {
+        match self {
+            Self::Child(child) => child.id().cast_signed(),
+            Self::Forked(process) => process.pid(),
+        }
+    }
+
+    /// Returns the exit status if the process has exited.
+    fn try_wait(&mut self) -> io::Result<Option<String>> {
+        match self {
+            Self::Child(child) => Ok(child.try_wait()?.map(|status| status.to_string())),
+            Self::Forked(process) => process.try_wait(),
+        }
+    }
+
+    /// Kills the process and waits until it has exited.
+    fn kill(&mut self) {
+        // A process that has exited no longer has a process id of its own.
+        if matches!(self.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        }
+        let _ = match self {
+            Self::Child(child) => child.wait().map(drop),
+            Self::Forked(process) => process.wait(),
+        };
+    }
 }
 
 /// The resources that a process uses.
@@ -141,7 +181,18 @@ impl Server {
             .stderr(file)
             .spawn()
             .context("starting setpriv (util-linux) failed")?;
-        Ok(Self { child, output_file })
+        Ok(Self { process: Process::Child(child), output_file })
+    }
+
+    /// Lets the fork server at `socket` start a server with these arguments. Like
+    /// other servers, it is killed if this process ends.
+    ///
+    /// # Errors
+    /// Fails if the fork server doesn't respond.
+    pub fn fork(socket: &Path, arguments: &[&str], output_file: PathBuf) -> anyhow::Result<Self> {
+        let directory = output_file.parent().unwrap_or(Path::new("/"));
+        let process = ForkedProcess::start(socket, arguments, directory, &output_file)?;
+        Ok(Self { process: Process::Forked(process), output_file })
     }
 
     /// Waits until the server listens on `port`.
@@ -150,10 +201,22 @@ impl Server {
     /// Fails if the server exits, or doesn't listen within `timeout`.
     pub fn wait_for_port(&mut self, port: u16, timeout: Duration) -> anyhow::Result<()> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        self.wait_until(timeout, || TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok())
+    }
+
+    /// Waits until the server listens on the Unix socket at `path`.
+    ///
+    /// # Errors
+    /// Fails if the server exits, or doesn't listen within `timeout`.
+    pub fn wait_for_socket(&mut self, path: &Path, timeout: Duration) -> anyhow::Result<()> {
+        self.wait_until(timeout, || UnixStream::connect(path).is_ok())
+    }
+
+    fn wait_until(&mut self, timeout: Duration, is_listening: impl Fn() -> bool) -> anyhow::Result<()> {
         let started = Instant::now();
-        while std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("the server exited with {status}: {}", self.output());
+        while !is_listening() {
+            if let Some(status) = self.process.try_wait()? {
+                bail!("the server exited, {status}: {}", self.output());
             }
             if started.elapsed() > timeout {
                 bail!("the server isn't listening after {timeout:?}: {}", self.output());
@@ -166,7 +229,7 @@ impl Server {
     /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.child.id().cast_signed()
+        self.process.pid()
     }
 
     /// Sends a signal to the process.
@@ -177,11 +240,11 @@ impl Server {
     /// Kills the process and its children, as a crash would.
     pub fn kill(&mut self) {
         let children = children(self.pid()).unwrap_or_default();
-        let _ = self.child.kill();
+        // The parent first, because it would replace its children.
+        self.process.kill();
         for child in children {
             let _ = kill(Pid::from_raw(child), Signal::SIGKILL);
         }
-        let _ = self.child.wait();
     }
 
     /// Returns everything that the server has printed so far.
@@ -196,10 +259,9 @@ impl Server {
         self.signal(Signal::SIGCONT);
         self.signal(Signal::SIGTERM);
         let started = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) {
+        while matches!(self.process.try_wait(), Ok(None)) {
             if started.elapsed() > Duration::from_secs(3) {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
+                self.process.kill();
                 return;
             }
             std::thread::sleep(Duration::from_millis(5));

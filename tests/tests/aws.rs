@@ -21,10 +21,10 @@ use tests::process::free_port;
 use tests::redis::{CertificateAuthority, Kind, Redis};
 use uuid::Uuid;
 
-/// Returns the environment variables for SSM at `url`, and `more`.
-fn ssm<'v>(url: &'v str, more: &[(&'v str, &'v str)]) -> Vec<(&'v str, &'v str)> {
+/// Returns the environment variables for the parameters below `prefix` of the SSM at `url`, and `more`.
+fn ssm<'v>(url: &'v str, prefix: &'v str, more: &[(&'v str, &'v str)]) -> Vec<(&'v str, &'v str)> {
     let mut variables = CREDENTIALS.to_vec();
-    variables.extend([("CONFIG_FILE", ""), ("PARAMETER_PREFIX", "/idaa"), ("AWS_ENDPOINT_URL_SSM", url)]);
+    variables.extend([("CONFIG_FILE", ""), ("PARAMETER_PREFIX", prefix), ("AWS_ENDPOINT_URL_SSM", url)]);
     variables.extend(more);
     variables
 }
@@ -47,12 +47,12 @@ fn add_private_credentials(env: &Verification) {
 async fn parameters_are_read_from_ssm_in_one_call() -> Result<()> {
     let moto = Moto::start()?;
     let proxy = HttpProxy::start(moto.url()).await?;
-    let url = proxy.url();
-    let env = Verification::start(&ssm(&url, &[])).await?;
+    let (url, prefix) = (proxy.url(), moto.prefix());
+    let env = Verification::start(&ssm(&url, prefix, &[])).await?;
     add_private_credentials(&env);
-    moto.put("/idaa", &env.config).await?;
+    moto.put(prefix, &env.config).await?;
     // Parameters of the mirror aren't requested.
-    moto.put("/idaa", &json!({"mailman_password": "not ours", "novi_mailman_sync": "[]"})).await?;
+    moto.put(prefix, &json!({"mailman_password": "not ours", "novi_mailman_sync": "[]"})).await?;
     for _ in 0..3 {
         assert_eq!(env.verify(env.member).await?.status, 200);
     }
@@ -104,24 +104,24 @@ async fn missing_or_malformed_ssm_parameter_is_named_without_its_value() -> Resu
 
 #[tokio::test(flavor = "multi_thread")]
 async fn cached_parameters_are_used_while_ssm_fails() -> Result<()> {
-    let mut moto = Moto::start()?;
-    let url = moto.url();
-    let env = Verification::start(&ssm(&url, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
+    let mut moto = Moto::start_own()?;
+    let (url, prefix) = (moto.url(), moto.prefix().to_owned());
+    let env = Verification::start(&ssm(&url, &prefix, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
     add_private_credentials(&env);
     let health = Request::get("/health");
     // The first invocation starts the function, and SSM is already down by then.
-    moto.kill();
+    moto.kill()?;
     let response = env.verify(env.member).await?;
     assert_eq!((response.status, response.code().as_str()), (503, "parameters_unavailable"));
     assert!(response.header("retry-after").parse::<u64>().is_ok());
     assert_eq!(env.send(&health).await?.status, 503);
 
     moto.restart()?;
-    moto.put("/idaa", &env.config).await?;
+    moto.put(&prefix, &env.config).await?;
     while env.send(&health).await?.status == 503 {}
     assert_eq!(env.verify(env.member).await?.status, 200);
 
-    moto.kill();
+    moto.kill()?;
     let stale = loop {
         let body = env.send(&health).await?.json();
         if body["checks"]["parameters"] != "ok" {
@@ -138,10 +138,11 @@ async fn cached_parameters_are_used_while_ssm_fails() -> Result<()> {
 async fn every_secret_rotates_while_requests_continue() -> Result<()> {
     let moto = Moto::start()?;
     let mut redis = Redis::start(Kind::Tls)?;
-    let url = moto.url();
+    let (url, prefix) = (moto.url(), moto.prefix());
     let cache = redis.variables();
     let mut variables = ssm(
         &url,
+        prefix,
         &[("PARAMETER_TTL_SECONDS", "1"), ("CACHE_TTL_SECONDS", "1"), ("VERIFY_NOVI_MAX_PER_MINUTE", "100000")],
     );
     variables.extend(cache.iter().map(|(name, value)| (name.as_str(), value.as_str())));
@@ -149,7 +150,7 @@ async fn every_secret_rotates_while_requests_continue() -> Result<()> {
     add_private_credentials(&env);
     env.config["cache_password"] = json!(redis.password());
     env.private.add(redis.password().unwrap_or_default());
-    moto.put("/idaa", &env.config).await?;
+    moto.put(prefix, &env.config).await?;
     let token = |secret: &str| {
         let claims = json!({"account_id": "a", "exp": 4_000_000_000_u64});
         jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes()))
@@ -169,7 +170,7 @@ async fn every_secret_rotates_while_requests_continue() -> Result<()> {
         // The Novi key changes at Novi and in SSM, as close together as an administrator can do it.
         let key = secret("novi");
         env.novi.state().key.clone_from(&key);
-        moto.put("/idaa", &json!({"novi_idaa_api_key": key})).await?;
+        moto.put(prefix, &json!({"novi_idaa_api_key": key})).await?;
         // Until the next refresh Novi rejects the old key, which must be a 503 and never a 404.
         let other = newcomer(&env);
         loop {
@@ -183,7 +184,7 @@ async fn every_secret_rotates_while_requests_continue() -> Result<()> {
         // An additional API key: the existing keys keep working, and the new one is accepted after a refresh.
         let mut keys = env.config["api_keys"].as_array().cloned().unwrap_or_default();
         keys.push(json!({"name": format!("next{round}"), "key": secret("api")}));
-        moto.put("/idaa", &json!({"api_keys": keys})).await?;
+        moto.put(prefix, &json!({"api_keys": keys})).await?;
         let by_new_key = Request::get(&Verification::path(env.member))
             .header("x-api-key", &secret("api"))
             .header("x-account-id", "a");
@@ -193,13 +194,13 @@ async fn every_secret_rotates_while_requests_continue() -> Result<()> {
         assert_eq!(env.send(&by_new_key).await?.status, 200);
 
         // The JWT secret.
-        moto.put("/idaa", &json!({"jwt_secret": secret("jwt")})).await?;
+        moto.put(prefix, &json!({"jwt_secret": secret("jwt")})).await?;
         let request = by_token(&env, &token(&secret("jwt"))?);
         while env.send(&request).await?.code() == "jwt_invalid" {}
         assert_eq!(env.send(&request).await?.status, 200);
 
         // The cache password: open connections keep working, and new ones need the new password.
-        moto.put("/idaa", &json!({"cache_password": secret("cache")})).await?;
+        moto.put(prefix, &json!({"cache_password": secret("cache")})).await?;
         redis.set_password(&secret("cache"))?;
         redis.drop_clients()?;
         loop {
@@ -243,9 +244,9 @@ async fn mappings_can_span_several_parameters() -> Result<()> {
         let name = if n == 0 { "novi_mailman_sync".to_owned() } else { format!("novi_mailman_sync/{n}") };
         parameters[name] = json!(mapping(n).to_string());
     }
-    moto.put("/idaa", &parameters).await?;
-    let url = moto.url();
-    let variables = ssm(&url, &[("MIRROR_APPLY", "true"), ("NOVI_MAX_PER_SECOND", "1000")]);
+    let (url, prefix) = (moto.url(), moto.prefix());
+    moto.put(prefix, &parameters).await?;
+    let variables = ssm(&url, prefix, &[("MIRROR_APPLY", "true"), ("NOVI_MAX_PER_SECOND", "1000")]);
     let function = Function::start("mirror", &Value::Null, &variables, &private)?;
     let report = function.invoke(&json!({})).await?;
     assert_eq!((&report["status"], report["lists"].as_array().map(Vec::len)), (&json!("ok"), Some(13)), "{report}");

@@ -3,10 +3,17 @@
 #![expect(clippy::print_stdout, reason = "the table is for readers of the test's output")]
 
 use anyhow::Result;
-use tests::faults::{Coverage, Lambda, REPRESENTATIVE, Runner, Service};
+use futures_util::future::try_join_all;
+use tests::faults::{Coverage, Lambda, REPRESENTATIVE, Runner, Service, Table};
 
+/// Tests each service in an environment of its own, concurrently, because most faults are timeouts.
 async fn assert_survives(lambda: Lambda, services: &[Service]) -> Result<()> {
-    let table = Runner::start(lambda).await?.run_all(services, Coverage::Kinds, |_| ()).await?;
+    let tables = try_join_all(
+        services
+            .iter()
+            .map(async |service| Runner::start(lambda).await?.run_all(&[*service], Coverage::Kinds, |_| ()).await),
+    );
+    let table = Table { rows: tables.await?.into_iter().flat_map(|table| table.rows).collect() };
     println!("{table}");
     assert!(table.is_clean() && table.rows.len() > 50, "{table}");
     Ok(())
@@ -29,13 +36,15 @@ async fn mirror_survives_every_fault_of_novi_and_mailman() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_faults_leak_no_resources() -> Result<()> {
-    for lambda in [Lambda::Verify, Lambda::Mirror] {
+    try_join_all([Lambda::Verify, Lambda::Mirror].map(async |lambda| {
         let mut runner = Runner::start(lambda).await?;
         for (_, service, fault) in REPRESENTATIVE.into_iter().filter(|(target, ..)| *target == lambda) {
             println!("{}", runner.repeat(service, fault, 10).await?);
         }
-    }
-    Ok(())
+        Ok(())
+    }))
+    .await
+    .map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use fastrand::Rng;
+use futures_util::future::try_join_all;
 use http::Method;
 use serde_json::json;
 use tests::directory::Directory;
@@ -237,7 +238,7 @@ async fn address_with_a_proxy_timeout_is_left_to_the_next_run() -> Result<()> {
 /// The connection is lost, and Mailman processes the request a moment later.
 #[tokio::test(flavor = "multi_thread")]
 async fn address_with_a_lost_response_is_retried_last_after_mailman_has_settled() -> Result<()> {
-    for database in [Database::Sqlite, Database::Postgres] {
+    try_join_all([Database::Sqlite, Database::Postgres].map(async |database| {
         let (mut env, group) = start(database, 8, &[]).await?;
         let proxy = env.insert_proxy().await?;
         proxy.fail("POST /3.1/members", 3, HttpFault::DisconnectThenDeliver(Duration::from_secs(2)));
@@ -246,13 +247,15 @@ async fn address_with_a_lost_response_is_retried_last_after_mailman_has_settled(
         assert_members(&env, group).await?;
         let posts = proxy.requests().iter().filter(|request| request.line.starts_with("POST")).count();
         assert_eq!(posts, 8, "the first requests were applied eventually");
-    }
-    Ok(())
+        Ok(())
+    }))
+    .await
+    .map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn list_fails_if_mailman_can_write_nothing() -> Result<()> {
-    let (mut env, _) = start(Database::Sqlite, 1, &[]).await?;
+    let (mut env, _) = start(Database::Sqlite, 1, &[("MAILMAN_RETRY_SECONDS", "5")]).await?;
     let proxy = env.insert_proxy().await?;
     proxy.fail("POST", usize::MAX, HttpFault::Respond(500, "<html>no space left</html>"));
     let report = env.run(json!({})).await?;

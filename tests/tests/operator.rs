@@ -62,7 +62,8 @@ fn text(output: &Output) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
-    let moto = Moto::start()?;
+    // The script's default path is that of a real installation, so no other test may use this moto.
+    let moto = Moto::start_own()?;
     let operator = Operator::new()?;
     let [novi, mailman, key, jwt, api] =
         ["novi-key-+/=", "mailman-pass", "frontend-key-of-this-test", "jwt-secret-1", "https://novi.example.org/api"];

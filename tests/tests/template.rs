@@ -9,16 +9,32 @@ use tests::function::venv;
 use tests::redis::{Kind, Redis};
 use tests::workspace;
 
-/// Returns the resources that CloudFormation would create.
-fn resources(parameters: &Value) -> Result<BTreeMap<String, Value>> {
+/// The resources that CloudFormation would create, by name.
+type Resources = BTreeMap<String, Value>;
+
+/// Returns the resources for each set of parameters. Importing SAM's translator takes longer than all of them.
+fn resources_for_all(parameters: &[&Value]) -> Result<Vec<Resources>> {
     let output = Command::new(venv().join("bin/python"))
         .arg(workspace().join("tests/process_template.py"))
         .arg(workspace().join("template.yaml"))
-        .arg(parameters.to_string())
+        .arg(json!(parameters).to_string())
         .output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let mut template: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(serde_json::from_value(template["Resources"].take())?)
+    let templates: Vec<Value> = serde_json::from_slice(&output.stdout)?;
+    ensure!(templates.len() == parameters.len(), "expected {} templates, got {}", parameters.len(), templates.len());
+    templates.into_iter().map(|mut template| Ok(serde_json::from_value(template["Resources"].take())?)).collect()
+}
+
+/// Returns the resources for the default parameters.
+fn default_resources() -> Result<Resources> {
+    resources_for_all(&[&json!({})])?.pop().context("there is one template")
+}
+
+/// Returns the name, the parameters and the resources of every choice.
+fn deployments() -> Result<Vec<(&'static str, Value, Resources)>> {
+    let choices = choices();
+    let all = resources_for_all(&choices.iter().map(|(_, parameters)| parameters).collect::<Vec<_>>())?;
+    Ok(choices.into_iter().zip(all).map(|((choice, parameters), resources)| (choice, parameters, resources)).collect())
 }
 
 /// Returns every choice of cache, and a choice with everything optional.
@@ -105,8 +121,7 @@ fn template_passes_cfn_lint() -> Result<()> {
 
 #[test]
 fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
-    for (choice, parameters) in choices() {
-        let resources = resources(&parameters)?;
+    for (choice, parameters, resources) in deployments()? {
         for role in ["VerifyRole", "MirrorRole", "SchedulerRole"] {
             for statement in statements(&resources, role).iter().filter(|statement| statement["Effect"] == "Allow") {
                 let actions = list(&statement["Action"]);
@@ -159,8 +174,7 @@ fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
 #[test]
 fn template_and_readme_have_exactly_the_variables_that_the_code_reads() -> Result<()> {
     let readme = std::fs::read_to_string(workspace().join("README.md"))?;
-    for (choice, parameters) in choices() {
-        let resources = resources(&parameters)?;
+    for (choice, _, resources) in deployments()? {
         for (function, name) in [("verify", "Verify"), ("mirror", "Mirror")] {
             let variables = resources[name]["Properties"]["Environment"]["Variables"].clone();
             let mut set: BTreeSet<String> =
@@ -179,8 +193,7 @@ fn template_and_readme_have_exactly_the_variables_that_the_code_reads() -> Resul
 #[test]
 fn functions_accept_the_values_of_the_template() -> Result<()> {
     use shared::settings::{CacheTtls, CommonSettings, Env};
-    for (choice, parameters) in choices() {
-        let resources = resources(&parameters)?;
+    for (choice, _, resources) in deployments()? {
         for name in ["Verify", "Mirror"] {
             let variables = &resources[name]["Properties"]["Environment"]["Variables"];
             let texts: Vec<(String, String)> = variables
@@ -200,8 +213,7 @@ fn functions_accept_the_values_of_the_template() -> Result<()> {
 
 #[test]
 fn stored_data_is_encrypted_and_expires_and_logs_contain_no_personal_data() -> Result<()> {
-    for (choice, parameters) in choices() {
-        let resources = resources(&parameters)?;
+    for (choice, _, resources) in deployments()? {
         for (name, resource) in &resources {
             let properties = &resource["Properties"];
             match resource["Type"].as_str().unwrap_or_default() {
@@ -235,8 +247,7 @@ fn stored_data_is_encrypted_and_expires_and_logs_contain_no_personal_data() -> R
 
 #[test]
 fn mirror_is_safe_to_deploy() -> Result<()> {
-    for (choice, parameters) in choices() {
-        let resources = resources(&parameters)?;
+    for (choice, parameters, resources) in deployments()? {
         let mirror = &resources["Mirror"]["Properties"];
         let writes = parameters.get("MirrorApply").is_some();
         assert_eq!(mirror["Environment"]["Variables"]["MIRROR_APPLY"], writes.to_string(), "{choice}");
@@ -265,8 +276,7 @@ fn mirror_is_safe_to_deploy() -> Result<()> {
 
 #[test]
 fn api_and_function_allow_the_same_cors_origins() -> Result<()> {
-    for (choice, parameters) in choices() {
-        let resources = resources(&parameters)?;
+    for (choice, _, resources) in deployments()? {
         let api = &resources["Api"]["Properties"]["CorsConfiguration"];
         let function = &resources["Verify"]["Properties"]["Environment"]["Variables"]["CORS_ALLOW_ORIGINS"];
         assert_eq!(list(&api["AllowOrigins"]).join(","), function.as_str().unwrap_or_default(), "{choice}");
@@ -282,7 +292,7 @@ fn api_and_function_allow_the_same_cors_origins() -> Result<()> {
 #[test]
 fn every_alarm_notifies_and_is_documented() -> Result<()> {
     let operations = std::fs::read_to_string(workspace().join("docs/operations.md"))?;
-    let resources = resources(&json!({}))?;
+    let resources = default_resources()?;
     let alarms: Vec<&Value> = resources
         .values()
         .filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm")
@@ -305,7 +315,7 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
 /// The metrics that the alarms and the dashboard query are the ones that the functions emit.
 #[test]
 fn every_queried_metric_is_emitted() -> Result<()> {
-    let resources = resources(&json!({}))?;
+    let resources = default_resources()?;
     let mut code = String::new();
     for file in ["verify/src/app.rs", "verify/src/verification.rs", "mirror/src/run.rs", "../shared/src/novi.rs"] {
         code += &std::fs::read_to_string(workspace().join("functions").join(file))?;
@@ -351,7 +361,7 @@ async fn cache_user_has_the_permissions_that_the_functions_need() -> Result<()> 
     use tests::directory::Directory;
     use tests::harness::{Mirror, Verification};
 
-    let resources = resources(&json!({}))?;
+    let resources = default_resources()?;
     let access = resources["CacheUser"]["Properties"]["AccessString"].as_str().unwrap_or_default().to_owned();
     // A serverless cache is a cluster.
     let redis = Redis::start(Kind::Cluster)?;
