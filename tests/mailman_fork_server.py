@@ -46,7 +46,7 @@ ALSO_PRELOADED = (
     "zope.configuration.xmlconfig",
 )
 PR_SET_PDEATHSIG = 1
-NICENESS = 10
+NICENESS = 5
 
 
 def preload():
