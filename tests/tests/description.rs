@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use http::StatusCode;
 use nix::sys::stat::Mode;
 use serde_json::Value;
 use tests::function::{Function, venv};
@@ -59,10 +60,21 @@ impl Api {
         uuid: Option<Uuid>,
         exceptions: &str,
     ) -> Result<()> {
+        self.assert_fits(&self.description().await?, state, headers, uuid, exceptions).await
+    }
+
+    /// Runs schemathesis like [`Self::assert_conforms`], with a description that was fetched earlier.
+    async fn assert_fits(
+        &self,
+        description: &str,
+        state: &str,
+        headers: &[String],
+        uuid: Option<Uuid>,
+        exceptions: &str,
+    ) -> Result<()> {
         let dir = tempfile::tempdir()?;
         // schemathesis doesn't test a URL that it loads the description from, so it reads a file.
-        let description = dir.path().join("openapi.json");
-        std::fs::write(description, self.description().await?)?;
+        std::fs::write(dir.path().join("openapi.json"), description)?;
         std::fs::write(dir.path().join("schemathesis.toml"), configuration(uuid, exceptions))?;
         let mut command = Command::new(venv().join("bin/schemathesis"));
         command
@@ -104,11 +116,18 @@ const NOVI_IS_DOWN: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"
 const PARAMETERS_ARE_DOWN: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n\
                                   [checks.missing_required_header]\nexpected-statuses = [\"503\"]\n";
 
+/// API Gateway responds the same to every request.
+const BY_GATEWAY: &str = "[checks.not_a_server_error]\nenabled = false\n[checks.unsupported_method]\nenabled = false\n";
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_response_is_described_and_every_described_response_occurs() -> Result<()> {
     // Each lasting state has its own function.
-    let (api, failing, limited) =
-        (Api::start(&[HIGH_LIMIT]).await?, Api::start(&[HIGH_LIMIT]).await?, Api::start(&[HIGH_LIMIT]).await?);
+    let (api, failing, limited, gateway) = (
+        Api::start(&[HIGH_LIMIT]).await?,
+        Api::start(&[HIGH_LIMIT]).await?,
+        Api::start(&[HIGH_LIMIT]).await?,
+        Api::start(&[]).await?,
+    );
     // A pipe without a writer: the parameters never arrive.
     let dir = tempfile::tempdir()?;
     let pipe = dir.path().join("config.json");
@@ -140,17 +159,37 @@ async fn every_response_is_described_and_every_described_response_occurs() -> Re
         }
         Ok(())
     };
-    tokio::try_join!(without_faults, with_faults)?;
+    let by_gateway = async {
+        for status in
+            [StatusCode::TOO_MANY_REQUESTS, StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE]
+        {
+            let description = gateway.description().await?;
+            gateway.gateway.respond_itself(Some(status));
+            let state = format!("API Gateway itself responds {status}");
+            let authorized = gateway.authorized();
+            gateway.assert_fits(&description, &state, &authorized, Some(gateway.member), BY_GATEWAY).await?;
+            gateway.gateway.respond_itself(None);
+        }
+        Ok(())
+    };
+    tokio::try_join!(without_faults, with_faults, by_gateway)?;
 
     let description: Value = serde_json::from_str(&api.description().await?)?;
     let described: BTreeSet<(String, u16)> = described(&description)?;
-    let observed: BTreeSet<(String, u16)> =
+    let mut observed: BTreeSet<(String, u16)> =
         [&api, &failing, &limited, &down].into_iter().flat_map(Api::observed).collect();
+    // A 500 is an error in this service itself, which no request and no fault may cause. The others are API Gateway's.
+    let is_internal_or_from_gateway = |(route, status): &&(String, u16)| match route.as_str() {
+        "/health" => matches!(status, 429 | 500),
+        "/openapi.json" => matches!(status, 429 | 500 | 503),
+        _ => *status == 500,
+    };
+    let unobserved: BTreeSet<_> = described.difference(&observed).collect();
+    let expected: BTreeSet<_> = described.iter().filter(is_internal_or_from_gateway).collect();
+    assert_eq!(unobserved, expected, "observed: {observed:?}");
+    observed.extend(gateway.observed());
+    assert!(described.is_subset(&observed), "observed: {observed:?}");
     let routes: BTreeSet<&String> = described.iter().map(|(route, _)| route).collect();
-    let unobserved: BTreeSet<_> = described.difference(&observed).cloned().collect();
-    // A 500 is an error in this service itself, which no request and no fault may cause.
-    let internal = routes.iter().map(|route| ((*route).clone(), 500)).collect();
-    assert_eq!(unobserved, internal, "observed: {observed:?}");
     // schemathesis checks this too, but a configuration could disable it.
     let undescribed: Vec<_> =
         observed.iter().filter(|(route, _)| routes.contains(route)).filter(|pair| !described.contains(*pair)).collect();
