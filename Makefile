@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup run check test test-long test-frontend test-sam soak faults fuzz bench bench-check bench-build lint \
-  quick-lint deny sbom build deploy parameters invoke-mirror
+  quick-lint deny sbom build deploy parameters probe invoke-mirror
 
 # cargo-nextest, if it is installed: it prints one summary and runs each test in its own process.
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
@@ -40,7 +40,7 @@ test-long: ## run what takes too long for make test: the tests marked as long, a
 	  target/debug/soak --minutes $(MINUTES) || failed+=" soak"; \
 	  [ -z "$$failed" ] || { echo "make test-long: failed:$$failed" >&2; exit 1; }
 
-test-frontend: ## test the front-end module, and its demo page in Chromium against the real verify function
+test-frontend: ## test the front-end module, generated clients, and the demo page in Chromium against the real verify function
 	@scripts/setup frontend
 	@cargo build --workspace --bins
 	@cd frontend && npm test
@@ -105,6 +105,9 @@ deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes a pa
 
 parameters: setup ## prompt for each parameter and write it to SSM; ARGS='--only NAME' changes one
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/parameters.py $(ARGS)
+
+probe: setup ## read how the live Novi and Mailman are, and print what to fix; writes nothing
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/probe.py $(ARGS)
 
 invoke-mirror: setup ## run the mirror once and print its report; ARGS=--dry-run, '--force LIST' or --explain
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/invoke_mirror.py $(ARGS)

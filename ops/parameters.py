@@ -43,6 +43,22 @@ def printable_ascii(text):
     return [text]
 
 
+def novi_key(text):
+    if re.match(r"basic\s", text, re.IGNORECASE):
+        raise InvalidValue("expected the key without `Basic ` in front of it, because the functions add that")
+    if not text.isascii():
+        raise InvalidValue("found a character that isn't ASCII, such as a typographic quotation mark or an invisible space")
+    if text[0] in "\"'`" or text[-1] in "\"'`":
+        raise InvalidValue("expected the key without quotation marks around it")
+    return printable_ascii(text)
+
+
+def uuid(text):
+    if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", text):
+        raise InvalidValue("expected a hyphenated UUID")
+    return [text]
+
+
 def json_array(text, check):
     try:
         items = json.loads(text)
@@ -89,7 +105,9 @@ def mappings(text):
 # (name, SSM type, required, description, parser)
 PARAMETERS = [
     ("novi_api_root_url", "String", True, "Root URL of Novi's API, such as https://www.example.org/api", url),
-    ("novi_idaa_api_key", "SecureString", True, "Novi's API key, as issued", printable_ascii),
+    ("novi_idaa_api_key", "SecureString", True, "Novi's API key, as issued", novi_key),
+    ("novi_probe_uuid", "SecureString", False,
+     "UUID of a record that Novi always has, to tell its 404s from a wrong root or a lost permission", uuid),
     ("api_keys", "SecureString", True,
      'API keys of the callers, as JSON: [{"name":"frontend","key":"…","bypass":false}]', api_keys),
     ("jwt_secret", "SecureString", False, "HS256 secret of JWTs. Without it, no JWT is accepted", printable_ascii),
@@ -187,7 +205,8 @@ def main():
                     break
                 if text.startswith("@"):
                     try:
-                        with open(text[1:], encoding="utf-8") as file:
+                        # Without the byte order mark that some editors put in front of the text.
+                        with open(text[1:], encoding="utf-8-sig") as file:
                             text = file.read().strip()
                     except OSError as error:
                         raise InvalidValue(f"reading the file failed: {error.strerror}") from None

@@ -51,6 +51,11 @@ def process(template, overrides):
             value = value.split(",")
         elif value not in parameter.get("AllowedValues", [value]):
             sys.exit(f"parameter {name}={value} is invalid: expected one of {parameter['AllowedValues']}")
+        pattern = re.compile(parameter.get("AllowedPattern", ""))
+        for item in value if isinstance(value, list) else [value]:
+            if pattern.pattern and not pattern.fullmatch(str(item)):
+                text = ",".join(value) if isinstance(value, list) else value
+                sys.exit(f"parameter {name}={text} is invalid: expected the pattern {pattern.pattern}")
         parameters[name] = value
     if overrides:
         sys.exit(f"unknown parameters: {', '.join(overrides)}")

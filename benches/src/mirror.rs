@@ -51,7 +51,7 @@ pub(crate) async fn configure(
     let mappings: Vec<Value> =
         mappings.iter().map(|(group, list)| json!({"group_guid": group, "list_id": list})).collect();
     let config = json!({
-        "novi_api_root_url": format!("{}/api", novi.url()), "novi_idaa_api_key": "a key",
+        "novi_api_root_url": format!("{}/api", novi.url()), "novi_idaa_api_key": "a-key",
         "mailman_base_url": mailman, "mailman_username": USER, "mailman_password": password,
         "novi_mailman_sync": mappings,
     });

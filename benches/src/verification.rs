@@ -25,7 +25,7 @@ use crate::upstream::Upstream;
 /// The latency of Novi.
 const LATENCY: Duration = Duration::from_millis(20);
 const PREFIX: &str = "/idaa";
-const KEY: &str = "a key of the usual length for this benchmark.";
+const KEY: &str = "a-key-of-the-usual-length-for-this-benchmark.";
 /// The number of warm invocations of each kind.
 const WARM_HITS: usize = 2_000;
 /// The number of warm misses. It is smaller, because each one takes at least as long as Novi.

@@ -1,34 +1,19 @@
 // Tests what a person sees on the demo page in each state, in Chromium and
-// against the real verify function. FRONTEND_API and CHROMIUM override the paths
-// of the two programs.
+// against the real verify function. CHROMIUM overrides the path of the browser.
 
 import assert from "node:assert/strict";
-import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { access, constants, mkdtemp, readFile, rm } from "node:fs/promises";
 import { createServer, type IncomingHttpHeaders, request, type RequestListener, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
 import { after, before, describe, test } from "node:test";
-import { fileURLToPath } from "node:url";
 
 import { type BrowserContext, chromium, type Page } from "playwright-core";
 
+import { type Api, type ApiProgram, FRONTEND, startApi } from "./api_program.js";
 import type { Verification } from "../verify_novi_uuid.js";
-
-/** The JSON that frontend_api prints. */
-interface Api {
-  api_root: string;
-  api_key: string;
-  token: string;
-  member: { uuid: string; full_name: string; email: string };
-  stranger: string;
-  failing: string;
-  blocked: string;
-  limited: { api_root: string; api_key: string; uuid: string; retry_after_seconds: number };
-}
 
 /** A request that the proxy has received. */
 interface ReceivedRequest {
@@ -37,8 +22,6 @@ interface ReceivedRequest {
   headers: IncomingHttpHeaders;
 }
 
-const FRONTEND = fileURLToPath(new URL("../..", import.meta.url));
-const PROGRAM = process.env["FRONTEND_API"] ?? join(FRONTEND, "../target/debug/frontend_api");
 const CHROMIUM = process.env["CHROMIUM"] ?? "/usr/bin/chromium";
 const FILES: Record<string, string> = {
   "/demo.html": "text/html; charset=utf-8",
@@ -88,7 +71,7 @@ function always(status: number, type: string, body: string, extra: Record<string
 describe("the demo page in a browser", { timeout: 120_000 }, () => {
   const received: ReceivedRequest[] = [];
   const logged: string[] = [];
-  let program: ChildProcess | undefined;
+  let program: ApiProgram | undefined;
   let api: Api;
   let profile: string | undefined;
   let browser: BrowserContext | undefined;
@@ -100,12 +83,9 @@ describe("the demo page in a browser", { timeout: 120_000 }, () => {
   let limitedRoot: string;
 
   before(async () => {
-    for (const [path, remedy] of [
-      [PROGRAM, "Build it with `cargo build --workspace --bins`, or set FRONTEND_API to its path."],
-      [CHROMIUM, "Install Chromium, or set CHROMIUM to its path."],
-    ] as const) {
-      await access(path, constants.X_OK).catch(() => assert.fail(`${path} is not executable. ${remedy}`));
-    }
+    await access(CHROMIUM, constants.X_OK).catch(() =>
+      assert.fail(`${CHROMIUM} is not executable. Install Chromium, or set CHROMIUM to its path.`),
+    );
     pagePort = await listen((incoming, outgoing) => {
       const path = incoming.url ?? "";
       const type = FILES[path];
@@ -120,13 +100,8 @@ describe("the demo page in a browser", { timeout: 120_000 }, () => {
       );
     });
 
-    program = spawn(PROGRAM, [`http://localhost:${pagePort}`], { stdio: ["pipe", "pipe", "inherit"] });
-    const failed = once(program, "error").then(([error]) => Promise.reject(error));
-    const ended = once(program, "exit").then(([code]) => Promise.reject(new Error(`${PROGRAM} exited with ${code}`)));
-    ended.catch(() => undefined);
-    failed.catch(() => undefined);
-    const line = once(createInterface({ input: program.stdout! }), "line");
-    api = JSON.parse((await Promise.race([line, failed, ended]))[0] as string) as Api;
+    program = await startApi(`http://localhost:${pagePort}`);
+    api = program.api;
     root = `http://127.0.0.1:${await listen(stage(api.api_root, received))}/prod`;
     limitedRoot = `http://127.0.0.1:${await listen(stage(api.limited.api_root, received))}/prod`;
 
@@ -154,12 +129,7 @@ describe("the demo page in a browser", { timeout: 120_000 }, () => {
     if (profile !== undefined) {
       await rm(profile, { recursive: true, force: true, maxRetries: 5 });
     }
-    if (program !== undefined && program.exitCode === null && program.signalCode === null) {
-      const exit = once(program, "exit");
-      program.stdin?.end();
-      // It searches its log for private data, and fails if it finds any.
-      assert.deepEqual(await exit, [0, null]);
-    }
+    await program?.stop();
     for (const server of servers) {
       server.closeAllConnections();
       server.close();

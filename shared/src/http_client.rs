@@ -30,8 +30,12 @@ pub fn tls_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, rus
     Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
+/// The maximum number of headers of a response. hyper's own maximum is 100, which proxies exceed.
+const MAX_HEADERS: usize = 256;
+
 /// Builds the client, with TLS 1.2 or later and a short idle timeout. It does
-/// not follow redirects, because a redirect must not receive the API key.
+/// not follow redirects, because a redirect must not receive the API key. It
+/// reads folded header lines, which RFC 9112 5.2 requires of a client.
 /// Callers set their own timeouts.
 ///
 /// # Errors
@@ -43,6 +47,8 @@ pub fn build(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
         .redirect(reqwest::redirect::Policy::none())
         .pool_idle_timeout(IDLE_TIMEOUT)
         .tcp_nodelay(true)
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_max_headers(MAX_HEADERS)
         .user_agent(concat!("novi-bridge/", env!("CARGO_PKG_VERSION")))
         .build()
 }
@@ -56,6 +62,9 @@ pub enum BodyError {
     /// The connection closed, or the timeout elapsed, before the end of the body.
     #[error("the body is truncated")]
     Truncated,
+    /// The body arrived, but not in the encoding that its headers announce.
+    #[error("the body is malformed")]
+    Malformed,
 }
 
 /// Reads a body of at most `limit` bytes. A longer one is rejected while it
@@ -69,7 +78,7 @@ pub async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<
         return Err(BodyError::TooLarge);
     }
     let mut body = BytesMut::with_capacity(announced);
-    while let Some(chunk) = response.chunk().await.map_err(|_| BodyError::Truncated)? {
+    while let Some(chunk) = response.chunk().await.map_err(|error| body_error(&error))? {
         if body.len() + chunk.len() > limit {
             return Err(BodyError::TooLarge);
         }
@@ -78,13 +87,36 @@ pub async fn read_body(mut response: reqwest::Response, limit: usize) -> Result<
     Ok(body.freeze())
 }
 
+fn body_error(error: &reqwest::Error) -> BodyError {
+    // hyper reports an invalid chunk in these two ways, and a body that ends too early in others. TLS errors have one of
+    // these kinds, too.
+    let is_malformed = |io: &std::io::Error| {
+        use std::io::ErrorKind::{InvalidData, InvalidInput};
+        matches!(io.kind(), InvalidData | InvalidInput) && io.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>())
+    };
+    let is_malformed = sources(error).any(|e| e.downcast_ref().is_some_and(is_malformed));
+    if is_malformed && !error.is_timeout() { BodyError::Malformed } else { BodyError::Truncated }
+}
+
+/// Returns an error, its source, the source of that, and so on.
+fn sources<'e>(error: &'e reqwest::Error) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
+    let error: &'e (dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(error), |e| {
+        // The source of an io::Error is that of the error inside of it. hyper-rustls wraps TLS errors twice.
+        match e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
+            None => e.source(),
+        }
+    })
+}
+
 /// Returns the seconds of `Retry-After`. An HTTP date is converted relative to
 /// `now`. Returns `None` if the header is absent or invalid.
 #[must_use]
 pub fn retry_after(headers: &http::HeaderMap, now: SystemTime) -> Option<u64> {
     let value = headers.get(http::header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse() {
-        return Some(seconds);
+    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        return Some(value.parse().unwrap_or(u64::MAX));
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).map_or(0, ceil_seconds))
@@ -107,6 +139,8 @@ pub enum TransportError {
     Timeout,
     /// The connection ended in the middle of the response body.
     Truncated,
+    /// A response arrived that is not HTTP.
+    Malformed,
 }
 
 /// Classifies a transport error. Its text is dropped, because it quotes the URL.
@@ -116,6 +150,8 @@ pub fn transport_error(error: &reqwest::Error) -> TransportError {
         TransportError::Timeout
     } else if error.is_connect() {
         TransportError::Connect
+    } else if sources(error).any(|e| e.downcast_ref().is_some_and(hyper::Error::is_parse)) {
+        TransportError::Malformed
     } else {
         TransportError::Closed
     }
@@ -124,8 +160,7 @@ pub fn transport_error(error: &reqwest::Error) -> TransportError {
 /// Returns a short, PII-free description of a transport error, for the log.
 #[must_use]
 pub fn cause(error: &reqwest::Error) -> &'static str {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(e) = source {
+    for e in sources(error) {
         if e.is::<rustls::Error>() {
             return "TLS failed";
         }
@@ -141,12 +176,12 @@ pub fn cause(error: &reqwest::Error) -> &'static str {
                 _ => {}
             }
         }
-        source = e.source();
     }
     match transport_error(error) {
         TransportError::Timeout => "timed out",
         TransportError::Connect => "connecting failed",
         TransportError::Closed | TransportError::Truncated => "connection closed",
+        TransportError::Malformed => "the response is not HTTP",
     }
 }
 
@@ -174,6 +209,10 @@ mod tests {
         assert_eq!(retry_after(&headers(&date(-90)), now), Some(0));
         assert_eq!(retry_after(&headers("soon"), now), None);
         assert_eq!(retry_after(&headers("-3"), now), None);
+        assert_eq!(retry_after(&headers("+3"), now), None);
+        assert_eq!(retry_after(&headers(""), now), None);
+        assert_eq!(retry_after(&headers("18446744073709551615"), now), Some(u64::MAX));
+        assert_eq!(retry_after(&headers("99999999999999999999"), now), Some(u64::MAX));
         assert_eq!(retry_after(&http::HeaderMap::new(), now), None);
         let between = now - Duration::from_millis(500);
         assert_eq!(retry_after(&headers(&date(90)), between), Some(91));

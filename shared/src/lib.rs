@@ -23,11 +23,13 @@ macro_rules! unprintable {
 #[doc(hidden)]
 pub use static_assertions;
 
+pub mod address;
 pub mod aws;
 pub mod cache;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 pub mod http_client;
+mod json;
 pub mod member;
 pub mod metrics;
 pub mod novi;
@@ -37,3 +39,4 @@ pub mod services;
 pub mod settings;
 pub mod sync;
 pub mod telemetry;
+pub mod text;

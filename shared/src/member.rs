@@ -5,20 +5,26 @@
 //! some of the fields, and some responses wrap the record in `data`. This
 //! module distinguishes the cases that matter: a field is *absent* (perhaps
 //! hidden from our key), *null*, a *value*, or *something else* than the API's
-//! documentation says.
+//! documentation says. Keys are compared without regard to case, and a field
+//! that isn't used can't make a record unreadable.
 
 use std::fmt;
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
-use unicode_segmentation::UnicodeSegmentation;
 use uuid::Uuid;
+
+use crate::json::{self, DAMAGE};
+use crate::{address, text};
 
 /// A member's UUID. It has no `Debug` and no `Display`, because it identifies a person.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MemberId(Uuid);
 
 impl MemberId {
+    /// The nil UUID, which no one has.
+    pub const NIL: Self = Self(Uuid::nil());
+
     /// Parses the hyphenated form, in upper or lower case, and no other form.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -113,7 +119,15 @@ impl Field {
     /// Returns the trimmed text, or `None` if the field is blank or not text.
     fn text(&self) -> Option<&str> {
         match self {
-            Self::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
+            Self::Text(text) => Some(text::trim(text)).filter(|text| !text.is_empty()),
+            _ => None,
+        }
+    }
+
+    /// Returns the text as a name, or `None` if the field is blank or not text.
+    fn name(&self) -> Option<String> {
+        match self {
+            Self::Text(text) => text::name(text),
             _ => None,
         }
     }
@@ -139,9 +153,20 @@ impl Field {
 #[error("the body is not a member record")]
 pub struct NotARecord;
 
+/// The records that count as members.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MemberRules {
+    /// True if a record with `Active: false` is not a member (`REQUIRE_ACTIVE`).
+    pub require_active: bool,
+    /// The values of `MemberStatus` that a member may have, in lower case (`MEMBER_STATUSES`). `None` for any.
+    pub statuses: Option<Vec<String>>,
+}
+
 /// The fields that are read from a member record.
 #[derive(Clone, Default)]
 pub struct Record {
+    /// `UniqueID` or `UniqueId`. Both spellings occur.
+    id: RecordId,
     name: Field,
     first_name: Field,
     last_name: Field,
@@ -151,6 +176,19 @@ pub struct Record {
     pub active: Field,
     /// `UnsubscribeFromEmails`. True means "do not send marketing emails".
     pub unsubscribed: Field,
+    /// `MemberStatus`, such as `current`.
+    status: Field,
+}
+
+/// The UUID in a record.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum RecordId {
+    /// Absent, null or blank.
+    #[default]
+    Absent,
+    Is(MemberId),
+    /// Not a UUID.
+    Invalid,
 }
 
 /// The identity of a verified member: the display name and the email address.
@@ -164,27 +202,57 @@ pub struct Identity {
 }
 
 impl Record {
-    /// Parses a body. Returns `None` for a response without a record: an empty
-    /// body, `null`, `{}`, or `null` or `{}` under `data`.
+    /// Parses a response body. Returns `None` for a response without a record: an empty
+    /// body, `null`, `{}`, or an object with nothing but `null` or `{}` under `data`.
     ///
     /// # Errors
-    /// Returns [`NotARecord`] if the body is not JSON or not an object, if its
-    /// `data` is not an object, or if it is one of Novi's error messages.
+    /// Returns [`NotARecord`] for anything else that isn't a record: not JSON, not an
+    /// object, an object without any of a record's keys, or an error message.
     pub fn parse(body: &[u8]) -> Result<Option<Self>, NotARecord> {
-        if body.trim_ascii().is_empty() {
+        if json::trim(body).is_empty() {
             return Ok(None);
         }
-        match serde_json::from_slice::<Option<Envelope>>(body).map_err(|_| NotARecord)? {
-            None => Ok(None),
-            Some(envelope) => envelope.unwrap(),
+        let parsed = json::parse::<Option<Envelope>>(body).ok_or(NotARecord)?;
+        let Some(mut record) = parsed.value.map_or(Ok(None), |envelope| envelope.unwrap(false))? else {
+            return Ok(None);
+        };
+        if parsed.is_repaired {
+            record.discard_damaged_text();
+            record.identity()?;
         }
+        Ok(Some(record))
     }
 
-    /// Returns the email address, trimmed and with each inner space replaced by
-    /// a plus. Returns `None` if it is hidden, null or blank.
+    /// True unless the record has a `UniqueID` that is not `id`.
+    #[must_use]
+    pub fn may_belong_to(&self, id: MemberId) -> bool {
+        matches!(self.id, RecordId::Absent) || self.id == RecordId::Is(id)
+    }
+
+    /// True if the record has neither names nor an email address, not even blank ones. The API key may not be allowed to
+    /// read them.
+    #[must_use]
+    pub fn hides_identity(&self) -> bool {
+        self.identifying().into_iter().all(|field| matches!(field, Field::Absent))
+    }
+
+    fn identifying(&self) -> [&Field; 4] {
+        [&self.name, &self.first_name, &self.last_name, &self.email]
+    }
+
+    /// Returns the first email address in `Email`, with each inner space of its local part replaced by a plus. Returns
+    /// `None` if `Email` is hidden, null or blank, or has no address.
     #[must_use]
     pub fn email(&self) -> Option<String> {
-        self.email.text().map(|text| text.replace(' ', "+"))
+        self.email.text().and_then(address::first)
+    }
+
+    /// Returns the address for mailing lists: the only address in `Email`. If there isn't exactly one, returns the text
+    /// itself, which is not a valid address, with each inner space replaced by a plus. Returns `None` if `Email` is
+    /// hidden, null or blank.
+    #[must_use]
+    pub fn mailing_address(&self) -> Option<String> {
+        self.email.text().map(|text| address::only(text).unwrap_or_else(|| text.replace(' ', "+")))
     }
 
     /// True if the record shows an `Email`, blank or not. If it doesn't, no
@@ -194,17 +262,17 @@ impl Record {
         !matches!(self.email, Field::Absent | Field::Flag(_) | Field::Other)
     }
 
-    /// Returns the display name: first name, space, first character of the last
-    /// name, period. If either is blank, returns the whole `Name`. If that is
-    /// blank too, returns the first or last name, whichever is not blank.
+    /// Returns the display name: first name, space, initial of the last name,
+    /// period. If either is blank, returns the whole `Name`. If that is blank
+    /// too, returns the first or last name, whichever is not blank.
     #[must_use]
     pub fn display_name(&self) -> Option<String> {
-        match (self.first_name.text(), self.last_name.text()) {
+        match (self.first_name.name(), self.last_name.name()) {
             (Some(first), Some(last)) => {
-                let initial = last.graphemes(true).next().unwrap_or_default();
+                let initial = text::initial(&last).unwrap_or_default();
                 Some(format!("{first} {initial}."))
             }
-            (first, last) => self.name.text().or(first).or(last).map(str::to_owned),
+            (first, last) => self.name.name().or(first).or(last),
         }
     }
 
@@ -213,33 +281,83 @@ impl Record {
     /// list of records may show fewer fields than the single record does, with
     /// `null` for the hidden ones.
     #[must_use]
-    pub fn is_complete(&self) -> bool {
+    pub fn is_complete(&self, rules: &MemberRules) -> bool {
         let texts = [&self.first_name, &self.last_name, &self.email];
         texts.into_iter().all(|field| field.text().is_some())
             && self.active.flag().is_some()
             && self.unsubscribed.flag().is_some()
+            && (rules.statuses.is_none() || self.status.text().is_some())
+    }
+
+    /// True if `MemberStatus` is one that members may have. Returns `None` if the status matters and is hidden, or is
+    /// not text.
+    #[must_use]
+    pub fn has_member_status(&self, rules: &MemberRules) -> Option<bool> {
+        let Some(statuses) = &rules.statuses else { return Some(true) };
+        match &self.status {
+            Field::Absent | Field::Flag(_) | Field::Other => None,
+            status => Some(status.text().is_some_and(|text| statuses.iter().any(|s| s.eq_ignore_ascii_case(text)))),
+        }
     }
 
     /// Returns the identity of a member. Returns `None` if the record isn't a
-    /// member's: it has no identity, or it is inactive and `require_active` is set.
+    /// member's: it has no identity, or doesn't follow the rules.
     ///
     /// # Errors
-    /// See [`Record::identity`].
-    pub fn verified(&self, require_active: bool) -> Result<Option<Identity>, NotARecord> {
-        if require_active && self.active.flag() == Some(false) { Ok(None) } else { self.identity() }
+    /// See [`Record::identity`]. The status, if it matters, must be text as well.
+    pub fn verified(&self, rules: &MemberRules) -> Result<Option<Identity>, NotARecord> {
+        let identity = self.identity()?;
+        if rules.require_active && self.active.flag() == Some(false) {
+            return Ok(None);
+        }
+        let has_status = match self.has_member_status(rules) {
+            Some(has_status) => has_status,
+            None if matches!(self.status, Field::Absent) => false,
+            None => return Err(NotARecord),
+        };
+        Ok(identity.filter(|_| has_status))
     }
 
     /// Returns the identity, or `None` if there is neither a name nor an email address.
     ///
     /// # Errors
-    /// Returns [`NotARecord`] if a name or the email address is a number, a
-    /// boolean, a list or an object.
+    /// Returns [`NotARecord`] if the email address, or a name that the display name depends on, is a number, a boolean,
+    /// a list or an object, or if all of them are hidden.
     pub fn identity(&self) -> Result<Option<Identity>, NotARecord> {
-        if ![&self.name, &self.first_name, &self.last_name, &self.email].into_iter().all(Field::is_textual) {
+        if self.hides_identity() || !self.email.is_textual() || !self.has_textual_names() {
             return Err(NotARecord);
         }
         let identity = Identity { full_name: self.display_name(), email: self.email() };
         Ok((identity.full_name.is_some() || identity.email.is_some()).then_some(identity))
+    }
+
+    /// True if every name that the display name depends on is text.
+    fn has_textual_names(&self) -> bool {
+        let Self { first_name: first, last_name: last, name, .. } = self;
+        first.is_textual()
+            && match (first.name(), last.name()) {
+                (Some(_), Some(_)) => true,
+                (Some(_), None) => last.is_textual() && name.is_textual(),
+                (None, _) => name.is_textual() && (name.name().is_some() || last.is_textual()),
+            }
+    }
+
+    /// Turns text with a character that couldn't be read into something else than text.
+    fn discard_damaged_text(&mut self) {
+        let fields = [
+            &mut self.name,
+            &mut self.first_name,
+            &mut self.last_name,
+            &mut self.email,
+            &mut self.active,
+            &mut self.unsubscribed,
+            &mut self.status,
+        ];
+        for field in fields {
+            if matches!(field, Field::Text(text) if text.contains(DAMAGE)) {
+                *field = Field::Other;
+            }
+        }
     }
 }
 
@@ -251,31 +369,40 @@ pub struct Row {
     pub record: Record,
 }
 
+impl Row {
+    /// Turns text with a character that couldn't be read into something else than text.
+    pub(crate) fn discard_damaged_text(&mut self) {
+        self.record.discard_damaged_text();
+    }
+}
+
 impl<'de> Deserialize<'de> for Row {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Envelope::deserialize(deserializer).map(|envelope| Self { id: envelope.id, record: envelope.record })
+        let record = Envelope::deserialize(deserializer)?.record;
+        let id = match record.id {
+            RecordId::Is(id) => Some(id),
+            RecordId::Absent | RecordId::Invalid => None,
+        };
+        Ok(Self { id, record })
     }
 }
 
 /// An object of a response: a record, or an envelope around one.
 #[derive(Default)]
 struct Envelope {
-    /// `UniqueID` or `UniqueId`. Both spellings occur.
-    id: Option<MemberId>,
     record: Record,
     /// The number of fields, known or not.
     fields: usize,
     /// True if at least one of them is a field of a record.
     is_record: bool,
-    /// True if there is a `Message`, as in Novi's errors.
+    /// True if there is an error message.
     is_error: bool,
     data: Option<Data>,
 }
 
-/// The known keys of an object. Records have about thirty more, which are
-/// skipped without being copied.
-#[derive(Deserialize)]
-#[serde(field_identifier)]
+/// The known keys of an object, in any case. Records have about thirty more,
+/// which are skipped without being copied.
+#[derive(Clone, Copy)]
 enum Key {
     Name,
     FirstName,
@@ -283,35 +410,132 @@ enum Key {
     Email,
     Active,
     UnsubscribeFromEmails,
-    #[serde(rename = "data")]
-    Data,
-    #[serde(rename = "UniqueID", alias = "UniqueId")]
+    MemberStatus,
     UniqueId,
-    Message,
-    #[serde(other)]
+    Data,
+    /// `Message`, as in Novi's errors, or what other servers call it.
+    Error,
     Unknown,
 }
 
+impl Key {
+    fn of(text: &str) -> Self {
+        const KEYS: [(&str, Key); 12] = [
+            ("UniqueID", Key::UniqueId),
+            ("Name", Key::Name),
+            ("FirstName", Key::FirstName),
+            ("LastName", Key::LastName),
+            ("Email", Key::Email),
+            ("Active", Key::Active),
+            ("UnsubscribeFromEmails", Key::UnsubscribeFromEmails),
+            ("MemberStatus", Key::MemberStatus),
+            ("data", Key::Data),
+            ("Message", Key::Error),
+            ("error", Key::Error),
+            ("errors", Key::Error),
+        ];
+        KEYS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map_or(Self::Unknown, |(_, key)| *key)
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct KeyVisitor;
+        impl Visitor<'_> for KeyVisitor {
+            type Value = Key;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a key")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
+                Ok(Key::of(text))
+            }
+        }
+        deserializer.deserialize_identifier(KeyVisitor)
+    }
+}
+
 /// The value of `data`.
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum Data {
     Object(Box<Envelope>),
     Null,
-    Other(IgnoredAny),
+    Other,
 }
 
 impl Envelope {
-    /// Returns the record, which may be nested in further envelopes.
-    fn unwrap(self) -> Result<Option<Record>, NotARecord> {
+    /// Returns the record, which may be nested in further envelopes. `is_error` is true if one around this has an error
+    /// message.
+    fn unwrap(self, is_error: bool) -> Result<Option<Record>, NotARecord> {
+        let is_error = is_error || self.is_error;
+        if self.is_record {
+            // An error may have a name. A record has a UUID and an identity.
+            let is_record = !is_error
+                || (matches!(self.record.id, RecordId::Is(_)) && matches!(self.record.identity(), Ok(Some(_))));
+            return if is_record { Ok(Some(self.record)) } else { Err(NotARecord) };
+        }
         match self.data {
-            _ if self.is_record => Ok(Some(self.record)),
-            // This is the format of Novi's errors. An error is not a record, even with status 200.
-            _ if self.is_error => Err(NotARecord),
-            Some(Data::Object(inner)) => inner.unwrap(),
-            Some(Data::Null) => Ok(None),
-            Some(Data::Other(_)) => Err(NotARecord),
-            None => Ok((self.fields > 0).then_some(self.record)),
+            Some(Data::Object(inner)) => match inner.unwrap(is_error)? {
+                Some(record) => Ok(Some(record)),
+                None if self.fields == 1 => Ok(None),
+                None => Err(NotARecord),
+            },
+            Some(Data::Null) if self.fields == 1 => Ok(None),
+            None if self.fields == 0 && !is_error => Ok(None),
+            // An object without any key of a record says nothing about a member.
+            Some(Data::Null | Data::Other) | None => Err(NotARecord),
+        }
+    }
+
+    fn from_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut envelope = Self::default();
+        while let Some(key) = map.next_key()? {
+            envelope.fields += 1;
+            let record = &mut envelope.record;
+            let field = match key {
+                Key::Name => &mut record.name,
+                Key::FirstName => &mut record.first_name,
+                Key::LastName => &mut record.last_name,
+                Key::Email => &mut record.email,
+                Key::Active => &mut record.active,
+                Key::UnsubscribeFromEmails => &mut record.unsubscribed,
+                Key::MemberStatus => &mut record.status,
+                Key::UniqueId => {
+                    envelope.is_record = true;
+                    record.id.read(&map.next_value()?);
+                    continue;
+                }
+                Key::Data => {
+                    envelope.data = Some(map.next_value()?);
+                    continue;
+                }
+                Key::Error => {
+                    let value: Field = map.next_value()?;
+                    envelope.is_error |= value.text().is_some() || matches!(value, Field::Flag(true) | Field::Other);
+                    continue;
+                }
+                Key::Unknown => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            *field = map.next_value()?;
+            envelope.is_record = true;
+        }
+        Ok(envelope)
+    }
+}
+
+impl RecordId {
+    /// Reads another field with a UUID. A UUID counts more than something else.
+    fn read(&mut self, field: &Field) {
+        let id = match field.text().map(Uuid::try_parse) {
+            Some(Ok(id)) => Self::Is(MemberId(id)),
+            None if matches!(field, Field::Absent | Field::Null | Field::Text(_)) => Self::Absent,
+            _ => Self::Invalid,
+        };
+        if !matches!((*self, id), (Self::Is(_), Self::Absent | Self::Invalid) | (Self::Invalid, Self::Absent)) {
+            *self = id;
         }
     }
 }
@@ -326,40 +550,58 @@ impl<'de> Deserialize<'de> for Envelope {
                 f.write_str("a member record")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Envelope, A::Error> {
-                let mut envelope = Envelope::default();
-                while let Some(key) = map.next_key()? {
-                    envelope.fields += 1;
-                    let field = match key {
-                        Key::Name => &mut envelope.record.name,
-                        Key::FirstName => &mut envelope.record.first_name,
-                        Key::LastName => &mut envelope.record.last_name,
-                        Key::Email => &mut envelope.record.email,
-                        Key::Active => &mut envelope.record.active,
-                        Key::UnsubscribeFromEmails => &mut envelope.record.unsubscribed,
-                        Key::Data => {
-                            envelope.data = Some(map.next_value()?);
-                            continue;
-                        }
-                        Key::UniqueId => {
-                            envelope.is_record = true;
-                            let id: Field = map.next_value()?;
-                            envelope.id = id.text().and_then(MemberId::parse).or(envelope.id);
-                            continue;
-                        }
-                        Key::Message | Key::Unknown => {
-                            envelope.is_error |= matches!(key, Key::Message);
-                            map.next_value::<IgnoredAny>()?;
-                            continue;
-                        }
-                    };
-                    *field = map.next_value()?;
-                    envelope.is_record = true;
-                }
-                Ok(envelope)
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Envelope, A::Error> {
+                Envelope::from_map(map)
             }
         }
         deserializer.deserialize_map(EnvelopeVisitor)
+    }
+}
+
+impl<'de> Deserialize<'de> for Data {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// Visits each kind of value directly, as for [`Field`].
+        struct DataVisitor;
+        impl<'de> Visitor<'de> for DataVisitor {
+            type Value = Data;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("any value")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Data, A::Error> {
+                Envelope::from_map(map).map(|envelope| Data::Object(Box::new(envelope)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Data, A::Error> {
+                IgnoredAny.visit_seq(list).map(|_| Data::Other)
+            }
+
+            fn visit_unit<E>(self) -> Result<Data, E> {
+                Ok(Data::Null)
+            }
+
+            fn visit_bool<E>(self, _: bool) -> Result<Data, E> {
+                Ok(Data::Other)
+            }
+
+            fn visit_i64<E>(self, _: i64) -> Result<Data, E> {
+                Ok(Data::Other)
+            }
+
+            fn visit_u64<E>(self, _: u64) -> Result<Data, E> {
+                Ok(Data::Other)
+            }
+
+            fn visit_f64<E>(self, _: f64) -> Result<Data, E> {
+                Ok(Data::Other)
+            }
+
+            fn visit_str<E>(self, _: &str) -> Result<Data, E> {
+                Ok(Data::Other)
+            }
+        }
+        deserializer.deserialize_any(DataVisitor)
     }
 }
 
@@ -403,6 +645,23 @@ mod tests {
             (r#"{"FirstName":"Ada","LastName":null,"Name":null}"#, Some("Ada")),
             (r#"{"FirstName":" ","LastName":" Lovelace","Name":""}"#, Some("Lovelace")),
             (r#"{"FirstName":"","LastName":null,"Email":"a@b.org"}"#, None),
+            // The initial is the first grapheme with a letter or digit. A name without one is blank.
+            (r#"{"FirstName":"Gerard","LastName":"'t Hooft"}"#, Some("Gerard t.")),
+            (r#"{"FirstName":"Ann","LastName":"(Smith) Lee"}"#, Some("Ann S.")),
+            (r#"{"FirstName":"Ann","LastName":"-Lee"}"#, Some("Ann L.")),
+            (r#"{"FirstName":"Ann","LastName":"3M"}"#, Some("Ann 3.")),
+            (r#"{"FirstName":"ليلى","LastName":"\u200f\u202bحسن"}"#, Some("ليلى ح.")),
+            ("{\"FirstName\":\"Ann\",\"LastName\":\"«E\u{301}mile»\"}", Some("Ann E\u{301}.")),
+            (r#"{"FirstName":"Ann","LastName":"-","Name":"Ann Lee"}"#, Some("Ann Lee")),
+            (r#"{"FirstName":"Ann","LastName":" . ","Name":"?"}"#, Some("Ann")),
+            (r#"{"FirstName":"--","LastName":"Lee","Name":""}"#, Some("Lee")),
+            (r#"{"FirstName":"-","LastName":"-","Name":"-"}"#, None),
+            // Characters that show nothing are trimmed, and those that change what is around them are removed.
+            (r#"{"FirstName":"\u200bAnn\ufeff","LastName":"\u2060Lee"}"#, Some("Ann L.")),
+            (r#"{"FirstName":"\u200b","LastName":"\u3164","Name":"\u00adAnn Lee\u200d"}"#, Some("Ann Lee")),
+            (r#"{"FirstName":"A\u0000nn\u001b","LastName":"\u0007Lee"}"#, Some("Ann L.")),
+            (r#"{"FirstName":"\u202eAnn\u2069","LastName":"\u202dLee"}"#, Some("Ann L.")),
+            (r#"{"Name":"\u200b\u00a0\u202e"}"#, None),
         ] {
             assert_eq!(record(json).display_name().as_deref(), expected, "{json}");
         }
@@ -421,6 +680,13 @@ mod tests {
             (r#"{"Email":"  ","Name":"x"}"#, None),
             (r#"{"Email":null,"Name":"x"}"#, None),
             (r#"{"Name":"x"}"#, None),
+            (r#"{"Email":"\u200bada@example.org\ufeff"}"#, Some("ada@example.org")),
+            (r#"{"Email":"\u200b\u00a0","Name":"x"}"#, None),
+            (r#"{"Email":"ada@ example.org"}"#, Some("ada@example.org")),
+            (r#"{"Email":"Ada <ada lists@example.org>"}"#, Some("ada+lists@example.org")),
+            (r#"{"Email":"mailto:ada@example.org"}"#, Some("ada@example.org")),
+            (r#"{"Email":"ada@example.org, bea@example.org"}"#, Some("ada@example.org")),
+            (r#"{"Email":"not an address","Name":"x"}"#, None),
         ] {
             assert_eq!(record(json).email().as_deref(), expected, "{json}");
         }
@@ -435,6 +701,8 @@ mod tests {
             r#"{"status":"ok","data":{"Name":"Ada","Email":null}}"#,
             r#"{"data":[1],"Name":"Ada"}"#,
             r#"{"Unknown":{"Name":"Eve"},"Name":"Ada"}"#,
+            r#"{"error":null,"errors":false,"message":"","data":{"Name":"Ada"}}"#,
+            r#"{"Data":{"Name":"Ada"}}"#,
         ] {
             assert_eq!(record(json).display_name().as_deref(), Some("Ada"), "{json}");
         }
@@ -459,6 +727,24 @@ mod tests {
             r#"{"data":[]}"#,
             r#"{"data":"x"}"#,
             r#"{"Name":"\ud800"}"#,
+            // Errors and other objects that say nothing about a member.
+            r#"{"Unknown":"field"}"#,
+            r#"{"error":"Rate limit exceeded"}"#,
+            r#"{"ERROR":null}"#,
+            r#"{"message":"down"}"#,
+            r#"{"errors":["down"]}"#,
+            r#"{"data":{"errors":["down"]}}"#,
+            r#"{"data":null,"error":"down"}"#,
+            r#"{"data":{},"status":"fail"}"#,
+            r#"{"data":null,"success":false}"#,
+            r#"{"data":{"data":null,"x":1}}"#,
+            r#"{"TotalCount":0,"Results":[]}"#,
+            r#"{"name":"RateLimitError","message":"down"}"#,
+            r#"{"errors":[{}],"data":{"Name":"Ada"}}"#,
+            r#"{"error":true,"UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2044","Name":"","Email":null}"#,
+            // A damaged field that is used.
+            r#"{"FirstName":"Ada","LastName":"L\ud83d","Name":"Ada"}"#,
+            r#"{"Name":"Ada","Email":"a@b.org\ud83d"}"#,
         ] {
             assert!(matches!(Record::parse(invalid.as_bytes()), Err(NotARecord)), "{invalid}");
         }
@@ -472,16 +758,136 @@ mod tests {
         for json in [
             r#"{"Name":""}"#,
             r#"{"Name":null,"Email":" ","FirstName":"","LastName":null}"#,
-            r#"{"UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2044","Active":true}"#,
-            r#"{"Unknown":"field"}"#,
+            r#"{"name":null}"#,
+            r#"{"Name":"-","Email":"n/a"}"#,
         ] {
             assert!(matches!(record(json).identity(), Ok(None)), "{json}");
+            assert!(!record(json).hides_identity(), "{json}");
         }
-        for json in [r#"{"Email":5}"#, r#"{"Name":{}}"#, r#"{"FirstName":true,"Email":"a@b.org"}"#] {
+        for json in [
+            r#"{"Email":5}"#,
+            r#"{"Name":{}}"#,
+            r#"{"FirstName":true,"Email":"a@b.org"}"#,
+            r#"{"FirstName":"Ada","LastName":5,"Name":"Ada"}"#,
+            r#"{"FirstName":"","LastName":5,"Name":""}"#,
+        ] {
+            assert!(matches!(record(json).identity(), Err(NotARecord)), "{json}");
+        }
+        // The API key may not be allowed to read any of the fields.
+        for json in [
+            r#"{"UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2044","Active":true}"#,
+            r#"{"UniqueID":null}"#,
+            r#"{"MemberStatus":"current"}"#,
+        ] {
+            assert!(record(json).hides_identity(), "{json}");
             assert!(matches!(record(json).identity(), Err(NotARecord)), "{json}");
         }
         let identity = record(r#"{"Email":"a@b.org"}"#).identity();
         assert!(matches!(identity, Ok(Some(Identity { full_name: None, email: Some(_) }))));
+    }
+
+    #[test]
+    fn field_that_is_not_used_makes_no_difference() {
+        for unused in [
+            r#""Name":"Ada\ud83d""#,
+            r#""Name":5"#,
+            r#""Name":[{"x":"\ude00"}]"#,
+            r#""Active":"\ud83d""#,
+            r#""UnsubscribeFromEmails":{}"#,
+            r#""MemberStatus":"\ud83d""#,
+            r#""Other":"\ud83d""#,
+            r#""Other":{"\ud83d":["\ude00\ud83d"]}"#,
+            r#""Other":1e999"#,
+            r#""Other":[[[[{"Email":5}]]]]"#,
+        ] {
+            for (before, after) in [("{", "}"), (r#"{"data":{"#, "}}")] {
+                let json =
+                    format!(r#"{before}{unused},"FirstName":"Ada","LastName":"Lovelace","Email":"a@b.org"{after}"#);
+                let identity = record(&json).identity().ok().flatten();
+                let identity = identity.map(|identity| (identity.full_name, identity.email));
+                assert_eq!(identity, Some((Some("Ada L.".to_owned()), Some("a@b.org".to_owned()))), "{json}");
+            }
+        }
+        // Neither do bytes that are not UTF-8.
+        let body = b"{\"Name\":\"\xe9\",\"FirstName\":\"Ada\",\"LastName\":\"L\",\"Other\":\"\xff\"}";
+        let record = Record::parse(body).ok().flatten();
+        assert_eq!(record.and_then(|record| record.display_name()).as_deref(), Some("Ada L."));
+    }
+
+    #[test]
+    fn keys_are_read_in_any_case() {
+        let json = r#"{"uniqueId":"39120341-3C8E-47B0-9A40-45B5659B2044","firstName":"Ada","LASTNAME":"Lovelace",
+            "eMail":"a@b.org","active":true,"unsubscribefromemails":false,"memberStatus":"current"}"#;
+        let record = record(json);
+        assert_eq!(record.display_name().as_deref(), Some("Ada L."));
+        assert_eq!(record.email().as_deref(), Some("a@b.org"));
+        let statuses = Some(vec!["current".to_owned()]);
+        assert!(record.is_complete(&MemberRules { require_active: true, statuses }));
+        let nested = Record::parse(br#"{"DATA":{"name":"Ada"}}"#).ok().flatten();
+        assert_eq!(nested.and_then(|record| record.display_name()).as_deref(), Some("Ada"));
+    }
+
+    #[test]
+    fn record_belongs_to_its_uuid_only() {
+        const ID: &str = "39120341-3c8e-47b0-9a40-45b5659b2044";
+        for (ids, expected) in [
+            (format!(r#""UniqueID":"{ID}""#), true),
+            (format!(r#""UniqueId":" {} ""#, ID.to_uppercase()), true),
+            (format!(r#""uniqueid":"{{{ID}}}""#), true),
+            (format!(r#""UniqueID":"","UniqueId":"{ID}""#), true),
+            (format!(r#""UniqueID":"{ID}","UniqueId":null"#), true),
+            (r#""UniqueID":null"#.to_owned(), true),
+            (r#""UniqueID":"""#.to_owned(), true),
+            (r#""Active":true"#.to_owned(), true),
+            (r#""UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2045""#.to_owned(), false),
+            (r#""UniqueID":"00000000-0000-0000-0000-000000000000""#.to_owned(), false),
+            (r#""UniqueID":"39120341""#.to_owned(), false),
+            (r#""UniqueID":5"#.to_owned(), false),
+        ] {
+            let id = MemberId::parse(ID).unwrap();
+            assert_eq!(record(&format!(r#"{{{ids},"Name":"Ada"}}"#)).may_belong_to(id), expected, "{ids}");
+        }
+    }
+
+    #[test]
+    fn member_follows_every_rule() {
+        let any = MemberRules::default();
+        let active = MemberRules { require_active: true, statuses: None };
+        let current =
+            MemberRules { require_active: false, statuses: Some(vec!["current".to_owned(), "grace".to_owned()]) };
+        for (fields, rules, expected) in [
+            (r#""Active":false,"MemberStatus":"x""#, &any, Some(true)),
+            (r#""Active":false"#, &active, Some(false)),
+            (r#""Active":"false""#, &active, Some(true)),
+            (r#""Active":false,"MemberStatus":"Current ""#, &current, Some(true)),
+            (r#""MemberStatus":"GRACE""#, &current, Some(true)),
+            (r#""MemberStatus":"non_member""#, &current, Some(false)),
+            (r#""MemberStatus":"""#, &current, Some(false)),
+            (r#""MemberStatus":null"#, &current, Some(false)),
+            (r#""Active":true"#, &current, Some(false)),
+            (r#""MemberStatus":7"#, &current, None),
+        ] {
+            let verified = record(&format!(r#"{{"Name":"Ada",{fields}}}"#)).verified(rules);
+            assert_eq!(verified.ok().map(|identity| identity.is_some()), expected, "{fields}");
+        }
+    }
+
+    #[test]
+    fn address_for_lists_is_the_only_one_in_the_field() {
+        for (email, expected) in [
+            ("ada lists@example.org", Some("ada+lists@example.org")),
+            ("\u{200b}ada@example.org", Some("ada@example.org")),
+            ("Ada <ada@example.org>", Some("ada@example.org")),
+            ("ada@ example.org", Some("ada@example.org")),
+            // Otherwise the text stays, which is not valid as an address.
+            ("ada@example.org, bea@example.org", Some("ada@example.org,+bea@example.org")),
+            ("ada@exam ple.org", Some("ada@exam+ple.org")),
+            ("no address", Some("no+address")),
+            (" \u{200b}", None),
+        ] {
+            let json = serde_json::json!({"Name": "x", "Email": email}).to_string();
+            assert_eq!(record(&json).mailing_address().as_deref(), expected, "{email:?}");
+        }
     }
 
     #[test]
@@ -516,10 +922,11 @@ mod tests {
         /// The display name never contains more than the first character of the last name.
         #[test]
         fn last_name_is_never_shown(first in "\\PC{1,8}", last in "[a-z]{2,20}") {
-            prop_assume!(!first.trim().is_empty());
+            let cleaned = text::name(&first);
+            prop_assume!(cleaned.is_some());
             let json = serde_json::json!({"FirstName": first, "LastName": last, "Name": "never this"}).to_string();
             let shown = record(&json).display_name().unwrap_or_default();
-            prop_assert_eq!(shown, format!("{} {}.", first.trim(), &last[..1]));
+            prop_assert_eq!(shown, format!("{} {}.", cleaned.unwrap_or_default(), &last[..1]));
         }
     }
 }

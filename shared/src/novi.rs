@@ -9,19 +9,24 @@
 //!   a page of rows. `GET /members` returns a page of whole records, if the key
 //!   is allowed to call it.
 //! - The response for an unknown UUID is a 404, or has no identity.
-//! - A CDN in front of the API rejects some client addresses with a 403 in HTML.
+//! - A CDN in front of the API rejects some client addresses with a 403, in HTML,
+//!   or in JSON because that was requested. Novi's own errors have a `Message`.
+//! - A proxy, or another server at a wrong root, responds 404 too, but not in JSON.
+
+pub mod probe;
 
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode, header};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
 use crate::http_client::{self, BodyError, TransportError};
+use crate::json;
 use crate::member::{MemberId, Record, Row};
 use crate::parameters::{ParameterError, RawParameters};
 
@@ -44,12 +49,16 @@ impl Access {
         )?;
         const KEY: &str = "novi_idaa_api_key";
         let key = raw.required(KEY, "the API key as Novi issued it")?;
+        let invalid = |found: &str| ParameterError::Invalid {
+            name: KEY,
+            expected: format!("the API key as Novi issued it, in printable ASCII, found {found}"),
+        };
+        if let Some(found) = key_defect(key) {
+            return Err(invalid(found));
+        }
         // Novi expects the key as issued and rejects the base64 encoding that Basic usually has.
-        let mut authorization =
-            HeaderValue::from_str(&format!("Basic {key}")).map_err(|_| ParameterError::Invalid {
-                name: KEY,
-                expected: "the API key as Novi issued it, in printable ASCII".to_owned(),
-            })?;
+        let mut authorization = HeaderValue::from_str(&format!("Basic {key}"))
+            .map_err(|_| invalid("a character that HTTP doesn't allow"))?;
         authorization.set_sensitive(true);
         Ok(Self { root, authorization })
     }
@@ -72,24 +81,60 @@ impl Access {
     }
 }
 
+/// Returns what a pasted key has and no key of Novi has, if anything.
+fn key_defect(key: &str) -> Option<&'static str> {
+    let scheme = key.split(char::is_whitespace).next().filter(|scheme| scheme.len() < key.len());
+    if scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("basic")) {
+        Some("the prefix `Basic `, which is added to the key")
+    } else if !key.is_ascii() {
+        Some("a character that isn't ASCII, such as a typographic quotation mark or an invisible space")
+    } else if key.bytes().any(|b| !b.is_ascii_graphic()) {
+        Some("white space or a control character in it")
+    } else if key.starts_with(['"', '\'', '`']) || key.ends_with(['"', '\'', '`']) {
+        Some("quotation marks around it")
+    } else {
+        None
+    }
+}
+
 /// The wait after a 429 without a `Retry-After` header.
 pub const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(30);
+
+/// The range of seconds that a `Retry-After` is limited to.
+const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 1..=3_600;
 
 /// A call to Novi without a usable response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoviError {
     /// Status 429, with the seconds of `Retry-After` if Novi sent it.
     RateLimited(Option<u64>),
-    /// Status 401, or a 403 with a JSON body: Novi rejected the key.
+    /// Status 401, or a 403 with Novi's `Message`: Novi rejected the key.
     CredentialsRejected,
     /// Any other 403: a CDN in front of Novi rejects our address.
     Blocked,
     /// No response, or a truncated one.
     Unreachable(TransportError),
-    /// Any other status. Redirects are not followed.
+    /// Any other status, and a 404 that isn't Novi's. Redirects are not followed.
     Status(u16),
-    /// Status 200 with a body that is too large or unexpected.
-    InvalidResponse,
+    /// A response that came and is not what was requested.
+    InvalidResponse(InvalidResponse),
+}
+
+/// The reason why a response is invalid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InvalidResponse {
+    /// It is not HTTP, or its body is not in the announced encoding.
+    Malformed,
+    /// Its body is too large.
+    TooLarge,
+    /// Its body is not the JSON expected.
+    Body,
+    /// Its body is empty.
+    Empty,
+    /// The record shows neither names nor an email address, not even blank ones.
+    HiddenFields,
+    /// The record has the `UniqueID` of another person.
+    OtherMember,
 }
 
 impl std::fmt::Display for NoviError {
@@ -99,29 +144,111 @@ impl std::fmt::Display for NoviError {
             Self::CredentialsRejected => "Novi rejected the API key for this request",
             Self::Blocked => "the CDN in front of Novi blocked this function's IP address",
             Self::Unreachable(_) => "Novi is unreachable",
+            Self::Status(404) => "Novi's 404 is not its own, so novi_api_root_url or a proxy may be wrong",
             Self::Status(_) => "Novi returned an error",
-            Self::InvalidResponse => "Novi's response is invalid",
+            Self::InvalidResponse(InvalidResponse::HiddenFields) => {
+                "Novi's records have neither names nor an email address: the API key may not be allowed to read them"
+            }
+            Self::InvalidResponse(InvalidResponse::OtherMember) => "Novi returned the record of another UUID",
+            Self::InvalidResponse(_) => "Novi's response is invalid",
         })
     }
 }
 
 impl NoviError {
-    /// True if an immediate retry is likely to succeed: the connection turned
-    /// out to be closed, or a gateway in front of Novi failed.
+    /// True if an immediate retry is likely to succeed: no connection could be made, it turned out
+    /// to be closed, or a gateway in front of Novi failed.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Unreachable(TransportError::Closed) | Self::Status(502..=504))
+        let is_connection = matches!(self, Self::Unreachable(TransportError::Connect | TransportError::Closed));
+        is_connection || matches!(self, Self::Status(502..=504))
     }
 
-    /// Returns the metric that counts this error, if there is an alarm for it:
-    /// Novi's rate limit is reached, or Novi or its CDN rejects us.
+    /// Returns the metric that counts this error, if there is an alarm for it: Novi's rate limit is reached, Novi or
+    /// its CDN rejects us, or Novi returned the record of another person.
     #[must_use]
     pub fn metric(self) -> Option<&'static str> {
         match self {
             Self::RateLimited(_) => Some("NoviRateLimited"),
             Self::CredentialsRejected | Self::Blocked => Some("NoviRefused"),
-            Self::Unreachable(_) | Self::Status(_) | Self::InvalidResponse => None,
+            Self::InvalidResponse(InvalidResponse::OtherMember) => Some("NoviMismatch"),
+            Self::Unreachable(_) | Self::Status(_) | Self::InvalidResponse(_) => None,
         }
+    }
+}
+
+/// A call without a usable response, and how long to wait before the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The error.
+    pub error: NoviError,
+    /// The seconds of `Retry-After`, limited to 1 to 3600. `None` if the response has none, or there is no response.
+    pub retry_after: Option<u64>,
+}
+
+impl From<NoviError> for Failure {
+    fn from(error: NoviError) -> Self {
+        Self { error, retry_after: None }
+    }
+}
+
+impl From<InvalidResponse> for Failure {
+    fn from(reason: InvalidResponse) -> Self {
+        NoviError::InvalidResponse(reason).into()
+    }
+}
+
+/// The response to a call for one member's record.
+pub enum Customer {
+    /// The record. It may have no identity.
+    Record(Record),
+    /// Novi has no record: a 404, `null` or `{}`.
+    NotFound,
+    /// Status 200 without a body.
+    Empty,
+}
+
+impl Customer {
+    /// Parses the body of a 200.
+    fn parse(body: &[u8], id: MemberId) -> Result<Self, InvalidResponse> {
+        if json::trim(body).is_empty() {
+            return Ok(Self::Empty);
+        }
+        match Record::parse(body) {
+            Err(_) => Err(InvalidResponse::Body),
+            Ok(None) => Ok(Self::NotFound),
+            Ok(Some(record)) if !record.may_belong_to(id) => Err(InvalidResponse::OtherMember),
+            Ok(Some(record)) if record.hides_identity() => Err(InvalidResponse::HiddenFields),
+            Ok(Some(record)) => Ok(Self::Record(record)),
+        }
+    }
+
+    /// Returns the record, or `None` if Novi has none.
+    ///
+    /// # Errors
+    /// Returns an error for an empty body, which says less than a 404.
+    pub fn into_record(self) -> Result<Option<Record>, Failure> {
+        match self {
+            Self::Record(record) => Ok(Some(record)),
+            Self::NotFound => Ok(None),
+            Self::Empty => Err(InvalidResponse::Empty.into()),
+        }
+    }
+}
+
+/// A response with status 200, or one of Novi's own 404s.
+struct Received {
+    /// `None` for a 404.
+    body: Option<bytes::Bytes>,
+    retry_after: Option<u64>,
+}
+
+impl Received {
+    /// Parses the body. Returns `None` for a 404.
+    fn parse<T>(self, parse: impl FnOnce(&[u8]) -> Option<T>) -> Result<Option<T>, Failure> {
+        let Some(body) = self.body else { return Ok(None) };
+        let invalid = NoviError::InvalidResponse(InvalidResponse::Body);
+        parse(&body).map(Some).ok_or(Failure { error: invalid, retry_after: self.retry_after })
     }
 }
 
@@ -191,21 +318,17 @@ impl Client {
         })
     }
 
-    /// Calls `GET /customers/{uuid}`. Returns `None` for a 404 or a response without a record.
+    /// Calls `GET /customers/{uuid}`.
     ///
     /// # Errors
-    /// See [`NoviError`].
-    pub async fn customer(
-        &self,
-        access: &Access,
-        id: MemberId,
-        deadline: Instant,
-    ) -> Result<Option<Record>, NoviError> {
+    /// See [`NoviError`]. A record of another person and one that hides all names and the address are errors.
+    pub async fn customer(&self, access: &Access, id: MemberId, deadline: Instant) -> Result<Customer, Failure> {
         let url = access.url(&["customers", &id.to_text()], &[]);
-        match self.get(access, url, Self::RECORD_LIMIT, deadline).await? {
-            None => Ok(None),
-            Some(body) => Record::parse(&body).map_err(|_| NoviError::InvalidResponse),
-        }
+        let received = self.get(access, url, Self::RECORD_LIMIT, deadline).await?;
+        let retry_after = received.retry_after;
+        let invalid = |reason| Failure { error: NoviError::InvalidResponse(reason), retry_after };
+        let Some(body) = received.body else { return Ok(Customer::NotFound) };
+        Customer::parse(&body, id).map_err(invalid)
     }
 
     /// Calls `GET /groups/{guid}/members`, starting with the row at index
@@ -219,14 +342,11 @@ impl Client {
         group: Uuid,
         offset: usize,
         deadline: Instant,
-    ) -> Result<Option<Page>, NoviError> {
+    ) -> Result<Option<Page>, Failure> {
         let group = group.hyphenated().to_string();
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
         let url = access.url(&["groups", &group, "members"], &query);
-        match self.get(access, url, Self::PAGE_LIMIT, deadline).await? {
-            None => Ok(None),
-            Some(body) => Page::parse(&body).map(Some).ok_or(NoviError::InvalidResponse),
-        }
+        self.get(access, url, Self::PAGE_LIMIT, deadline).await?.parse(Page::parse)
     }
 
     /// Calls `GET /members`, starting with the record at index `offset`. Not
@@ -234,108 +354,212 @@ impl Client {
     ///
     /// # Errors
     /// See [`NoviError`].
-    pub async fn records(
-        &self,
-        access: &Access,
-        offset: usize,
-        deadline: Instant,
-    ) -> Result<Option<Records>, NoviError> {
+    pub async fn records(&self, access: &Access, offset: usize, deadline: Instant) -> Result<Option<Records>, Failure> {
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
-        match self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, deadline).await? {
-            None => Ok(None),
-            Some(body) => Records::parse(&body).map(Some).ok_or(NoviError::InvalidResponse),
-        }
+        self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, deadline).await?.parse(Records::parse)
     }
 
-    async fn get(
-        &self,
-        access: &Access,
-        url: Url,
-        limit: usize,
-        deadline: Instant,
-    ) -> Result<Option<bytes::Bytes>, NoviError> {
-        let timeout = deadline.saturating_duration_since(Instant::now());
-        let response = self
-            .http
+    /// Prepares a call that ends by the deadline.
+    fn request(&self, access: &Access, url: Url, deadline: Instant) -> reqwest::RequestBuilder {
+        self.http
             .get(url)
             .header(header::AUTHORIZATION, access.authorization.clone())
             .header(header::ACCEPT, "application/json")
-            .timeout(timeout)
-            .send()
-            .await
-            .map_err(|error| {
-                tracing::debug!(cause = http_client::cause(&error), "Novi request failed");
-                NoviError::Unreachable(http_client::transport_error(&error))
-            })?;
-        let retry_after = http_client::retry_after(response.headers(), SystemTime::now());
-        match response.status() {
-            StatusCode::OK => match http_client::read_body(response, limit).await {
-                Ok(body) => Ok(Some(body)),
-                Err(BodyError::TooLarge) => Err(NoviError::InvalidResponse),
-                Err(BodyError::Truncated) => Err(NoviError::Unreachable(TransportError::Truncated)),
-            },
-            StatusCode::NOT_FOUND => Ok(None),
-            StatusCode::TOO_MANY_REQUESTS => Err(NoviError::RateLimited(retry_after)),
-            StatusCode::UNAUTHORIZED => Err(NoviError::CredentialsRejected),
-            StatusCode::FORBIDDEN => match http_client::read_body(response, Self::RECORD_LIMIT).await {
-                Ok(body) if serde_json::from_slice::<IgnoredAny>(&body).is_ok() => Err(NoviError::CredentialsRejected),
-                _ => Err(NoviError::Blocked),
-            },
-            other => Err(NoviError::Status(other.as_u16())),
-        }
+            // Without this, a server may choose any encoding (RFC 9110 12.5.3).
+            .header(header::ACCEPT_ENCODING, "identity")
+            .timeout(deadline.saturating_duration_since(Instant::now()))
     }
+
+    async fn get(&self, access: &Access, url: Url, limit: usize, deadline: Instant) -> Result<Received, Failure> {
+        let response = self.request(access, url, deadline).send().await.map_err(|error| {
+            tracing::debug!(cause = http_client::cause(&error), "Novi request failed");
+            unanswered(&error)
+        })?;
+        let retry_after = http_client::retry_after(response.headers(), SystemTime::now())
+            .map(|seconds| seconds.clamp(*RETRY_AFTER_SECONDS.start(), *RETRY_AFTER_SECONDS.end()));
+        let fail = |error| Failure { error, retry_after };
+        let status = response.status();
+        let error = match status {
+            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::FORBIDDEN => {
+                let body = http_client::read_body(response, limit).await;
+                match (status, body) {
+                    (StatusCode::OK, Ok(body)) => return Ok(Received { body: Some(body), retry_after }),
+                    (StatusCode::NOT_FOUND, Ok(body)) if is_own_not_found(&body) => {
+                        return Ok(Received { body: None, retry_after });
+                    }
+                    (StatusCode::FORBIDDEN, Ok(body)) if is_own_error(&body) => NoviError::CredentialsRejected,
+                    (StatusCode::FORBIDDEN, _) => NoviError::Blocked,
+                    (_, Err(BodyError::Truncated)) => NoviError::Unreachable(TransportError::Truncated),
+                    (StatusCode::NOT_FOUND, _) => NoviError::Status(status.as_u16()),
+                    (_, Err(BodyError::Malformed)) => NoviError::InvalidResponse(InvalidResponse::Malformed),
+                    (_, _) => NoviError::InvalidResponse(InvalidResponse::TooLarge),
+                }
+            }
+            StatusCode::TOO_MANY_REQUESTS => NoviError::RateLimited(retry_after),
+            StatusCode::UNAUTHORIZED => NoviError::CredentialsRejected,
+            other => NoviError::Status(other.as_u16()),
+        };
+        Err(fail(error))
+    }
+}
+
+/// Classifies a call without the headers of a response.
+fn unanswered(error: &reqwest::Error) -> NoviError {
+    match http_client::transport_error(error) {
+        TransportError::Malformed => NoviError::InvalidResponse(InvalidResponse::Malformed),
+        error => NoviError::Unreachable(error),
+    }
+}
+
+/// True if the body of a 404 is one that Novi itself may send: JSON, or nothing. The 404 of a proxy, or of a web site at
+/// a wrong root, has text. A number in it is text as well.
+fn is_own_not_found(body: &[u8]) -> bool {
+    let body = json::trim(body);
+    let is_number = || body.first().is_some_and(|b| b.is_ascii_digit() || *b == b'-');
+    body.is_empty() || (!is_number() && serde_json::from_slice::<IgnoredAny>(body).is_ok())
+}
+
+/// True if the body of a 403 is Novi's: a JSON object with a `Message`. A CDN also responds in JSON, if that is requested.
+fn is_own_error(body: &[u8]) -> bool {
+    let object = json::parse::<serde_json::Map<String, serde_json::Value>>(body);
+    let message = object.as_ref().and_then(|object| object.value.get("Message")?.as_str());
+    message.is_some_and(|message| !message.trim().is_empty())
 }
 
 impl Page {
     /// Parses `{"TotalCount":n,"Results":[…]}` or a bare array.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Counted {
-            total_count: u64,
-            results: Vec<Row>,
+        let ids = |rows: Vec<RowId>| rows.into_iter().map(|row| row.0).collect();
+        if json::trim(body).starts_with(b"[") {
+            return Some(Self { total: None, rows: ids(json::parse(body)?.value) });
         }
-        /// A row. Both spellings of the key occur.
-        #[derive(Deserialize)]
-        struct Row {
-            #[serde(rename = "UniqueID")]
-            upper: Option<String>,
-            #[serde(rename = "UniqueId")]
-            mixed: Option<String>,
-        }
-        let ids = |rows: Vec<Row>| {
-            let id = |row: Row| [row.upper, row.mixed].into_iter().flatten().find_map(|id| MemberId::parse(id.trim()));
-            rows.into_iter().map(id).collect()
-        };
-        if body.trim_ascii_start().starts_with(b"[") {
-            return Some(Self { total: None, rows: ids(serde_json::from_slice(body).ok()?) });
-        }
-        let Counted { total_count, results } = serde_json::from_slice(body).ok()?;
-        Some(Self { total: Some(total_count), rows: ids(results) })
+        let Counted { total, results } = json::parse(body)?.value;
+        Some(Self { total: Some(total), rows: ids(results) })
     }
 }
 
 impl Records {
     /// Parses `{"TotalCount":n,"Results":[…]}`.
     pub(crate) fn parse(body: &[u8]) -> Option<Self> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "PascalCase")]
-        struct Counted {
-            total_count: u64,
-            results: Vec<Row>,
+        let json::Parsed { value, is_repaired } = json::parse::<Counted<Row>>(body)?;
+        let mut rows = value.results;
+        if is_repaired {
+            rows.iter_mut().for_each(Row::discard_damaged_text);
         }
-        let Counted { total_count, results } = serde_json::from_slice(body).ok()?;
-        Some(Self { total: total_count, rows: results })
+        Some(Self { total: value.total, rows })
     }
 }
 
-crate::unprintable!(Access, Page, Records);
+/// A page of rows with their total number: `{"TotalCount":n,"Results":[…]}`, with keys in any case.
+struct Counted<T> {
+    total: u64,
+    results: Vec<T>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Counted<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CountedVisitor<T>(std::marker::PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for CountedVisitor<T> {
+            type Value = Counted<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a page with its total count")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Counted<T>, A::Error> {
+                let (mut total, mut results) = (None, None);
+                while let Some(key) = map.next_key::<Key<'_>>()? {
+                    if key.is("TotalCount") {
+                        total = Some(map.next_value()?);
+                    } else if key.is("Results") {
+                        results = Some(map.next_value()?);
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                let (Some(total), Some(results)) = (total, results) else {
+                    return Err(A::Error::custom("a page without a total count or results"));
+                };
+                Ok(Counted { total, results })
+            }
+        }
+
+        deserializer.deserialize_map(CountedVisitor(std::marker::PhantomData))
+    }
+}
+
+/// The UUID of a row of a group: `UniqueID`, in any case. Two spellings may occur in one row.
+struct RowId(Option<MemberId>);
+
+impl<'de> Deserialize<'de> for RowId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct RowVisitor;
+
+        impl<'de> Visitor<'de> for RowVisitor {
+            type Value = RowId;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a row of a group")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RowId, A::Error> {
+                let mut id = None;
+                while let Some(key) = map.next_key::<Key<'_>>()? {
+                    if key.is("UniqueID") {
+                        let text: Option<String> = map.next_value()?;
+                        id = id.or(text.and_then(|text| MemberId::parse(text.trim())));
+                    } else {
+                        map.next_value::<IgnoredAny>()?;
+                    }
+                }
+                Ok(RowId(id))
+            }
+        }
+
+        deserializer.deserialize_map(RowVisitor)
+    }
+}
+
+/// A key of an object, borrowed unless it contains an escape.
+#[derive(Deserialize)]
+struct Key<'k>(#[serde(borrow)] std::borrow::Cow<'k, str>);
+
+impl Key<'_> {
+    fn is(&self, name: &str) -> bool {
+        self.0.eq_ignore_ascii_case(name)
+    }
+}
+
+crate::unprintable!(Access, Customer, Page, Records);
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const ID: &str = "39120341-3c8e-47b0-9a40-45b5659b2044";
+
+    #[test]
+    fn key_has_nothing_that_copy_and_paste_adds() {
+        for valid in ["a2V5Og==", "k-3_9+/=", "Basic", "basic-key", "a\"b"] {
+            assert_eq!(key_defect(valid), None, "{valid}");
+        }
+        for (pasted, found) in [
+            ("Basic a2V5Og==", "`Basic `"),
+            ("BASIC\ta2V5Og==", "`Basic `"),
+            ("basic\u{a0}a2V5Og==", "`Basic `"),
+            ("\u{201c}a2V5Og==\u{201d}", "ASCII"),
+            ("a2V5\u{200b}Og==", "ASCII"),
+            ("a2V5\u{2013}Og==", "ASCII"),
+            ("a2V5 Og==", "white space"),
+            ("a2V5\r\nOg==", "white space"),
+            ("a2V5\0", "control"),
+            ("\"a2V5Og==\"", "quotation"),
+            ("'a2V5Og=='", "quotation"),
+        ] {
+            assert!(key_defect(pasted).is_some_and(|defect| defect.contains(found)), "{pasted:?}");
+        }
+    }
 
     #[test]
     fn page_is_parsed_from_both_envelopes() {
@@ -351,6 +575,70 @@ mod tests {
             ["", "{}", "null", "[1]", r#"{"TotalCount":1}"#, r#"{"Results":[]}"#, r#"{"TotalCount":-1,"Results":[]}"#]
         {
             assert!(Page::parse(invalid.as_bytes()).is_none(), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn page_is_parsed_with_keys_in_any_case_and_damaged_text() {
+        let rows = format!(
+            r#"[{{"uniqueId":"{ID}","name":"x\ud83d"}},{{"UNIQUEID":"","uniqueid":"{ID}"}},{{"Uniqueid":null}}]"#
+        );
+        for body in [
+            rows.clone(),
+            format!("\u{feff}{rows}"),
+            format!("\u{feff} {{\"totalCount\":3,\"page\":1,\"results\":{rows}}}"),
+        ] {
+            let page = Page::parse(body.as_bytes()).unwrap();
+            assert_eq!((page.rows.len(), page.rows.iter().flatten().count()), (3, 2), "{body}");
+        }
+        let records = format!(
+            r#"{{"TOTALCOUNT":2,"results":[
+                {{"uniqueID":"{ID}","email":"a@b.org","name":"\ud83d","firstName":"A","lastName":"B","active":true,
+                 "unsubscribeFromEmails":false}},
+                {{"uniqueID":"{ID}","email":"a@b.org\ud83d","firstName":"A","lastName":"B","active":true,
+                 "unsubscribeFromEmails":false}}]}}"#
+        );
+        let records = Records::parse(records.as_bytes()).unwrap();
+        let complete: Vec<bool> =
+            records.rows.iter().map(|row| row.record.is_complete(&crate::member::MemberRules::default())).collect();
+        // A damaged address is not used.
+        assert_eq!((records.total, complete), (2, vec![true, false]));
+    }
+
+    #[test]
+    fn own_errors_are_told_from_those_of_proxies() {
+        for (body, is_own) in [
+            ("", true),
+            (" \r\n", true),
+            ("\u{feff}", true),
+            ("null", true),
+            ("{}", true),
+            (r#"{"Message":"No HTTP resource was found."}"#, true),
+            (r#""Customer not found""#, true),
+            ("404 page not found", false),
+            ("404", false),
+            ("-1", false),
+            ("default backend - 404", false),
+            ("<html></html>", false),
+            ("{", false),
+            ("{} x", false),
+        ] {
+            assert_eq!(is_own_not_found(body.as_bytes()), is_own, "{body:?}");
+        }
+        for (body, is_own) in [
+            (r#"{"Message":"Authorization has been denied for this request."}"#, true),
+            ("\u{feff}{\"Message\":\"x\",\"Other\":{}}", true),
+            (r#"{"message":"Forbidden"}"#, false),
+            (r#"{"Message":""}"#, false),
+            (r#"{"Message":null}"#, false),
+            (r#"{"type":"about:blank","title":"Access denied","status":403}"#, false),
+            (r#"["Message"]"#, false),
+            (r#""Message""#, false),
+            ("{}", false),
+            ("", false),
+            ("<html></html>", false),
+        ] {
+            assert_eq!(is_own_error(body.as_bytes()), is_own, "{body:?}");
         }
     }
 

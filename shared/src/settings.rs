@@ -13,6 +13,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use url::Url;
 
+use crate::member::MemberRules;
+
 /// A setting that does not parse, is missing, or contradicts another one.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingError {
@@ -276,6 +278,30 @@ impl CacheLocation {
                 Ok(Self::Url { url, cluster })
             }
         }
+    }
+}
+
+impl MemberRules {
+    /// Reads `REQUIRE_ACTIVE` and `MEMBER_STATUSES`.
+    ///
+    /// # Errors
+    /// Returns an error for the first setting that is invalid.
+    pub fn from_env(env: &Env) -> Result<Self, SettingError> {
+        let is_status = |status: &str| {
+            !status.is_empty() && status.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b' '))
+        };
+        Ok(Self {
+            require_active: env.flag("REQUIRE_ACTIVE", false)?,
+            statuses: env.parsed(
+                "MEMBER_STATUSES",
+                None,
+                "values of Novi's MemberStatus separated by commas, such as current,grace_period",
+                |value| {
+                    let statuses: Vec<String> = value.split(',').map(|s| s.trim().to_ascii_lowercase()).collect();
+                    statuses.iter().all(|status| is_status(status)).then_some(Some(statuses))
+                },
+            )?,
+        })
     }
 }
 

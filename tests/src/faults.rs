@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -290,6 +290,8 @@ pub struct Runner {
     group: Uuid,
     /// A member who is in the cache.
     cached_member: Uuid,
+    /// A member with a stale entry, for verification if Novi fails.
+    stale_member: Uuid,
     key: String,
     variables: Vec<(String, String)>,
     private: Private,
@@ -302,6 +304,8 @@ pub struct Runner {
 
 /// The TTL of cache entries: longer than all the hours that pass on a function's clock.
 const TTL_SECONDS: &str = "604800";
+/// How long past its TTL an entry may be served.
+const STALE_SECONDS: &str = "604800";
 /// The timeout of an invocation: longer as well, because its deadline is in real time.
 const INVOCATION_TIMEOUT_SECONDS: &str = "10000000";
 /// The timeout in real time: an invocation that takes longer hangs.
@@ -318,6 +322,7 @@ impl Runner {
         let mut directory = Directory::default();
         let group = directory.add_plain_group(&mut Rng::new(), 12);
         let cached_member = directory.groups[&group][0];
+        let stale_member = directory.add(&mut Rng::new());
         let novi = Novi::start(directory, private.clone()).await?;
         let (moto, elasticache, redis) = (Moto::start()?, ElastiCache::start().await?, Redis::start(Kind::Plain)?);
         let mailman = if lambda == Lambda::Mirror { Some(Mailman::start().await?) } else { None };
@@ -375,6 +380,7 @@ impl Runner {
             ("AWS_ENDPOINT_URL_ELASTICACHE", url(Service::ElastiCache)),
             ("CACHE_ID", "bridge".to_owned()),
             ("CACHE_TTL_SECONDS", TTL_SECONDS.to_owned()),
+            ("CACHE_STALE_SECONDS", STALE_SECONDS.to_owned()),
             ("EXTRA_CA_CERTS", authority.file("ca.pem").display().to_string()),
             // Long enough for a busy machine, and much shorter than the defaults, because many faults take their full
             // timeout.
@@ -405,6 +411,7 @@ impl Runner {
             list,
             group,
             cached_member,
+            stale_member,
             key,
             variables,
             private,
@@ -625,12 +632,20 @@ impl Runner {
         let bodies: &[&str] = match service {
             Service::Ssm => &["{}", "[]", r#"{"Parameters":"x"}"#, r#"{"Parameters":[]}"#],
             Service::ElastiCache => &["{}", "<ok/>", "<DescribeReplicationGroupsResponse/>"],
-            Service::Novi => &[r#"{"Email":5}"#, "[1,2]", r#""x""#, r#"{"data":7}"#],
+            Service::Novi => &NOVI_BODIES,
             Service::Mailman | Service::Redis => &["{}", "[]", r#"{"total_size":"x"}"#, r#"{"total_size":5}"#],
         };
         all.extend(bodies.iter().map(|body| network(&format!("body {body}"), http(200, "application/json", body))));
         if service == Service::Novi {
-            all.push(network("status 403 from a CDN", http(403, "text/html", "<html>Access denied</html>")));
+            let problem = r#"{"type":"about:blank","title":"Access denied","status":403}"#;
+            all.extend([
+                network("status 403 from a CDN", http(403, "text/html", "<html>Access denied</html>")),
+                network("status 403 from a CDN, in JSON", http(403, "application/problem+json", problem)),
+                network("status 404 from a proxy", http(404, "text/plain", "404 page not found")),
+                network("status 503 with Retry-After", NOVI_BUSY),
+                network("too many headers", with_many_headers()),
+                network("invalid chunk", NOVI_INVALID_CHUNK),
+            ]);
         }
         let statuses = (400..=418).chain(421..=426).chain([428, 429, 431, 451]).chain(500..=511);
         for status in statuses.filter(|status| coverage == Coverage::Full || MEANINGFUL_STATUSES.contains(status)) {
@@ -771,6 +786,9 @@ impl Runner {
     ) -> Result<String> {
         let cached = self.verify(self.cached_member).await?;
         let uncached = self.verify(self.add_member()).await?;
+        if service == Service::Novi {
+            self.verify_stale_member(fault, errors).await?;
+        }
         let health = self.send(&Request::get("/health")).await?;
         let mut expect = |what: &str, result: &str, expected: &[&str]| {
             if !expected.contains(&result) {
@@ -807,6 +825,29 @@ impl Runner {
             Err(_) => errors.push("no response from health".to_owned()),
         }
         Ok(format!("{cached}, {uncached}"))
+    }
+
+    /// Checks that a stale record is served and kept during an outage of Novi, and ends with a verdict.
+    async fn verify_stale_member(&self, fault: &NamedFault, errors: &mut Vec<String>) -> Result<()> {
+        let id = self.stale_member;
+        let key = format!("idaa:novi_member:{}", id.hyphenated());
+        let address = self.novi.state().directory.address(id);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + self.clock.offset_seconds;
+        let cached_at = now - TTL_SECONDS.parse::<u64>()? - 60;
+        let entry = json!({"verified": true, "full_name": "Stale S.", "email": address, "cached_at": cached_at});
+        self.redis.command(&["SET", &key, &entry.to_string()])?;
+        let result = self.verify(id).await?;
+        let is_kept = self.redis.command(&["EXISTS", &key])?.trim() == "1";
+        let is_verdict = fault.status == Some(404);
+        let expected: &[&str] = match fault.kind {
+            _ if is_verdict => &["404 member_not_found"],
+            FaultKind::Thaw | FaultKind::Network(TcpFault::Restart) => &["200 miss", "200 stale"],
+            _ => &["200 stale"],
+        };
+        if !expected.contains(&result.as_str()) || is_kept == is_verdict {
+            errors.push(format!("stale member: expected {}, got {result}, kept: {is_kept}", expected.join(" or ")));
+        }
+        Ok(())
     }
 
     async fn mirror_under_fault(
@@ -905,6 +946,36 @@ fn start(lambda: Lambda, variables: &[(String, String)], private: &Private) -> R
 /// The HTTP statuses with a special meaning for at least one of the services or their clients.
 const MEANINGFUL_STATUSES: [u16; 12] = [400, 401, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504];
 
+/// Bodies with status 200 that are no records.
+const NOVI_BODIES: [&str; 9] = [
+    r#"{"Email":5}"#,
+    "[1,2]",
+    r#""x""#,
+    r#"{"data":7}"#,
+    r#"{"error":"rate limit exceeded"}"#,
+    r#"{"Message":"An error has occurred.","Name":null}"#,
+    r#"{"status":"error","data":null}"#,
+    // A record that hides all names and the address, and the record of another person.
+    r#"{"UniqueID":null,"Active":true,"UnsubscribeFromEmails":false}"#,
+    r#"{"UniqueID":"00000000-0000-4000-8000-000000000000","Name":"Someone","Email":"someone@mail.example.org"}"#,
+];
+
+/// A response that asks for more time than a request has.
+const NOVI_BUSY: TcpFault = TcpFault::Respond(Bytes::from_static(
+    b"HTTP/1.1 503 Busy\r\nRetry-After: 120\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+));
+
+/// A body that doesn't follow the chunked encoding.
+const NOVI_INVALID_CHUNK: TcpFault = TcpFault::Respond(Bytes::from_static(
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+));
+
+/// Returns a response with more headers than a client accepts.
+fn with_many_headers() -> TcpFault {
+    let headers: String = (0..300).map(|n| format!("X-Trace-{n}: 1\r\n")).collect();
+    TcpFault::Respond(Bytes::from(format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: 2\r\n\r\n{{}}")))
+}
+
 /// Possible replies of Redis, or of another server on its port, to any command.
 const REDIS_REPLIES: [&str; 14] = [
     "-ERR unknown command\r\n",
@@ -946,7 +1017,7 @@ fn expected_novi_results(fault: &NamedFault) -> &'static [&'static str] {
         FaultKind::Network(TcpFault::Restart) => &["200 miss", "503 novi_unreachable"],
         FaultKind::Network(TcpFault::EndlessResponse(..)) => &["503 novi_invalid_response"],
         FaultKind::Network(TcpFault::Respond(_)) if fault.name.contains("CDN") => &["503 novi_blocked"],
-        FaultKind::Network(TcpFault::Respond(_)) if fault.name == "not HTTP" => &["503 novi_unreachable"],
+        FaultKind::Network(TcpFault::Respond(_)) if fault.name.starts_with("status") => &["503 novi_error"],
         FaultKind::Network(TcpFault::Respond(_)) => &["503 novi_invalid_response"],
         _ => &["503 novi_unreachable"],
     }

@@ -59,7 +59,11 @@ impl Server {
         Self::listen(move |stream| acceptor.accept(stream), handler).await
     }
 
-    async fn listen<O, P, S, H, F, B, E>(open: O, handler: H) -> anyhow::Result<Self>
+    /// Starts a server on a free port, with `open` turning each connection into the one that is used.
+    ///
+    /// # Errors
+    /// Fails if no port is free.
+    pub async fn listen<O, P, S, H, F, B, E>(open: O, handler: H) -> anyhow::Result<Self>
     where
         O: Fn(TcpStream) -> P + Clone + Send + 'static,
         P: Future<Output = io::Result<S>> + Send + 'static,

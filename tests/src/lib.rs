@@ -11,6 +11,7 @@ pub mod faults;
 pub mod fork_server;
 pub mod function;
 pub mod gateway;
+pub mod gzip;
 pub mod harness;
 pub mod http_proxy;
 pub mod http_server;
@@ -24,6 +25,7 @@ pub mod redis;
 pub mod runtime;
 pub mod shared_servers;
 pub mod tcp_proxy;
+pub mod wire;
 
 use std::path::PathBuf;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
 use serde_json::{Value, json};
@@ -16,8 +16,13 @@ use tokio::sync::{Semaphore, watch};
 use uuid::Uuid;
 
 use crate::directory::Directory;
+use crate::gzip::gzip;
 use crate::http_server::Server;
 use crate::privacy::Private;
+use crate::wire::{FOLD, Wire, send_twice};
+
+/// The content type of Novi's own responses.
+const JSON: &str = "application/json; charset=utf-8";
 
 /// A fault that affects one call.
 #[derive(Clone)]
@@ -44,6 +49,22 @@ pub enum NoviFault {
     Delay(Duration),
     /// The correct response, once a permit is added.
     Hold(Arc<Semaphore>),
+    /// A rejection by the CDN in JSON, because JSON was requested: 403 with a problem (RFC 9457).
+    BlockedByCdnInJson,
+    /// The record of another person.
+    OtherRecord,
+    /// The correct response, and after this delay the same response again, which answers no request.
+    SecondResponse(Duration),
+    /// The correct response, with a header line that is folded.
+    FoldedHeader,
+    /// The correct response, with this many additional headers.
+    ManyHeaders(usize),
+    /// The correct response, with a byte order mark before the JSON.
+    ByteOrderMark,
+    /// The correct response, with half a surrogate pair at the end of every string in this field.
+    HalfSurrogate(&'static str),
+    /// The response to another fault, with this header.
+    WithHeader(&'static str, String, Box<NoviFault>),
 }
 
 /// The state of the simulator. Tests change it between requests.
@@ -71,6 +92,13 @@ pub struct State {
     pub has_drifting_total: bool,
     /// Faults: part of the path, the remaining number of calls, and the fault.
     faults: Vec<(String, usize, NoviFault)>,
+    /// True if the keys of all objects begin with a lower-case letter.
+    pub has_camel_case_keys: bool,
+    /// True if responses are compressed unless the client declines that. RFC 9110 lets a server choose any encoding if
+    /// the client doesn't say which ones it accepts.
+    pub compresses: bool,
+    /// The time that each call takes.
+    pub latency: Duration,
     /// The number of calls per second and per minute before a 429. None: no limit.
     pub limits: Option<(usize, usize)>,
     /// The path and the time of every call.
@@ -152,6 +180,9 @@ impl Novi {
             hides_as_null: false,
             ignores_offset: false,
             has_drifting_total: false,
+            has_camel_case_keys: false,
+            compresses: true,
+            latency: Duration::ZERO,
             faults: Vec::new(),
             limits: None,
             calls: Vec::new(),
@@ -159,7 +190,8 @@ impl Novi {
         }));
         let arrivals = watch::Sender::new(());
         let handler = Handler { state: Arc::clone(&state), arrivals: arrivals.clone(), private };
-        let server = Server::start(move |request| handler.clone().handle(request)).await?;
+        let open = |stream| std::future::ready(Ok(Wire::new(stream)));
+        let server = Server::listen(open, move |request| handler.clone().handle(request)).await?;
         Ok(Self { state, arrivals, server })
     }
 
@@ -194,44 +226,129 @@ impl Handler {
     /// Handles one call. An error closes the connection.
     async fn handle(self, request: Request<Incoming>) -> Result<Response<Body>, std::io::Error> {
         let path = request.uri().path().to_owned();
-        let (fault, is_over_limit) = {
+        let (fault, is_over_limit, latency) = {
             let mut state = lock(&self.state);
             let now = Instant::now();
             state.calls.push((path.clone(), now));
-            (state.next_fault(&path), state.is_over_limit(now))
+            (state.next_fault(&path), state.is_over_limit(now), state.latency)
         };
         self.arrivals.send_replace(());
-        let mut is_truncated = false;
+        if !latency.is_zero() {
+            tokio::time::sleep(latency).await;
+        }
         match fault {
-            None if is_over_limit => return Ok(rate_limited(None)),
-            None => {}
-            Some(NoviFault::Respond(status, kind, body)) => return Ok(respond(status, kind, body)),
-            Some(NoviFault::RateLimited(retry_after)) => return Ok(rate_limited(retry_after)),
-            Some(NoviFault::BlockedByCdn) => {
-                return Ok(respond(403, "text/html", "<html><body><h1>Access denied</h1></body></html>".to_owned()));
+            None if is_over_limit => Ok(rate_limited(None)),
+            None => Ok(self.correct_response(&request, &path)),
+            Some(fault) => self.faulty_response(fault, &request, &path).await,
+        }
+    }
+
+    async fn faulty_response(
+        &self,
+        fault: NoviFault,
+        request: &Request<Incoming>,
+        path: &str,
+    ) -> Result<Response<Body>, std::io::Error> {
+        Ok(match fault {
+            NoviFault::Respond(status, kind, body) => respond(status, kind, body),
+            NoviFault::RateLimited(retry_after) => rate_limited(retry_after),
+            NoviFault::BlockedByCdn => {
+                respond(403, "text/html", "<html><body><h1>Access denied</h1></body></html>".to_owned())
             }
-            Some(NoviFault::Forbidden) => return Ok(message(403, "Forbidden.")),
-            Some(NoviFault::Redirect(url)) => {
+            NoviFault::BlockedByCdnInJson => {
+                let problem =
+                    json!({"type": "about:blank", "title": "Access denied", "status": 403, "error_code": 1020});
+                respond(403, "application/problem+json", problem.to_string())
+            }
+            NoviFault::Forbidden => message(403, "Forbidden."),
+            NoviFault::Redirect(url) => {
                 let mut response = respond(302, "text/html", String::new());
                 response.headers_mut().extend(url.parse().ok().map(|url: HeaderValue| (header::LOCATION, url)));
-                return Ok(response);
+                response
             }
-            Some(NoviFault::Disconnect) => return Err(std::io::Error::other("injected fault")),
-            Some(NoviFault::NoResponse) => std::future::pending().await,
-            Some(NoviFault::TruncatedBody) => is_truncated = true,
-            Some(NoviFault::EndlessBody) => return Ok(endless_response()),
-            Some(NoviFault::Delay(delay)) => tokio::time::sleep(delay).await,
-            Some(NoviFault::Hold(until)) => until.acquire().await.map_err(std::io::Error::other)?.forget(),
+            NoviFault::Disconnect => return Err(std::io::Error::other("injected fault")),
+            NoviFault::NoResponse => std::future::pending().await,
+            NoviFault::TruncatedBody => truncated(&self.look_up(request, path).1.to_string()),
+            NoviFault::EndlessBody => endless_response(),
+            NoviFault::Delay(delay) => {
+                tokio::time::sleep(delay).await;
+                self.correct_response(request, path)
+            }
+            NoviFault::Hold(until) => {
+                until.acquire().await.map_err(std::io::Error::other)?.forget();
+                self.correct_response(request, path)
+            }
+            NoviFault::OtherRecord => {
+                let is_other = |id: &Uuid| !path.ends_with(&id.hyphenated().to_string());
+                let people = lock(&self.state).directory.people.clone();
+                let record =
+                    people.into_iter().find(|(id, _)| is_other(id)).map(|(_, record)| record).unwrap_or_default();
+                self.private.add_record(&record);
+                self.encode(request, 200, record.to_string().into_bytes())
+            }
+            NoviFault::SecondResponse(delay) => {
+                let mut response = self.correct_response(request, path);
+                send_twice(response.headers_mut(), delay);
+                response
+            }
+            NoviFault::FoldedHeader => {
+                let mut response = self.correct_response(request, path);
+                let folded =
+                    HeaderValue::from_bytes(&[b"frame-ancestors 'none';", &FOLD[..], b"report-uri /r"].concat());
+                response.headers_mut().extend(folded.ok().map(|value| (header::CONTENT_SECURITY_POLICY, value)));
+                response
+            }
+            NoviFault::ManyHeaders(count) => {
+                let mut response = self.correct_response(request, path);
+                let names = (0..count).filter_map(|n| HeaderName::from_bytes(format!("x-trace-{n}").as_bytes()).ok());
+                response.headers_mut().extend(names.map(|name| (name, HeaderValue::from_static("1"))));
+                response
+            }
+            NoviFault::ByteOrderMark => {
+                let (status, body) = self.look_up(request, path);
+                self.encode(request, status, format!("\u{feff}{body}").into_bytes())
+            }
+            NoviFault::HalfSurrogate(field) => {
+                let (status, body) = self.look_up(request, path);
+                let (start, mut text) = (format!("\"{field}\":\""), String::new());
+                for (number, part) in body.to_string().split(&start).enumerate() {
+                    // No name in the directory contains a quotation mark.
+                    let (value, rest) = part.split_once('"').unwrap_or((part, ""));
+                    text += &if number == 0 { part.to_owned() } else { format!("{start}{value}\\ud83d\"{rest}") };
+                }
+                self.encode(request, status, text.into_bytes())
+            }
+            NoviFault::WithHeader(name, value, fault) => {
+                let mut response = Box::pin(self.faulty_response(*fault, request, path)).await?;
+                response.headers_mut().extend(value.parse().ok().map(|value| (HeaderName::from_static(name), value)));
+                response
+            }
+        })
+    }
+
+    fn correct_response(&self, request: &Request<Incoming>, path: &str) -> Response<Body> {
+        let (status, body) = self.look_up(request, path);
+        self.encode(request, status, body.to_string().into_bytes())
+    }
+
+    /// Returns a response in JSON, compressed if the client doesn't decline that.
+    fn encode(&self, request: &Request<Incoming>, status: u16, body: Vec<u8>) -> Response<Body> {
+        let accepted = request.headers().get(header::ACCEPT_ENCODING).map(HeaderValue::as_bytes);
+        let accepts_gzip = accepted.is_none_or(|accepted| accepted.windows(4).any(|window| window == b"gzip"));
+        let compresses = accepts_gzip && lock(&self.state).compresses;
+        let mut response = respond(status, JSON, if compresses { gzip(&body) } else { body });
+        if compresses {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
-        let (status, body) = self.look_up(&request, &path);
-        let body = body.to_string();
-        if is_truncated {
-            return Ok(truncated(&body));
-        }
-        Ok(respond(status, "application/json; charset=utf-8", body))
+        response
     }
 
     fn look_up(&self, request: &Request<Incoming>, path: &str) -> (u16, Value) {
+        let (status, body) = self.look_up_as_documented(request, path);
+        (status, if lock(&self.state).has_camel_case_keys { camel_case(body) } else { body })
+    }
+
+    fn look_up_as_documented(&self, request: &Request<Incoming>, path: &str) -> (u16, Value) {
         let state = lock(&self.state);
         let is_authorized = request
             .headers()
@@ -315,12 +432,27 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn full(body: String) -> Body {
-    let frame = Frame::data(Bytes::from(body));
+/// Changes the first letter of each key to lower case.
+fn camel_case(value: Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let renamed = map.into_iter().map(|(key, value)| {
+                let (first, rest) = key.split_at(key.chars().next().map_or(0, char::len_utf8));
+                (first.to_lowercase() + rest, camel_case(value))
+            });
+            Value::Object(renamed.collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(camel_case).collect()),
+        other => other,
+    }
+}
+
+fn full(body: impl Into<Bytes>) -> Body {
+    let frame = Frame::data(body.into());
     StreamBody::new(stream::iter([Ok(frame)]).boxed())
 }
 
-fn respond(status: u16, kind: &str, body: String) -> Response<Body> {
+fn respond(status: u16, kind: &str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().extend(kind.parse().ok().map(|kind: HeaderValue| (header::CONTENT_TYPE, kind)));
@@ -328,7 +460,7 @@ fn respond(status: u16, kind: &str, body: String) -> Response<Body> {
 }
 
 fn message(status: u16, text: &str) -> Response<Body> {
-    respond(status, "application/json; charset=utf-8", json!({ "Message": text }).to_string())
+    respond(status, JSON, json!({ "Message": text }).to_string())
 }
 
 fn rate_limited(retry_after: Option<String>) -> Response<Body> {
@@ -349,7 +481,12 @@ fn endless_response() -> Response<Body> {
 /// Announces the length of the whole body, but sends only half of it.
 fn truncated(body: &str) -> Response<Body> {
     let half = Bytes::copy_from_slice(&body.as_bytes()[..body.len() / 2]);
-    let frames = stream::iter([Ok(Frame::data(half)), Err(std::io::Error::other("injected fault"))]);
+    let error = async {
+        // hyper sends what it has before it polls the body again. Without this, the client would see no response at all.
+        tokio::task::yield_now().await;
+        Err(std::io::Error::other("injected fault"))
+    };
+    let frames = stream::iter([Ok(Frame::data(half))]).chain(stream::once(error));
     let mut response = Response::new(StreamBody::new(frames.boxed()));
     response.headers_mut().insert(header::CONTENT_LENGTH, body.len().into());
     response

@@ -1,4 +1,4 @@
-//! Real Redis servers: plain, with TLS and a password, or as a cluster of three.
+//! Real Redis servers: plain, with TLS and a password, or as a cluster of three, with or without replicas.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -119,17 +119,43 @@ impl Redis {
     /// # Errors
     /// Fails if Redis doesn't start.
     pub fn start(kind: Kind) -> anyhow::Result<Self> {
+        Self::start_with(kind, &[])
+    }
+
+    /// Starts a Redis of this kind, with `options` for each server.
+    ///
+    /// # Errors
+    /// Fails if Redis doesn't start.
+    pub fn start_with(kind: Kind, options: &[&str]) -> anyhow::Result<Self> {
+        let count = if kind == Kind::Cluster { 3 } else { 1 };
+        let redis = Self::start_nodes(kind, count, options)?;
+        if kind == Kind::Cluster {
+            redis.form_cluster(0)?;
+        }
+        Ok(redis)
+    }
+
+    /// Starts a cluster of three masters, each with a replica that takes over if the master dies.
+    ///
+    /// # Errors
+    /// Fails if Redis doesn't start.
+    pub fn start_with_replicas() -> anyhow::Result<Self> {
+        let redis = Self::start_nodes(Kind::Cluster, 6, &["--repl-diskless-sync-delay", "0"])?;
+        redis.form_cluster(1)?;
+        // The first three servers are the masters.
+        let replicas = redis.nodes.iter().skip(3);
+        wait_for("master_link_status:up", replicas, |node| redis.command_on(node, &["INFO", "replication"]))?;
+        Ok(redis)
+    }
+
+    fn start_nodes(kind: Kind, count: usize, options: &[&str]) -> anyhow::Result<Self> {
         let authority = (kind == Kind::Tls).then(CertificateAuthority::new).transpose()?;
         let password = (kind == Kind::Tls).then(|| format!("r{:032x}", fastrand::u128(..)));
-        let count = if kind == Kind::Cluster { 3 } else { 1 };
         let mut redis = Self { kind, nodes: Vec::new(), authority, password };
         for _ in 0..count {
             let (dir, port) = (tempfile::tempdir()?, free_port()?);
-            let server = redis.start_node(dir.path(), port, &[])?;
+            let server = redis.start_node(dir.path(), port, options)?;
             redis.nodes.push(Node { server, port, dir });
-        }
-        if kind == Kind::Cluster {
-            redis.form_cluster()?;
         }
         Ok(redis)
     }
@@ -185,23 +211,17 @@ impl Redis {
         Ok(server)
     }
 
-    fn form_cluster(&self) -> anyhow::Result<()> {
+    fn form_cluster(&self, replicas: usize) -> anyhow::Result<()> {
         let nodes: Vec<String> = self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
-        let output =
-            Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).arg("--cluster-yes").output()?;
+        let replicas = replicas.to_string();
+        let options = ["--cluster-replicas", &replicas, "--cluster-yes"];
+        let output = Command::new("redis-cli").args(["--cluster", "create"]).args(&nodes).args(options).output()?;
         ensure!(output.status.success(), "creating the cluster failed: {}", String::from_utf8_lossy(&output.stdout));
         self.wait_for("cluster_state:ok", &["CLUSTER", "INFO"])
     }
 
     fn wait_for(&self, text: &str, command: &[&str]) -> anyhow::Result<()> {
-        let started = Instant::now();
-        for node in &self.nodes {
-            while !self.command_on(node, command)?.contains(text) {
-                ensure!(started.elapsed() < Duration::from_secs(20), "expected {text} from Redis");
-                std::thread::sleep(Duration::from_millis(20));
-            }
-        }
-        Ok(())
+        wait_for(text, self.nodes.iter(), |node| self.command_on(node, command))
     }
 
     /// Returns the environment variables that make a function use this Redis.
@@ -236,12 +256,36 @@ impl Redis {
         self.nodes[0].port
     }
 
+    /// Returns the ports of all servers.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        self.nodes.iter().map(|node| node.port).collect()
+    }
+
     /// Runs a command, in a cluster on the server that owns its key, and returns redis-cli's output.
     ///
     /// # Errors
     /// Fails if the command fails.
     pub fn command(&self, command: &[&str]) -> anyhow::Result<String> {
         self.command_on(&self.nodes[0], command)
+    }
+
+    /// Runs a command on one of the servers.
+    ///
+    /// # Errors
+    /// Fails if the command fails.
+    pub fn command_on_node(&self, node: usize, command: &[&str]) -> anyhow::Result<String> {
+        self.command_on(&self.nodes[node], command)
+    }
+
+    /// Makes this server a replica of another one, and waits until it has its data.
+    ///
+    /// # Errors
+    /// Fails if it doesn't become a replica.
+    pub fn follow(&self, primary: &Self) -> anyhow::Result<()> {
+        primary.command(&["CONFIG", "SET", "repl-diskless-sync-delay", "0"])?;
+        self.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()])?;
+        self.wait_for("master_link_status:up", &["INFO", "replication"])
     }
 
     /// Runs a command on every server.
@@ -305,6 +349,27 @@ impl Redis {
         self.nodes.iter_mut().for_each(|node| node.server.kill());
     }
 
+    /// Kills one of the servers.
+    pub fn kill_node(&mut self, node: usize) {
+        self.nodes[node].server.kill();
+    }
+
+    /// Freezes one of the servers: it accepts connections, but doesn't respond.
+    pub fn freeze_node(&self, node: usize) {
+        self.nodes[node].server.signal(Signal::SIGSTOP);
+    }
+
+    /// Restarts one of the killed servers of a cluster on the same port, without knowledge of the cluster.
+    ///
+    /// # Errors
+    /// Fails if the server doesn't start.
+    pub fn restart_empty_node(&mut self, node: usize) -> anyhow::Result<()> {
+        let (dir, port) = (self.nodes[node].dir.path().to_owned(), self.nodes[node].port);
+        std::fs::remove_file(dir.join("nodes.conf"))?;
+        self.nodes[node].server = self.start_node(&dir, port, &[])?;
+        Ok(())
+    }
+
     /// Restarts the servers on the same ports, without data.
     ///
     /// # Errors
@@ -330,4 +395,20 @@ impl Redis {
     pub fn thaw(&self) {
         self.nodes.iter().for_each(|node| node.server.signal(Signal::SIGCONT));
     }
+}
+
+/// Waits until the reply of each node contains `text`.
+fn wait_for<'n>(
+    text: &str,
+    nodes: impl Iterator<Item = &'n Node>,
+    reply: impl Fn(&Node) -> anyhow::Result<String>,
+) -> anyhow::Result<()> {
+    let started = Instant::now();
+    for node in nodes {
+        while !reply(node)?.contains(text) {
+            ensure!(started.elapsed() < Duration::from_secs(20), "expected {text} from Redis");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+    Ok(())
 }

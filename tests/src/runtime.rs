@@ -39,6 +39,8 @@ struct Api {
     events: Arc<AsyncMutex<mpsc::UnboundedReceiver<(String, Bytes)>>>,
     /// Invocations in flight: where to send the response, by request id.
     pending: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>,
+    /// The timeout that the function is told.
+    timeout: Arc<Mutex<Duration>>,
 }
 
 impl Instance {
@@ -54,7 +56,12 @@ impl Instance {
         private: &Private,
     ) -> Result<Self> {
         let (sender, events) = mpsc::unbounded_channel();
-        let api = Api { sender, events: Arc::new(AsyncMutex::new(events)), pending: Arc::default() };
+        let api = Api {
+            sender,
+            events: Arc::new(AsyncMutex::new(events)),
+            pending: Arc::default(),
+            timeout: Arc::new(Mutex::new(TIMEOUT)),
+        };
         let handler = api.clone();
         let server = Server::start(move |request| handler.clone().handle(request)).await?;
         let dir = tempfile::tempdir()?;
@@ -75,6 +82,11 @@ impl Instance {
             defaults.into_iter().chain(given).map(|(name, value)| (name.to_owned(), value)).collect();
         let process = process::Server::start(&binary(name)?, &[], &all, dir.path().join("log"))?;
         Ok(Self { process, api, private: private.clone(), _dir: dir })
+    }
+
+    /// Sets the timeout that the function is told from the next invocation on. Later responses are accepted.
+    pub fn set_timeout(&self, timeout: Duration) {
+        *lock(&self.api.timeout) = timeout;
     }
 
     /// Invokes the function. Other invocations may be in flight.
@@ -101,14 +113,15 @@ impl Instance {
 
 impl Api {
     fn pending(&self) -> MutexGuard<'_, HashMap<String, oneshot::Sender<Bytes>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.pending)
     }
 
     async fn handle(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>> {
         let path = request.uri().path().to_owned();
         if path.ends_with("/invocation/next") {
             let (id, event) = self.events.lock().await.recv().await.context("there are no more events")?;
-            let deadline = (SystemTime::now() + TIMEOUT).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+            let deadline =
+                (SystemTime::now() + *lock(&self.timeout)).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
             return Ok(Response::builder()
                 .header("Lambda-Runtime-Aws-Request-Id", id)
                 .header("Lambda-Runtime-Deadline-Ms", deadline.to_string())
@@ -127,6 +140,10 @@ impl Api {
         *response.status_mut() = StatusCode::ACCEPTED;
         Ok(response)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Instance {

@@ -1,8 +1,9 @@
 //! The shared cache, end to end: verify with real Redis servers, healthy and failing. Members are verified whatever
 //! happens to Redis.
 
-use std::io::Write;
-use std::net::TcpListener;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -23,7 +24,10 @@ struct Cached {
 
 impl Cached {
     async fn start(kind: Kind, variables: &[(&str, &str)]) -> Result<Self> {
-        let redis = Redis::start(kind)?;
+        Self::start_on(Redis::start(kind)?, variables).await
+    }
+
+    async fn start_on(redis: Redis, variables: &[(&str, &str)]) -> Result<Self> {
         let mut all = redis.variables();
         all.extend(variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let password = redis.password().map(str::to_owned);
@@ -63,6 +67,52 @@ impl Cached {
     async fn health(&self) -> Result<Response> {
         self.env.send(&Request::get("/health")).await
     }
+
+    /// Checks that health reports this state of the cache, and that the service is up.
+    async fn assert_health(&self, cache: &str) -> Result<()> {
+        let health = self.health().await?;
+        let status = if cache == "ok" { "ok" } else { "degraded" };
+        let expected = json!({"status": status, "checks": {"parameters": "ok", "cache": cache}});
+        assert_eq!((health.status, health.json()), (200, expected), "{:?}", self.warnings());
+        Ok(())
+    }
+
+    /// Waits until all of these members are found in the cache, which is then well.
+    async fn assert_eventually_used(&self, ids: &[Uuid], when: &str) -> Result<()> {
+        let all_are_hits = async || {
+            for id in ids {
+                if self.origin(*id).await? != "hit" {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        eventually(when, all_are_hits).await?;
+        self.assert_health("ok").await
+    }
+
+    /// Closes all connections to a cluster whose first server doesn't respond.
+    fn drop_clients_of_cluster(&self) -> Result<()> {
+        (1..6).try_for_each(|node| self.redis.drop_clients_of(node))
+    }
+
+    /// Returns the warnings about the cache, with their codes or causes.
+    fn warnings(&self) -> Vec<String> {
+        warnings(&self.env)
+    }
+}
+
+/// Returns the warnings about the cache, with their codes or causes.
+fn warnings(env: &Verification) -> Vec<String> {
+    let log = env.function.log();
+    log.lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["level"] == "WARN" && line["message"].as_str().is_some_and(|text| text.contains("cache")))
+        .map(|line| {
+            let field = |name: &str| line[name].as_str().unwrap_or_default().to_owned();
+            format!("{}: {}{}", field("message"), field("code"), field("cause"))
+        })
+        .collect()
 }
 
 fn borrowed(variables: &[(String, String)]) -> Vec<(&str, &str)> {
@@ -181,11 +231,7 @@ async fn redis_crash_and_restart_cost_only_cache_hits() -> Result<()> {
         for _ in 0..5 {
             assert_eq!(cached.origin(member).await?, "bypass", "{kind:?}");
         }
-        let health = cached.health().await?;
-        assert_eq!(
-            (health.status, &health.json()["status"], &health.json()["checks"]["cache"]),
-            (200, &json!("degraded"), &json!("down"))
-        );
+        cached.assert_health("down").await?;
         cached.redis.restart()?;
         cached.assert_recovered().await?;
         // Connections that the server closes are replaced transparently.
@@ -243,9 +289,12 @@ async fn full_redis_is_read_but_not_written() -> Result<()> {
         let other = cached.newcomer();
         for _ in 0..3 {
             assert_eq!(cached.origin(other).await?, "miss", "{kind:?}");
+            cached.assert_health("down").await?;
         }
+        assert_eq!(cached.warnings(), ["cache rejected command: OOM"], "{kind:?}");
         cached.redis.command_on_all(&["CONFIG", "SET", "maxmemory", "0"])?;
         cached.assert_recovered().await?;
+        cached.assert_health("ok").await?;
     }
     Ok(())
 }
@@ -319,7 +368,7 @@ async fn cooldown_and_per_minute_limit_are_shared_between_instances() -> Result<
         let other_instance = cached.env.another_instance(&borrowed(&cached.variables))?;
         let ids = [cached.newcomer(), cached.newcomer()];
         cached.env.novi.state().fail("/customers/", 1, NoviFault::RateLimited(Some("7200".to_owned())));
-        assert_eq!(cached.env.verify(ids[0]).await?.header("retry-after"), "7200");
+        assert_eq!(cached.env.verify(ids[0]).await?.header("retry-after"), "3600");
         let response = cached.env.send_to(&other_instance, &cached.env.request(ids[1])).await?;
         assert_eq!(response.status, 429, "{kind:?}");
         assert!((200..=300).contains(&response.header("retry-after").parse::<u64>()?));
@@ -343,5 +392,291 @@ async fn function_resumed_with_dead_sockets_responds_normally() -> Result<()> {
         assert_eq!(cached.origin(cached.env.member).await?, "hit", "{kind:?}");
         assert_eq!(cached.origin(other).await?, "miss", "{kind:?}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replica_is_down_and_logged_once_until_it_is_writable_again() -> Result<()> {
+    let primary = Redis::start(Kind::Plain)?;
+    let cached = Cached::start(Kind::Plain, &[]).await?;
+    cached.assert_health("ok").await?;
+    for times in 1..=2 {
+        cached.redis.follow(&primary)?;
+        for _ in 0..3 {
+            assert_eq!(cached.origin(cached.newcomer()).await?, "miss", "it can still be read");
+            cached.assert_health("down").await?;
+        }
+        assert_eq!(cached.warnings(), vec!["cache rejected command: READONLY"; times]);
+        cached.redis.command(&["REPLICAOF", "NO", "ONE"])?;
+        cached.assert_recovered().await?;
+        cached.assert_health("ok").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_alone_finds_a_cache_that_is_not_writable() -> Result<()> {
+    let cached = Cached::start(Kind::Plain, &[]).await?;
+    cached.redis.command(&["CONFIG", "SET", "maxmemory", "1"])?;
+    for _ in 0..3 {
+        cached.assert_health("down").await?;
+    }
+    assert_eq!(cached.warnings(), ["cache rejected command: OOM"]);
+    cached.redis.command(&["CONFIG", "SET", "maxmemory", "0"])?;
+    cached.assert_health("ok").await?;
+
+    // The check leaves only one small key, which expires.
+    for _ in 0..5 {
+        cached.assert_health("ok").await?;
+    }
+    let keys = cached.redis.command(&["KEYS", "*"])?;
+    assert!(keys.starts_with("idaa:") && keys.lines().count() == 1, "{keys}");
+    let ttl: i64 = cached.redis.command(&["TTL", &keys])?.parse()?;
+    assert!((1..=60).contains(&ttl), "{ttl}");
+    assert!(cached.redis.command(&["STRLEN", &keys])?.parse::<usize>()? <= 16);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_check_does_not_evict_entries() -> Result<()> {
+    let cached = Cached::start(Kind::Plain, &[]).await?;
+    cached.assert_health("ok").await?;
+    for _ in 0..5 {
+        assert_eq!(cached.origin(cached.newcomer()).await?, "miss");
+    }
+    let redis = &cached.redis;
+    redis.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"])?;
+    let keys = redis.command(&["DBSIZE"])?;
+    for _ in 0..20 {
+        cached.assert_health("ok").await?;
+    }
+    assert_eq!(redis.command(&["DBSIZE"])?, keys, "one key, however often it is written");
+    assert!(redis.command(&["INFO", "stats"])?.contains("evicted_keys:0"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_user_who_may_only_read_is_down_and_logged_once() -> Result<()> {
+    let password = "password-of-the-reader";
+    let login = format!(">{password}");
+    for (kind, name, rules) in [
+        (Kind::Plain, "no command but reads", &["+@read"][..]),
+        (Kind::Plain, "and those of connecting", &["+@read", "+@connection"]),
+        (Kind::Plain, "and scripts, which may not write", &["+@read", "+@connection", "+eval", "+time"]),
+        (Kind::Cluster, "a reader of a cluster", &["+@read", "+@connection", "+cluster|slots"]),
+    ] {
+        let redis = Redis::start(kind)?;
+        redis.command_on_all(&[&["ACL", "SETUSER", "reader", "on", &login, "~idaa:*"], rules].concat())?;
+        let url = format!("redis://reader@127.0.0.1:{}", redis.port());
+        let is_cluster = (kind == Kind::Cluster).to_string();
+        let variables = [("CACHE_URL", url.as_str()), ("CACHE_CLUSTER", &is_cluster)];
+        let env = Verification::start_with(&variables, |config| config["cache_password"] = json!(password)).await?;
+        env.private.add(password);
+        for _ in 0..3 {
+            let response = env.verify(env.member).await?;
+            assert_eq!((response.status, response.header("x-cache")), (200, "miss"), "{name}: {:?}", warnings(&env));
+            assert_eq!(env.send(&Request::get("/health")).await?.json()["checks"]["cache"], "down", "{name}");
+        }
+        assert_eq!(warnings(&env), ["cache rejected command: NOPERM"], "{name}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_without_scripts_is_down_and_logged_once() -> Result<()> {
+    for kind in KINDS {
+        let cached = Cached::start_on(Redis::start_with(kind, &["--rename-command", "EVAL", ""])?, &[]).await?;
+        // Members are cached without a script. The limits that instances share aren't.
+        for expected in ["miss", "hit", "hit"] {
+            assert_eq!(cached.origin(cached.env.member).await?, expected, "{kind:?}");
+            cached.assert_health("down").await?;
+        }
+        for _ in 0..3 {
+            assert_eq!(cached.origin(cached.newcomer()).await?, "miss", "{kind:?}");
+        }
+        assert_eq!(cached.warnings(), ["cache rejected command: ERR unknown command"], "{kind:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_without_slots_is_bypassed_and_logged_once() -> Result<()> {
+    let cached = Cached::start(Kind::Cluster, &[]).await?;
+    cached.assert_health("ok").await?;
+    cached.redis.command_on_all(&["FLUSHALL"])?;
+    cached.redis.command_on_all(&["CLUSTER", "FLUSHSLOTS"])?;
+    for _ in 0..3 {
+        assert_eq!(cached.origin(cached.newcomer()).await?, "bypass");
+        cached.assert_health("down").await?;
+    }
+    assert_eq!(cached.warnings(), ["cache rejected command: CLUSTERDOWN"]);
+    for (node, [from, to]) in [["0", "5460"], ["5461", "10922"], ["10923", "16383"]].iter().enumerate() {
+        cached.redis.command_on_node(node, &["CLUSTER", "ADDSLOTSRANGE", from, to])?;
+    }
+    eventually("the cluster is used again", async || Ok(cached.health().await?.json()["status"] == "ok")).await?;
+    cached.assert_recovered().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_that_refuses_connections_is_down_with_its_error_in_the_log() -> Result<()> {
+    for password in [None, Some("password-of-this-test")] {
+        for kind in [Kind::Plain, Kind::Cluster] {
+            let redis = Redis::start(kind)?;
+            if let Some(password) = password {
+                redis.command_on_all(&["CONFIG", "SET", "requirepass", password])?;
+            }
+            let held = hold_all_connections(&redis, password)?;
+            let env = Verification::start_with(&borrowed(&redis.variables()), |config| {
+                config["cache_password"] = json!(password);
+            })
+            .await?;
+            for _ in 0..3 {
+                assert_eq!(env.verify(env.member).await?.header("x-cache"), "bypass");
+                assert_eq!(env.send(&Request::get("/health")).await?.json()["checks"]["cache"], "down");
+            }
+            let expected = ["cache connection failed: ERR max number of clients reached"];
+            assert_eq!(warnings(&env), expected, "{kind:?} {password:?}");
+            for mut admin in held {
+                admin.write_all(b"CONFIG SET maxclients 1000\r\n")?;
+            }
+            eventually("the cache is used", async || {
+                Ok(env.send(&Request::get("/health")).await?.json()["checks"]["cache"] == "ok")
+            })
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes all the connections that the servers accept, and returns the clients that hold them.
+fn hold_all_connections(redis: &Redis, password: Option<&str>) -> Result<Vec<TcpStream>> {
+    let mut held = Vec::new();
+    for port in redis.ports() {
+        let admin = TcpStream::connect(("127.0.0.1", port))?;
+        let login = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
+        (&admin).write_all(format!("{login}CONFIG SET maxclients 1\r\n").as_bytes())?;
+        let mut reply = Vec::new();
+        while !reply.ends_with(b"+OK\r\n".repeat(1 + usize::from(password.is_some())).as_slice()) {
+            let mut byte = [0];
+            (&admin).read_exact(&mut byte)?;
+            reply.extend(byte);
+        }
+        held.push(admin);
+    }
+    Ok(held)
+}
+
+/// Waits until the condition is true.
+async fn eventually(what: &str, condition: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    let started = Instant::now();
+    while !condition().await? {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what}: not within a minute");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+/// Starts a server that replies to each PING with PONG, or with the error too if `to_ping`, and to each other command
+/// with an error.
+fn start_failing_server(error: &'static str, to_ping: bool) -> Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let url = format!("redis://{}", listener.local_addr()?);
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 16 << 10];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                    // Each command begins with its number of arguments.
+                    for command in text.split_inclusive("\r\n").filter(|line| line.starts_with('*')) {
+                        let is_ping = command == "*1\r\n" && !to_ping;
+                        let reply = if is_ping { "+PONG".to_owned() } else { format!("-{error}") };
+                        let _ = stream.write_all(format!("{reply}\r\n").as_bytes());
+                    }
+                }
+            });
+        }
+    });
+    Ok(url)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_error_of_the_server_is_logged_once_by_its_code() -> Result<()> {
+    for (error, code) in [
+        ("LOADING Redis is loading the dataset in memory", "LOADING"),
+        ("MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", "MASTERDOWN"),
+        ("MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.", "MISCONF"),
+        ("NOREPLICAS Not enough good replicas to write.", "NOREPLICAS"),
+        ("BUSY Redis is busy running a script.", "BUSY"),
+        ("ERR Error running script (call to f_0): @user_script:1: -READONLY You can't write.", "READONLY"),
+        ("ERR something that no one has seen before, about idaa:novi_member", "ERR"),
+    ] {
+        for to_ping in [false, true] {
+            let url = start_failing_server(error, to_ping)?;
+            let env = Verification::start(&[("CACHE_URL", &url)]).await?;
+            for _ in 0..3 {
+                let response = env.verify(env.member).await?;
+                assert_eq!((response.status, response.header("x-cache")), (200, "bypass"), "{error}");
+                assert_eq!(env.send(&Request::get("/health")).await?.json()["checks"]["cache"], "down", "{error}");
+            }
+            let message = if to_ping { "cache connection failed" } else { "cache rejected command" };
+            assert_eq!(warnings(&env), [format!("{message}: {code}")], "{error}");
+            assert!(!env.function.log().contains("no one has seen"), "the server's text may quote a key");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_is_used_again_after_the_configured_node_dies() -> Result<()> {
+    let unlimited = [("VERIFY_NOVI_MAX_PER_MINUTE", "100000")];
+    let mut cached = Cached::start_on(Redis::start_with_replicas()?, &unlimited).await?;
+    let ids: Vec<Uuid> = (0..12).map(|_| cached.newcomer()).collect();
+    for id in &ids {
+        assert_eq!(cached.origin(*id).await?, "miss");
+    }
+    // The URL names this one.
+    cached.redis.kill_node(0);
+    cached.assert_eventually_used(&ids, "after the failover").await?;
+    cached.drop_clients_of_cluster()?;
+    cached.assert_eventually_used(&ids, "on a new connection").await?;
+    // A server that has lost its configuration is not a node of the cluster any more.
+    cached.redis.restart_empty_node(0)?;
+    cached.drop_clients_of_cluster()?;
+    cached.assert_eventually_used(&ids, "while the URL names another cluster without slots").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cluster_is_used_again_after_the_configured_node_hangs() -> Result<()> {
+    let unlimited = [("VERIFY_NOVI_MAX_PER_MINUTE", "100000")];
+    let cached = Cached::start_on(Redis::start_with_replicas()?, &unlimited).await?;
+    let ids: Vec<Uuid> = (0..12).map(|_| cached.newcomer()).collect();
+    for id in &ids {
+        assert_eq!(cached.origin(*id).await?, "miss");
+    }
+    cached.redis.freeze_node(0);
+    cached.assert_eventually_used(&ids, "after the failover").await?;
+    cached.drop_clients_of_cluster()?;
+    cached.assert_eventually_used(&ids, "on a new connection").await
+}
+
+fn letters(count: usize) -> String {
+    std::iter::repeat_with(fastrand::lowercase).take(count).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entry_that_is_too_large_to_be_read_is_not_written() -> Result<()> {
+    let cached = Cached::start(Kind::Plain, &[]).await?;
+    let (large, largest) = (cached.newcomer(), cached.newcomer());
+    for (id, length) in [(large, 20_000), (largest, 16_000)] {
+        cached.env.novi.state().directory.person(id)["FirstName"] = json!(letters(length));
+    }
+    for _ in 0..2 {
+        assert_eq!(cached.origin(large).await?, "miss");
+        assert_eq!(cached.redis.command(&["EXISTS", &key(large)])?, "0");
+    }
+    assert_eq!(cached.origin(largest).await?, "miss");
+    assert_eq!(cached.origin(largest).await?, "hit");
+    assert_eq!(cached.warnings(), [""; 0]);
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use http::StatusCode;
 use nix::sys::stat::Mode;
 use serde_json::Value;
 use tests::function::{Function, venv};
@@ -57,18 +58,30 @@ impl Api {
         state: &str,
         headers: &[String],
         uuid: Option<Uuid>,
-        exceptions: &str,
+        exceptions: Exceptions,
+    ) -> Result<()> {
+        self.assert_fits(&self.description().await?, state, headers, uuid, exceptions).await
+    }
+
+    /// Runs schemathesis like [`Self::assert_conforms`], with a description that was fetched earlier.
+    async fn assert_fits(
+        &self,
+        description: &str,
+        state: &str,
+        headers: &[String],
+        uuid: Option<Uuid>,
+        exceptions: Exceptions,
     ) -> Result<()> {
         let dir = tempfile::tempdir()?;
         // schemathesis doesn't test a URL that it loads the description from, so it reads a file.
-        let description = dir.path().join("openapi.json");
-        std::fs::write(description, self.description().await?)?;
-        std::fs::write(dir.path().join("schemathesis.toml"), configuration(uuid, exceptions))?;
+        std::fs::write(dir.path().join("openapi.json"), description)?;
+        std::fs::write(dir.path().join("schemathesis.toml"), configuration(uuid, exceptions.configuration))?;
         let mut command = Command::new(venv().join("bin/schemathesis"));
         command
             .args(["run", "openapi.json", "--url", &self.gateway.url])
             .args(["--seed", "1", "--generation-database", "none"])
             .args(["--max-examples", "20", "--checks", "all", "--continue-on-failure", "--no-color"])
+            .args(exceptions.excluded_checks.iter().flat_map(|check| ["--exclude-checks", check]))
             .args(headers.iter().flat_map(|header| ["--header", header]))
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
@@ -92,23 +105,51 @@ impl Api {
     }
 }
 
-/// Returns a configuration with all checks, except for `exceptions`.
-fn configuration(uuid: Option<Uuid>, exceptions: &str) -> String {
-    let uuid = uuid.map(|uuid| format!("[parameters]\n\"path.uuid\" = \"{}\"\n", uuid.hyphenated()));
-    uuid.unwrap_or_default() + exceptions
+/// What may differ from the description in one state. All other checks are made.
+#[derive(Clone, Copy)]
+struct Exceptions {
+    /// Lines of schemathesis's configuration.
+    configuration: &'static str,
+    excluded_checks: &'static [&'static str],
 }
 
-/// No check is left out. One treats every 5xx as an error. If Novi fails, a 503 isn't an error, and a 500 still is.
-const NOVI_IS_DOWN: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n";
+const NO_EXCEPTIONS: Exceptions = Exceptions { configuration: "", excluded_checks: &[] };
+
+/// One check treats every 5xx as an error. If Novi fails, a 503 isn't an error, and a 500 still is.
+const NOVI_IS_DOWN: Exceptions = Exceptions {
+    configuration: "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n",
+    ..NO_EXCEPTIONS
+};
+
 /// Without parameters no key can be checked, so a request without a key gets 503 too.
-const PARAMETERS_ARE_DOWN: &str = "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n\
-                                  [checks.missing_required_header]\nexpected-statuses = [\"503\"]\n";
+const PARAMETERS_ARE_DOWN: Exceptions = Exceptions {
+    configuration: "[checks.not_a_server_error]\nexpected-statuses = [\"2xx\", \"4xx\", \"503\"]\n\
+                    [checks.missing_required_header]\nexpected-statuses = [\"503\"]\n",
+    ..NO_EXCEPTIONS
+};
+
+/// API Gateway itself responds the same to every request, whatever its method and headers.
+const BY_GATEWAY: Exceptions = Exceptions {
+    configuration: "[checks.not_a_server_error]\nexpected-statuses = [\"429\", \"500\", \"503\"]\n\
+                    [checks.missing_required_header]\nexpected-statuses = [\"429\", \"500\", \"503\"]\n",
+    excluded_checks: &["unsupported_method"],
+};
+
+/// Returns a configuration that tests this UUID, with these lines.
+fn configuration(uuid: Option<Uuid>, lines: &str) -> String {
+    let uuid = uuid.map(|uuid| format!("[parameters]\n\"path.uuid\" = \"{}\"\n", uuid.hyphenated()));
+    uuid.unwrap_or_default() + lines
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_response_is_described_and_every_described_response_occurs() -> Result<()> {
     // Each lasting state has its own function.
-    let (api, failing, limited) =
-        (Api::start(&[HIGH_LIMIT]).await?, Api::start(&[HIGH_LIMIT]).await?, Api::start(&[HIGH_LIMIT]).await?);
+    let (api, failing, limited, gateway) = (
+        Api::start(&[HIGH_LIMIT]).await?,
+        Api::start(&[HIGH_LIMIT]).await?,
+        Api::start(&[HIGH_LIMIT]).await?,
+        Api::start(&[]).await?,
+    );
     // A pipe without a writer: the parameters never arrive.
     let dir = tempfile::tempdir()?;
     let pipe = dir.path().join("config.json");
@@ -117,12 +158,12 @@ async fn every_response_is_described_and_every_described_response_occurs() -> Re
 
     let without_faults = async {
         let authorized = api.authorized();
-        api.assert_conforms("a member, authorized", &authorized, Some(api.member), "").await?;
-        api.assert_conforms("no key", &[], None, "").await?;
-        api.assert_conforms("only a key", &[api.only_key()], None, "").await?;
-        api.assert_conforms("unknown members and invalid UUIDs", &authorized, None, "").await?;
+        api.assert_conforms("a member, authorized", &authorized, Some(api.member), NO_EXCEPTIONS).await?;
+        api.assert_conforms("no key", &[], None, NO_EXCEPTIONS).await?;
+        api.assert_conforms("only a key", &[api.only_key()], None, NO_EXCEPTIONS).await?;
+        api.assert_conforms("unknown members and invalid UUIDs", &authorized, None, NO_EXCEPTIONS).await?;
         limited.novi.state().fail("/customers/", ALWAYS, NoviFault::RateLimited(Some("300".to_owned())));
-        limited.assert_conforms("Novi rate-limits", &limited.authorized(), Some(limited.member), "").await?;
+        limited.assert_conforms("Novi rate-limits", &limited.authorized(), Some(limited.member), NO_EXCEPTIONS).await?;
         down.assert_conforms("no parameters", &down.authorized(), Some(down.member), PARAMETERS_ARE_DOWN).await
     };
     let with_faults = async {
@@ -140,17 +181,37 @@ async fn every_response_is_described_and_every_described_response_occurs() -> Re
         }
         Ok(())
     };
-    tokio::try_join!(without_faults, with_faults)?;
+    let by_gateway = async {
+        for status in
+            [StatusCode::TOO_MANY_REQUESTS, StatusCode::INTERNAL_SERVER_ERROR, StatusCode::SERVICE_UNAVAILABLE]
+        {
+            let description = gateway.description().await?;
+            gateway.gateway.respond_itself(Some(status));
+            let state = format!("API Gateway itself responds {status}");
+            let authorized = gateway.authorized();
+            gateway.assert_fits(&description, &state, &authorized, Some(gateway.member), BY_GATEWAY).await?;
+            gateway.gateway.respond_itself(None);
+        }
+        Ok(())
+    };
+    tokio::try_join!(without_faults, with_faults, by_gateway)?;
 
     let description: Value = serde_json::from_str(&api.description().await?)?;
     let described: BTreeSet<(String, u16)> = described(&description)?;
-    let observed: BTreeSet<(String, u16)> =
+    let mut observed: BTreeSet<(String, u16)> =
         [&api, &failing, &limited, &down].into_iter().flat_map(Api::observed).collect();
+    // A 500 is an error in this service itself, which no request and no fault may cause. The others are API Gateway's.
+    let is_internal_or_from_gateway = |(route, status): &&(String, u16)| match route.as_str() {
+        "/health" => matches!(status, 429 | 500),
+        "/openapi.json" => matches!(status, 429 | 500 | 503),
+        _ => *status == 500,
+    };
+    let unobserved: BTreeSet<_> = described.difference(&observed).collect();
+    let expected: BTreeSet<_> = described.iter().filter(is_internal_or_from_gateway).collect();
+    assert_eq!(unobserved, expected, "observed: {observed:?}");
+    observed.extend(gateway.observed());
+    assert!(described.is_subset(&observed), "observed: {observed:?}");
     let routes: BTreeSet<&String> = described.iter().map(|(route, _)| route).collect();
-    let unobserved: BTreeSet<_> = described.difference(&observed).cloned().collect();
-    // A 500 is an error in this service itself, which no request and no fault may cause.
-    let internal = routes.iter().map(|route| ((*route).clone(), 500)).collect();
-    assert_eq!(unobserved, internal, "observed: {observed:?}");
     // schemathesis checks this too, but a configuration could disable it.
     let undescribed: Vec<_> =
         observed.iter().filter(|(route, _)| routes.contains(route)).filter(|pair| !described.contains(*pair)).collect();

@@ -1095,7 +1095,7 @@ async fn gate_opens_only_for_a_key_and_an_account_context() -> Result<()> {
     // Text of every response. Some of its words also occur in the attempts.
     let constant_text: String = fixed.values().map(String::as_str).collect::<String>()
         + ORIGIN
-        + "content-type access-control-allow-headers: x-api-key,x-account-id,authorization";
+        + "content-type access-control-allow-headers: x-api-key,x-account-id,authorization www-authenticate: ApiKey";
     let unknown = Uuid::from_u128(fastrand::u128(..));
     let (mut failures, mut sent) = (Vec::new(), 0_usize);
     for attempt in &table.0 {

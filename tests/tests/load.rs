@@ -93,6 +93,52 @@ async fn sixty_four_requests_run_concurrently() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn concurrent_requests_for_one_member_call_novi_once() -> Result<()> {
+    const REQUESTS: usize = 20;
+    let env = TestEnv::start().await?;
+    let (member, other) = (env.newcomer(), env.newcomer());
+    let held = Arc::new(Semaphore::new(0));
+    env.novi.state().fail("/customers/", CONCURRENCY, NoviFault::Hold(Arc::clone(&held)));
+    let all = try_join_all((0..REQUESTS).map(|_| env.verify(member)));
+    let release = async {
+        // A request for another member is not held up. Its call comes after those of the requests before it.
+        let (_, ()) = tokio::try_join!(env.verify(other), async {
+            env.novi.wait_for(&other.hyphenated().to_string(), 1).await;
+            held.add_permits(CONCURRENCY);
+            Ok(())
+        })?;
+        Ok(())
+    };
+    let (responses, ()) = tokio::try_join!(all, release)?;
+    assert!(responses.iter().all(|response| response.header("x-cache") == "miss"));
+    assert_eq!(env.novi.state().count(&member.hyphenated().to_string()), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_requests_for_one_member_share_a_failure() -> Result<()> {
+    const REQUESTS: usize = 20;
+    let env = TestEnv::start().await?;
+    let member = env.newcomer().hyphenated().to_string();
+    // A 503 from Novi is retried after at least 50 ms, by which time every request has arrived.
+    for (fault, code, calls) in [
+        (NoviFault::Respond(503, "text/plain", String::new()), "novi_error", 2),
+        (NoviFault::RateLimited(Some("300".to_owned())), "rate_limited", 1),
+    ] {
+        let before = env.novi.state().count("/customers/");
+        env.novi.state().fail("/customers/", usize::MAX, fault);
+        let responses = try_join_all((0..REQUESTS).map(|_| env.request_with_key(&member, &env.key))).await?;
+        for response in responses {
+            assert_eq!(response.code(), code);
+            assert!(response.header("retry-after").parse::<u64>().is_ok());
+        }
+        assert_eq!(env.novi.state().count("/customers/") - before, calls, "{code}");
+        env.novi.state().clear_faults();
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn concurrent_requests_get_their_own_responses_and_memory_does_not_grow() -> Result<()> {
     const WAVES: usize = 30;
     let env = TestEnv::start().await?;

@@ -261,6 +261,24 @@ async fn prewarming_keeps_newer_entries() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn prewarming_leaves_out_entries_that_are_too_large_to_be_read() -> Result<()> {
+    let setup = WithRedis::start(Kind::Plain, 4, &[]).await?;
+    let members = setup.members();
+    let name: String = std::iter::repeat_with(fastrand::lowercase).take(20_000).collect();
+    {
+        let mut state = setup.env.novi.state();
+        let record = state.directory.person(members[0]);
+        (record["FirstName"], record["UnsubscribeFromEmails"]) = (json!(name), json!(true));
+    }
+    assert_eq!(setup.env.run(json!({})).await?["status"], "ok");
+    assert!(setup.entry(members[0])?.is_none());
+    assert!(setup.entry(members[1])?.is_some());
+    let log = setup.env.function.log();
+    assert!(log.contains("cache prewarmed") && !log.contains("cache prewarm incomplete"), "{log}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn prewarming_writes_only_what_verify_would_cache() -> Result<()> {
     let setup = WithRedis::start(Kind::Plain, 4, &[("REQUIRE_ACTIVE", "true")]).await?;
     let members = setup.members();

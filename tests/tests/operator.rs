@@ -68,15 +68,18 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     let [novi, mailman, key, jwt, api] =
         ["novi-key-+/=", "mailman-pass", "frontend-key-of-this-test", "jwt-secret-1", "https://novi.example.org/api"];
     let group = "39120341-3c8e-47b0-9a40-45b5659b2044";
+    let probe = "5f0d8a3c-3f9e-4c57-8a4b-1f2a52f6f0a7";
     let mappings: Vec<Value> = (0..60)
         .map(|n| json!({"group_guid": group, "list_id": format!("list{n}.lists.example.org"), "keep": ["owner@example.org"]}))
         .collect();
     let file = operator.dir.path().join("mappings.json");
-    std::fs::write(&file, serde_json::to_string_pretty(&mappings)?)?;
+    // With the byte order mark that some editors write.
+    std::fs::write(&file, format!("\u{feff}{}", serde_json::to_string_pretty(&mappings)?))?;
     let keys = json!([{"name": "frontend", "key": key, "bypass": false}]).to_string();
     let input = [
         api,
         novi,
+        probe,
         &keys,
         jwt,
         "https://lists.example.org/mailman-api",
@@ -88,14 +91,15 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     .join("\n");
     let output = operator.run("parameters.py", &["--prefix", "/idaa"], &moto.url(), &(input + "\n"))?;
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("8 written"), "{}", text(&output));
-    for secret in [novi, key, jwt, mailman, group, "owner@example.org"] {
+    assert!(text(&output).contains("9 written"), "{}", text(&output));
+    for secret in [novi, probe, key, jwt, mailman, group, "owner@example.org"] {
         assert!(!text(&output).contains(secret), "printed: {}", text(&output));
         assert!(!operator.arguments()?.contains(secret), "in the process list: {secret}");
     }
     for (name, kind) in [
         ("novi_api_root_url", "String"),
         ("novi_idaa_api_key", "SecureString"),
+        ("novi_probe_uuid", "SecureString"),
         ("api_keys", "SecureString"),
         ("jwt_secret", "SecureString"),
         ("mailman_base_url", "String"),
@@ -132,6 +136,18 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     let output =
         operator.run("parameters.py", &["--only", "api_keys"], &url, "[{\"name\":\"x\",\"key\":\"hush\"}]\n")?;
     assert!(!output.status.success() && text(&output).contains("shorter than 20") && !text(&output).contains("hush"));
+    for (pasted, error) in [
+        ("Basic hush", "without `Basic `"),
+        ("basic\thush", "without `Basic `"),
+        ("\u{201c}hush\u{201d}", "isn't ASCII"),
+        ("hu\u{200b}sh", "isn't ASCII"),
+        ("\"hush\"", "quotation marks"),
+        ("hu sh", "without spaces"),
+    ] {
+        let output = operator.run("parameters.py", &["--only", "novi_idaa_api_key"], &url, &format!("{pasted}\n"))?;
+        assert!(!output.status.success() && text(&output).contains(error), "{}", text(&output));
+        assert!(!text(&output).contains("hu"), "{}", text(&output));
+    }
     let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, "-\n")?;
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(moto.parameter_type("/idaa/jwt_secret").await?, None);
@@ -249,5 +265,40 @@ async fn invoke_script_runs_the_mirror_and_prints_its_report_as_a_table() -> Res
         "{}",
         text(&output)
     );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probe_script_prints_what_to_fix() -> Result<()> {
+    let mut directory = Directory::default();
+    let group = directory.add_plain_group(&mut Rng::new(), 12);
+    let mappings = json!([{"group_guid": group, "list_id": "members.lists.example.org"}]);
+    let env = Mirror::start(directory, mappings, &[]).await?;
+    let operator = Operator::new()?;
+    let probe = || operator.run("probe.py", &["--function", "function"], &env.function.endpoint(), "");
+
+    let output = probe()?;
+    assert!(!output.status.success(), "a list is missing: {}", text(&output));
+    let printed = text(&output);
+    assert!(printed.starts_with("failed: 1 errors and 0 warnings, 15 calls to Novi and 2 to Mailman in"), "{printed}");
+    let finding = "error  list members.lists.example.org: Mailman has no list with this id.";
+    let fix = "         Fix: Create the list, or correct list_id in the mapping.";
+    assert!(printed.contains(&format!("{finding}\n{}", &fix[2..])), "{printed}");
+
+    env.mailman.create_list("members").await?;
+    let output = probe()?;
+    assert!(output.status.success(), "{}", text(&output));
+    let printed = text(&output);
+    let row = |start: &str| -> Vec<&str> {
+        printed.lines().find(|line| line.starts_with(start)).unwrap_or_default().split_whitespace().collect()
+    };
+    assert_eq!(
+        row("1  "),
+        ["1", "members.lists.example.org", "200", "total_count", "12", "12", "12", "1", "0", "0", "0", "yes"],
+        "{printed}"
+    );
+    assert_eq!(row("Email"), ["Email", "12", "0", "0", "0", "0", "0", "0", "0"], "{printed}");
+    assert_eq!(row("members.lists"), ["members.lists.example.org", "0", "0", "no", "yes", "confirm"], "{printed}");
+    assert_eq!(env.private.found_in(&printed).len(), 0, "{printed}");
     Ok(())
 }

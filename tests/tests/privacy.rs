@@ -122,11 +122,23 @@ async fn mirror_logs_no_personal_data() -> Result<()> {
     }
     env.mailman.subscribe(&id, "leak@example.org", "member").await?;
     for fault in [None].into_iter().chain(faults().into_iter().map(Some)) {
-        env.novi.state().fail("/customers/", 1, fault.unwrap_or(NoviFault::Disconnect));
+        let fault = fault.unwrap_or(NoviFault::Disconnect);
+        env.novi.state().fail("/customers/", 1, fault.clone());
         env.function.invoke(&json!({})).await?;
         env.novi.state().clear_faults();
+        // The probe describes the same responses, of every resource.
+        for path in ["/customers/", "/groups/", "/members"] {
+            env.novi.state().fail(path, 4, fault.clone());
+        }
+        let result = env.function.invoke(&json!({"probe": true})).await?;
+        env.novi.state().clear_faults();
+        assert!(result["probe"]["findings"].as_array().is_some_and(|findings| !findings.is_empty()), "{result}");
+        assert_eq!(env.private.found_in(&result.to_string()).len(), 0, "{result}");
+        assert!(!result.to_string().contains(&group.hyphenated().to_string()), "{result}");
     }
     for event in [
+        json!({"probe": true}),
+        json!({"probe": "leak@example.org"}),
         json!({"explain": ["leak@example.org"]}),
         json!({"leak@example.org": 1}),
         json!({"lists": ["leak@example.org"]}),

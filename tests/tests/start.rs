@@ -62,7 +62,20 @@ fn invalid_setting_is_named_with_its_value_and_the_expected_one() -> Result<()> 
         ("verify", "CACHE_STALE_SECONDS", "-1"),
         ("verify", "VERIFY_NOVI_MAX_PER_MINUTE", "many"),
         ("verify", "REQUIRE_ACTIVE", "1"),
+        ("verify", "MEMBER_STATUSES", ","),
+        ("verify", "MEMBER_STATUSES", "current,,grace_period"),
+        ("mirror", "MEMBER_STATUSES", "current;grace_period"),
         ("verify", "CORS_ALLOW_ORIGINS", "app.example.org"),
+        ("verify", "CORS_ALLOW_ORIGINS", "https://*.example.org"),
+        ("verify", "CORS_ALLOW_ORIGINS", "https://*"),
+        ("verify", "CORS_ALLOW_ORIGINS", "https://app.example.org,https://*.example.net"),
+        ("verify", "BASE_PATH", "members"),
+        ("verify", "BASE_PATH", "/"),
+        ("verify", "BASE_PATH", "/members/"),
+        ("verify", "BASE_PATH", "/members//v1"),
+        ("verify", "BASE_PATH", "/members/../v1"),
+        ("verify", "BASE_PATH", "/members?v=1"),
+        ("verify", "BASE_PATH", "https://api.example.org/members"),
         ("mirror", "NOVI_MAX_PER_SECOND", "0"),
         ("mirror", "NOVI_MAX_PER_MINUTE", "x"),
     ] {
@@ -82,6 +95,18 @@ fn invalid_parameter_is_named_without_its_value() -> Result<()> {
         ("verify", "novi_idaa_api_key", json!(" "), "is missing"),
         ("verify", "novi_idaa_api_key", json!("a\nb"), "printable ASCII"),
         ("verify", "novi_idaa_api_key", json!(5), "expected a string"),
+        ("verify", "novi_idaa_api_key", json!(format!("\u{201c}{KEY}\u{201d}")), "found a character that isn't ASCII"),
+        ("verify", "novi_idaa_api_key", json!(format!("{KEY}\u{200b}")), "found a character that isn't ASCII"),
+        ("verify", "novi_idaa_api_key", json!(format!("{KEY}\u{a0}x")), "found a character that isn't ASCII"),
+        ("verify", "novi_idaa_api_key", json!(format!("Basic {KEY}")), "found the prefix `Basic `"),
+        ("verify", "novi_idaa_api_key", json!(format!("basic  {KEY}")), "found the prefix `Basic `"),
+        ("verify", "novi_idaa_api_key", json!(format!("{KEY} {KEY}")), "found white space"),
+        ("verify", "novi_idaa_api_key", json!(format!("\"{KEY}\"")), "found quotation marks"),
+        ("mirror", "novi_idaa_api_key", json!(format!("Basic {KEY}")), "found the prefix `Basic `"),
+        ("mirror", "novi_idaa_api_key", json!(format!("\u{feff}\u{2018}{KEY}\u{2019}")), "isn't ASCII"),
+        ("verify", "novi_probe_uuid", json!(KEY), "expected the hyphenated UUID of a record"),
+        ("verify", "novi_probe_uuid", json!("391203413c8e47b09a4045b5659b2044"), "expected the hyphenated UUID"),
+        ("verify", "novi_probe_uuid", json!(5), "expected a string"),
         ("verify", "api_keys", json!(null), "is missing"),
         ("verify", "api_keys", json!([]), "found no key"),
         ("verify", "api_keys", json!(KEY), "found invalid JSON"),
@@ -107,6 +132,23 @@ fn invalid_parameter_is_named_without_its_value() -> Result<()> {
         config[parameter] = value;
         let printed = startup_error(function, &config, &[])?;
         assert!(printed.contains(&format!("parameter {parameter} ")) && printed.contains(expected_text), "{printed}");
+    }
+    Ok(())
+}
+
+#[test]
+fn byte_order_mark_in_the_configuration_is_skipped() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("config.json");
+    let mut config = config();
+    config["novi_idaa_api_key"] = json!(format!("\u{feff}{KEY}"));
+    for name in ["api_keys", "novi_mailman_sync"] {
+        config[name] = json!(format!("\u{feff} {}", config[name]));
+    }
+    std::fs::write(&file, format!("\u{feff}{config}"))?;
+    for name in ["verify", "mirror"] {
+        let printed = startup_error(name, &config, &[("CONFIG_FILE", &file.display().to_string())])?;
+        assert!(printed.contains("AWS_LAMBDA_RUNTIME_API"), "everything else is valid: {printed}");
     }
     Ok(())
 }

@@ -58,9 +58,10 @@ fn choices() -> Vec<(&'static str, Value)> {
                 "Cache": "none", "KmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1", "Tracing": "Active",
                 "DomainName": "members.example.org", "CertificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/1",
                 "CorsAllowOrigins": "https://app.example.org,https://www.example.org", "AlarmEmail": "a@example.org",
-                "MirrorApply": "true", "ReserveConcurrency": "false",
+                "MirrorApply": "true", "ReserveConcurrency": "false", "BasePath": "/members/v1",
             }),
         ),
+        ("none, behind a proxy with a base path", json!({"Cache": "none", "BasePath": "/members"})),
     ]
 }
 
@@ -290,6 +291,51 @@ fn api_and_function_allow_the_same_cors_origins() -> Result<()> {
 }
 
 #[test]
+fn base_path_is_the_key_of_the_mapping_or_the_prefix_of_the_routes() -> Result<()> {
+    let routes = ["/v3/action/idaa/novi_member/{uuid}", "/health", "/openapi.json"];
+    for (choice, parameters, resources) in deployments()? {
+        let base = parameters["BasePath"].as_str().unwrap_or_default();
+        assert_eq!(resources["Verify"]["Properties"]["Environment"]["Variables"]["BASE_PATH"], base, "{choice}");
+        let has_domain = parameters.get("DomainName").is_some();
+        if has_domain {
+            // A key has no leading slash, and API Gateway removes it before it looks for a route.
+            assert_eq!(resources["ApiMapping"]["Properties"]["ApiMappingKey"], base[1..], "{choice}");
+        }
+        let prefix = if has_domain { "" } else { base };
+        let expected: BTreeSet<String> =
+            ["", prefix].iter().flat_map(|prefix| routes.map(|route| format!("ANY {prefix}{route}"))).collect();
+        let found: BTreeSet<String> = resources
+            .values()
+            .filter(|resource| resource["Type"] == "AWS::ApiGatewayV2::Route")
+            .map(|route| route["Properties"]["RouteKey"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        assert_eq!(found, expected, "{choice}");
+    }
+    Ok(())
+}
+
+#[test]
+fn template_rejects_values_that_the_functions_reject() {
+    for (parameter, value) in [
+        ("CorsAllowOrigins", "https://*.example.org"),
+        ("CorsAllowOrigins", "https://*"),
+        ("CorsAllowOrigins", "https://app.example.org,https://*.example.net"),
+        ("MemberStatuses", "current,"),
+        ("MemberStatuses", "current;grace_period"),
+        ("BasePath", "members"),
+        ("BasePath", "/"),
+        ("BasePath", "/members/"),
+        ("BasePath", "/members//v1"),
+        ("BasePath", "/members?v=1"),
+        ("BasePath", "/members/../v1"),
+    ] {
+        let error =
+            resources_for_all(&[&json!({parameter: value})]).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains(&format!("parameter {parameter}={value} is invalid")), "{error}");
+    }
+}
+
+#[test]
 fn every_alarm_notifies_and_is_documented() -> Result<()> {
     let operations = std::fs::read_to_string(workspace().join("docs/operations.md"))?;
     let resources = default_resources()?;
@@ -298,7 +344,7 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
         .filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm")
         .map(|r| &r["Properties"])
         .collect();
-    assert_eq!(alarms.len(), 10);
+    assert_eq!(alarms.len(), 11);
     for alarm in alarms {
         assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&json!(["Alarms"]), &json!(["Alarms"])));
         let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
@@ -335,6 +381,7 @@ fn every_queried_metric_is_emitted() -> Result<()> {
         "CacheDown",
         "NoviCalls",
         "NoviRateLimited",
+        "NoviMismatch",
         "ListsOk",
         "ListsPartial",
         "ListsBlocked",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use http::{Method, header};
@@ -16,7 +16,9 @@ use tests::function::write_atomically;
 use tests::harness::Verification;
 use tests::http_server::Server;
 use tests::novi::NoviFault;
+use tests::privacy::Private;
 use tests::redis::CertificateAuthority;
+use tests::runtime::Instance;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{AcquireError, Semaphore};
 use uuid::Uuid;
@@ -31,6 +33,8 @@ fn problem(response: &Response) -> (u16, String) {
     }
     let is_temporary = matches!(response.status, 429 | 503);
     assert_eq!(response.header("retry-after").parse::<u64>().is_ok(), is_temporary, "{response:?}");
+    let challenge = if response.status == 401 { "ApiKey" } else { "" };
+    assert_eq!(response.header("www-authenticate"), challenge, "{response:?}");
     (response.status, response.code())
 }
 
@@ -95,11 +99,12 @@ async fn start_with_tls_novi(permits: usize) -> Result<(Verification, Server, Un
         let has_key = request.headers().contains_key(header::AUTHORIZATION);
         let _ = sender.send(format!("{} {} {has_key}", request.method(), request.uri()));
         let held = Arc::clone(&held);
+        let id = request.uri().path().rsplit('/').next().and_then(|id| Uuid::parse_str(id).ok()).unwrap_or_default();
         async move {
             if request.method() == Method::HEAD {
                 held.acquire().await?.forget();
             }
-            let record = record(Uuid::nil(), "Marguerite", "Delacroix", "marguerite@mail.example.org");
+            let record = record(id, "Marguerite", "Delacroix", "marguerite@mail.example.org");
             Ok::<_, AcquireError>(http::Response::new(record.to_string()))
         }
     })
@@ -300,7 +305,7 @@ async fn unknown_member_returns_404_and_is_not_cached() -> Result<()> {
         "{}",
         r#"{"data":null}"#,
         r#"{"Name":" ","FirstName":"","LastName":null,"Email":""}"#,
-        r#"{"Active":true}"#,
+        r#"{"name":null}"#,
     ] {
         env.novi.state().fail("/customers/", 1, NoviFault::Respond(200, "application/json", body.to_owned()));
         assert_eq!(problem(&env.verify(env.member).await?), (404, "member_not_found".to_owned()), "{body}");
@@ -327,7 +332,7 @@ async fn rate_limit_is_passed_on_and_starts_a_cooldown() -> Result<()> {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
     for (retry_after, min, max) in [
         (Some("17"), 17, 17),
-        (Some("7200"), 7200, 7200),
+        (Some("7200"), 3600, 3600),
         (Some(date.as_str()), 80, 100),
         (Some("soon"), 30, 30),
         (None, 30, 30),
@@ -545,11 +550,11 @@ async fn rejected_novi_key_is_refreshed_immediately() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn rejected_novi_key_is_refreshed_at_most_once_a_minute() -> Result<()> {
     let mut env = Verification::start(&[("PARAMETER_TTL_SECONDS", "86400")]).await?;
-    "changed at novi alone".clone_into(&mut env.novi.state().key);
+    "changed-at-novi-only".clone_into(&mut env.novi.state().key);
     assert_eq!(problem(&env.verify(env.member).await?), (503, "novi_credentials_rejected".to_owned()));
     let calls = env.novi.state().count("/");
     assert_eq!(calls, 1, "the same key isn't sent twice");
-    env.config["novi_idaa_api_key"] = json!("changed at novi alone");
+    env.config["novi_idaa_api_key"] = json!("changed-at-novi-only");
     env.function.set_config(&env.config)?;
     assert_eq!(problem(&env.verify(env.member).await?), (503, "novi_credentials_rejected".to_owned()));
     Ok(())
@@ -645,6 +650,131 @@ async fn every_event_type_gets_the_same_response() -> Result<()> {
                 _ => {}
             }
         }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn head_is_answered_like_get_without_a_body() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    let authorized = |path: &str, method: &str| {
+        Request::new(method, path).header("x-api-key", &env.keys.frontend).header("x-account-id", "account-1")
+    };
+    let member = Verification::path(env.member);
+    let stranger = Verification::path(Uuid::from_u128(fastrand::u128(..)));
+    for path in [member.as_str(), &stranger, "/v3/action/idaa/novi_member/x", "/health", "/openapi.json", "/nowhere"] {
+        let get = env.send(&authorized(path, "GET")).await?;
+        let head = env.send(&authorized(path, "HEAD")).await?;
+        assert_eq!((head.status, head.body.as_str()), (get.status, ""), "{path}");
+        assert_eq!(head.headers, get.headers, "{path}");
+    }
+    let without_key = env.send(&Request::new("HEAD", &member)).await?;
+    assert_eq!((without_key.status, without_key.header("www-authenticate")), (401, "ApiKey"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn base_path_is_removed_like_the_stage() -> Result<()> {
+    let env = Verification::start(&[("BASE_PATH", "/members/v1")]).await?;
+    let member = Verification::path(env.member);
+    let request =
+        |path: &str| Request::get(path).header("x-api-key", &env.keys.frontend).header("x-account-id", "account-1");
+    let event_types: [(&str, ToEvent); 5] = [
+        ("HTTP API", |request| request.http_api("$default")),
+        ("HTTP API with a stage", |request| request.http_api("prod")),
+        ("HTTP API with a stage like a part of it", |request| request.http_api("v1")),
+        ("REST API", |request| request.rest_api("prod")),
+        ("Function URL", Request::function_url),
+    ];
+    for (name, to_event) in event_types {
+        for (path, status) in [
+            (format!("/members/v1{member}"), 200),
+            // The API's own URL, without the mapping.
+            (member.clone(), 200),
+            ("/members/v1/health".to_owned(), 200),
+            ("/members/v1/openapi.json".to_owned(), 200),
+            ("/members/v1".to_owned(), 404),
+            ("/members/v1/".to_owned(), 404),
+            (format!("/members{member}"), 404),
+            (format!("/v1{member}"), 404),
+            (format!("/Members/v1{member}"), 404),
+            (format!("/members/v10{member}"), 404),
+            (format!("/members/v1/{member}"), 404),
+            (format!("//members/v1{member}"), 404),
+            (format!("/members/v1/members/v1{member}"), 404),
+            (format!("/members/../members/v1{member}"), 404),
+            (format!("/members%2Fv1{member}"), 404),
+            (format!("/members/v1{member}/"), 404),
+            (format!("/members/v1/other{member}"), 404),
+        ] {
+            let response = Response::parse(&env.function.invoke(&to_event(&request(&path))).await?)?;
+            assert_eq!(response.status, status, "{name}: {path}");
+            if status == 404 {
+                assert_eq!(problem(&response).1, "route_not_found");
+            }
+        }
+        // The gate is as closed as without a base path.
+        let response =
+            Response::parse(&env.function.invoke(&to_event(&Request::get(&format!("/members/v1{member}")))).await?)?;
+        assert_eq!(problem(&response), (401, "api_key_missing".to_owned()), "{name}");
+    }
+    // A mapping may come before the stage.
+    let event = request(&format!("/members/v1/prod{member}")).http_api("$default");
+    assert_eq!(Response::parse(&env.function.invoke(&event).await?)?.status, 404, "this stage is another one");
+    let mut event = request(&member).http_api("prod");
+    event["rawPath"] = json!(format!("/members/v1/prod{member}"));
+    assert_eq!(Response::parse(&env.function.invoke(&event).await?)?.status, 200);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn request_ends_before_the_deadline_of_its_invocation() -> Result<()> {
+    let limit = Duration::from_secs(3);
+    let variables = [
+        ("AWS_LAMBDA_FUNCTION_TIMEOUT", "3"),
+        ("NOVI_TIMEOUT_MS", "8000"),
+        ("CACHE_TTL_SECONDS", "1"),
+        ("CACHE_STALE_SECONDS", "3600"),
+    ];
+    let env = Verification::start(&variables).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    let other = newcomer(&env);
+    env.novi.state().fail("/customers/", usize::MAX, NoviFault::NoResponse);
+    let started = Instant::now();
+    assert_eq!(problem(&env.verify(other).await?), (503, "novi_unreachable".to_owned()));
+    assert!(started.elapsed() < limit, "{:?}", started.elapsed());
+    let started = Instant::now();
+    let response = env.verify(env.member).await?;
+    assert_eq!((response.status, response.header("x-cache")), (200, "stale"));
+    assert!(started.elapsed() < limit, "{:?}", started.elapsed());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_parameters_do_not_delay_a_response_past_the_deadline() -> Result<()> {
+    // A pipe without a writer: reading it takes 3 s. The emulator would count the start as part of the invocation.
+    let dir = tempfile::tempdir()?;
+    let pipe = dir.path().join("config.json");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+    let variables = [("CONFIG_FILE", pipe.display().to_string())];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
+    let instance = Instance::start("verify", 1, &json!({}), &variables, &Private::default()).await?;
+    let send = async |request: &Request| Response::parse(&instance.invoke(&request.http_api("$default")).await?);
+    let member = Request::get(&Verification::path(Uuid::nil()));
+    assert_eq!(send(&member).await?.status, 503);
+    let timeout = Duration::from_secs(2);
+    instance.set_timeout(timeout);
+    for _ in 0..2 {
+        // A failed read is repeated after 1 s.
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+        let started = Instant::now();
+        assert_eq!(problem(&send(&member).await?), (503, "parameters_unavailable".to_owned()));
+        assert!(started.elapsed() < timeout, "{:?}", started.elapsed());
+        let started = Instant::now();
+        let health = send(&Request::get("/health")).await?;
+        assert_eq!((health.status, &health.json()["checks"]["parameters"]), (503, &json!("down")));
+        assert!(started.elapsed() < timeout, "{:?}", started.elapsed());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use shared::member::{MemberId, Record};
+use shared::member::{MemberId, MemberRules, Record};
 use uuid::Uuid;
 
 use crate::address::Address;
@@ -11,10 +11,13 @@ use crate::address::Address;
 pub(crate) enum MemberStatus {
     /// Active, and not opted out of emails.
     Member { address: Address, name: Option<String> },
-    /// `Active` or `UnsubscribeFromEmails` is hidden from the API key, so the address is neither added nor removed.
+    /// `Active`, `UnsubscribeFromEmails` or, if it matters, `MemberStatus` is hidden from the API key, so the address is
+    /// neither added nor removed.
     Hidden(Address),
     /// `Active` is false, which marks a deleted record.
     Inactive(Address),
+    /// `MemberStatus` is not in `MEMBER_STATUSES`.
+    OtherStatus(Address),
     /// `UnsubscribeFromEmails` is true.
     OptedOut(Address),
     /// `Email` is null or blank.
@@ -27,22 +30,23 @@ pub(crate) enum MemberStatus {
 
 impl MemberStatus {
     /// Returns the status that a record shows. `None` stands for a 404 or a response without a record.
-    pub(crate) fn from_record(record: Option<&Record>) -> Self {
+    pub(crate) fn from_record(record: Option<&Record>, rules: &MemberRules) -> Self {
         let Some(record) = record else {
             return Self::NotFound;
         };
         if !record.shows_email() {
             return Self::Unknown;
         }
-        let Some(address) = record.email().map(|email| Address::new(&email)) else {
+        let Some(address) = record.mailing_address().map(|email| Address::new(&email)) else {
             // A name of the wrong type is still an identity.
             return if matches!(record.identity(), Ok(None)) { Self::NotFound } else { Self::NoEmail };
         };
-        match (record.active.flag(), record.unsubscribed.flag()) {
-            (None, _) | (_, None) => Self::Hidden(address),
-            (Some(false), _) => Self::Inactive(address),
-            (_, Some(true)) => Self::OptedOut(address),
-            (Some(true), Some(false)) => Self::Member { address, name: record.display_name() },
+        match (record.active.flag(), record.unsubscribed.flag(), record.has_member_status(rules)) {
+            (None, _, _) | (_, None, _) | (_, _, None) => Self::Hidden(address),
+            (Some(false), _, _) => Self::Inactive(address),
+            (_, _, Some(false)) => Self::OtherStatus(address),
+            (_, Some(true), _) => Self::OptedOut(address),
+            (Some(true), Some(false), Some(true)) => Self::Member { address, name: record.display_name() },
         }
     }
 }
@@ -65,7 +69,9 @@ impl MemberStatus {
         Some(match self {
             Self::Member { address, name } if address.is_valid() => (address, Membership::Wanted(name.as_deref())),
             Self::Member { address, .. } | Self::Hidden(address) => (address, Membership::Unchanged),
-            Self::Inactive(address) | Self::OptedOut(address) => (address, Membership::Unwanted),
+            Self::Inactive(address) | Self::OtherStatus(address) | Self::OptedOut(address) => {
+                (address, Membership::Unwanted)
+            }
             Self::NoEmail | Self::NotFound | Self::Unknown => return None,
         })
     }
@@ -115,7 +121,7 @@ mod tests {
             "Name": "Ada Lovelace", "FirstName": "Ada", "LastName": "Lovelace", "Email": "Ada X@Example.org",
             "Active": true, "UnsubscribeFromEmails": false,
         });
-        let describe = |changes: serde_json::Value| {
+        let describe = |changes: serde_json::Value, rules: &MemberRules| {
             let mut record = full.clone();
             for (key, value) in changes.as_object().into_iter().flatten() {
                 match (record.as_object_mut(), value.as_str()) {
@@ -125,10 +131,11 @@ mod tests {
                 }
             }
             let record = Record::parse(record.to_string().as_bytes()).ok().flatten();
-            match MemberStatus::from_record(record.as_ref()) {
+            match MemberStatus::from_record(record.as_ref(), rules) {
                 MemberStatus::Member { address, name } => format!("{} {}", address.as_str(), name.unwrap_or_default()),
                 MemberStatus::Hidden(_) => "hidden".to_owned(),
                 MemberStatus::Inactive(_) => "inactive".to_owned(),
+                MemberStatus::OtherStatus(_) => "other status".to_owned(),
                 MemberStatus::OptedOut(_) => "opted out".to_owned(),
                 MemberStatus::NoEmail => "no email".to_owned(),
                 MemberStatus::NotFound => "not found".to_owned(),
@@ -153,9 +160,29 @@ mod tests {
             (json!({"Email": 5}), "unknown"),
             (json!({"Email": "", "Name": "", "FirstName": null, "LastName": "ABSENT"}), "not found"),
             (json!({"Email": "ABSENT", "Name": "", "FirstName": "", "LastName": ""}), "unknown"),
+            (json!({"Email": "Ada <ada@example.org>"}), "ada@example.org Ada L."),
+            (json!({"Email": "\u{200b}ada@example.org"}), "ada@example.org Ada L."),
+            // Several addresses are none, and stay as they are.
+            (json!({"Email": "ada@example.org, bea@example.org"}), "ada@example.org,+bea@example.org Ada L."),
+            (json!({"Email": "\u{200b}"}), "no email"),
         ] {
-            assert_eq!(describe(changes.clone()), expected, "{changes}");
+            assert_eq!(describe(changes.clone(), &MemberRules::default()), expected, "{changes}");
         }
-        assert!(matches!(MemberStatus::from_record(None), MemberStatus::NotFound));
+        assert!(matches!(MemberStatus::from_record(None, &MemberRules::default()), MemberStatus::NotFound));
+        let rules = MemberRules { require_active: false, statuses: Some(vec!["current".to_owned()]) };
+        for (changes, expected) in [
+            (json!({"MemberStatus": "Current"}), "ada+x@example.org Ada L."),
+            (json!({"MemberStatus": "non_member"}), "other status"),
+            (json!({"MemberStatus": "non_member", "UnsubscribeFromEmails": true}), "other status"),
+            (json!({"MemberStatus": "non_member", "Active": false}), "inactive"),
+            (json!({"MemberStatus": "current", "UnsubscribeFromEmails": true}), "opted out"),
+            (json!({"MemberStatus": ""}), "other status"),
+            (json!({"MemberStatus": null}), "other status"),
+            // A hidden field decides nothing.
+            (json!({}), "hidden"),
+            (json!({"MemberStatus": 5}), "hidden"),
+        ] {
+            assert_eq!(describe(changes.clone(), &rules), expected, "{changes}");
+        }
     }
 }

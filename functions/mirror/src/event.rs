@@ -11,7 +11,7 @@ use crate::mapping::{ListId, Mappings};
 pub(crate) struct InvalidEvent(String);
 
 /// The keys of an event.
-const KEYS: [&str; 4] = ["dry_run", "lists", "force", "explain"];
+const KEYS: [&str; 5] = ["dry_run", "lists", "force", "explain", "probe"];
 
 /// The options of one run.
 #[derive(Default)]
@@ -24,6 +24,8 @@ pub(crate) struct Event {
     pub(crate) force: Vec<ListId>,
     /// Addresses to explain, as they were sent.
     pub(crate) explain: Vec<String>,
+    /// True if this is a probe instead of a run. It has no other options.
+    pub(crate) probe: bool,
 }
 
 impl Event {
@@ -49,14 +51,19 @@ impl Event {
                 "lists" => event.lists = Some(lists("lists", value)?),
                 "force" => event.force = lists("force", value)?,
                 "explain" => event.explain = strings("explain", "addresses", value)?.map(str::to_owned).collect(),
+                "probe" if *value == Value::Bool(true) => event.probe = true,
+                "probe" => return Err("probe: expected true".to_owned()),
                 _ => return Err(format!("unknown key; expected one of {}", KEYS.join(", "))),
             }
         }
         if event.lists.as_ref().is_some_and(Vec::is_empty) {
             return Err("lists: expected at least one list id. Omit lists to process all lists".to_owned());
         }
-        // An explanation must not change what it explains.
-        event.dry_run |= map.contains_key("explain");
+        if event.probe && map.len() > 1 {
+            return Err("probe: expected no other key next to it".to_owned());
+        }
+        // An explanation must not change what it explains, and a probe writes nothing.
+        event.dry_run |= map.contains_key("explain") || event.probe;
         Ok(event)
     }
 
@@ -131,6 +138,12 @@ mod tests {
     }
 
     #[test]
+    fn probe_is_an_event_by_itself() {
+        assert!(Event::parse(&json!({"probe": true})).is_ok_and(|event| event.probe && event.dry_run));
+        assert!(Event::parse(&json!({})).is_ok_and(|event| !event.probe));
+    }
+
+    #[test]
     fn scheduled_event_counts_as_empty() {
         let event = json!({"version": "0", "source": "aws.events", "detail-type": "Scheduled Event", "detail": {}});
         assert!(Event::parse(&event).is_ok_and(|event| !event.dry_run));
@@ -156,6 +169,12 @@ mod tests {
             (json!({"force": ["secret"]}), "entry 1 of force is not a valid list id"),
             (json!({"explain": "secret@example.org"}), "explain: expected an array of addresses"),
             (json!({"explain": [1]}), "explain: expected an array of addresses"),
+            (json!({"probe": "secret"}), "probe: expected true"),
+            (json!({"probe": false}), "probe: expected true"),
+            (json!({"probe": null}), "probe: expected true"),
+            (json!({"probe": true, "dry_run": true}), "probe: expected no other key next to it"),
+            (json!({"explain": ["secret@example.org"], "probe": true}), "probe: expected no other key next to it"),
+            (json!({"probe": true, "secret@example.org": 1}), "expected one of dry_run"),
         ] {
             let message = error(&event);
             assert!(message.contains(expected) && !message.contains("secret"), "{event}: {message}");

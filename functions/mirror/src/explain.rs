@@ -57,10 +57,12 @@ fn reasons(address: &Address, target: &Target, people: &People) -> (bool, Vec<St
         is_wanted |= matches!(membership, Membership::Wanted(_));
         is_unchanged |= membership == Membership::Unchanged;
         reasons.extend(match status {
-            MemberStatus::Hidden(_) => {
-                Some("its record hides Active or UnsubscribeFromEmails, so the address is neither added nor removed")
-            }
+            MemberStatus::Hidden(_) => Some(
+                "its record hides Active, UnsubscribeFromEmails or MemberStatus, so the address is neither added nor \
+                     removed",
+            ),
             MemberStatus::Inactive(_) => Some("its record is not active in Novi"),
+            MemberStatus::OtherStatus(_) => Some("its record's MemberStatus is not one of MEMBER_STATUSES"),
             MemberStatus::OptedOut(_) => Some("its record is unsubscribed from emails in Novi"),
             MemberStatus::Member { .. } if membership == Membership::Unchanged => {
                 Some("the address is not valid, so it is neither added nor removed")

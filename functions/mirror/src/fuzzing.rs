@@ -7,6 +7,7 @@ use shared::parameters::Parameters as _;
 use crate::event::Event;
 use crate::mailman;
 use crate::parameters::Parameters;
+use crate::probe;
 
 /// Parses parameters of the mirror, including mappings, as in a configuration file.
 pub fn parameters(json: &[u8], plant: bool) {
@@ -39,6 +40,12 @@ pub fn event(json: &[u8]) {
             let _ = address.is_valid();
         });
     }
+}
+
+/// Describes a body of Novi, as the probe does.
+pub fn novi_shape(body: &[u8]) {
+    // A description contains no value, whatever the body is.
+    assert!(!probe::describe(body).contains(CANARY), "the probe quotes a body");
 }
 
 /// Parses a response of Mailman, with any status.

@@ -17,6 +17,7 @@ mod mailman;
 mod mapping;
 mod parameters;
 mod plan;
+mod probe;
 mod read;
 mod report;
 mod roster;
@@ -40,8 +41,8 @@ use tracing::Instrument;
 use crate::lock::InstanceId;
 use crate::parameters::Parameters;
 use crate::read::{NoviRateLimiter, ReadOptions};
-use crate::report::{ListReport, Report};
-use crate::run::Mirror;
+use crate::report::ListReport;
+use crate::run::{Answer, Mirror};
 use crate::settings::Settings;
 
 /// Starts the function, and handles invocations until Lambda stops it.
@@ -65,10 +66,8 @@ pub async fn run() -> anyhow::Result<()> {
         novi,
         mailman: settings.mailman,
         rate_limiter: Mutex::new(NoviRateLimiter::new(settings.novi_max_per_second, settings.novi_max_per_minute)),
-        read_options: ReadOptions {
-            bulk: settings.bulk,
-            collect_for_cache: (settings.prewarm_cache && cache.is_some()).then_some(settings.require_active),
-        },
+        read_options: ReadOptions { bulk: settings.bulk, collect_for_cache: settings.prewarm_cache && cache.is_some() },
+        member_rules: settings.member_rules,
         may_write: settings.apply,
         cache,
         instance_id: InstanceId::new(),
@@ -77,10 +76,10 @@ pub async fn run() -> anyhow::Result<()> {
 }
 
 /// Handles one invocation. Returns the report, or a function error that contains the report if it needs attention.
-async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Diagnostic> {
+async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Answer, Diagnostic> {
     let span = tracing::info_span!("run", request_id = event.context.request_id);
     let remaining = event.context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
-    let run = mirror.run(&event.payload, Instant::now() + remaining).instrument(span.clone());
+    let run = mirror.handle(&event.payload, Instant::now() + remaining).instrument(span.clone());
     // Caught, because the runtime would return the panic message, which might contain personal data.
     let outcome = AssertUnwindSafe(run).catch_unwind().await;
     let _in_span = span.enter();
@@ -97,12 +96,17 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Report, Di
             tracing::error!(%error, "run failed to start");
             diagnostic("NotStarted", error.to_string())
         }
-        Ok(Ok(report)) => {
+        // A probe answers a question, whatever it finds. Nothing failed.
+        Ok(Ok(Answer::Probe(report))) => {
+            report.log();
+            Ok(Answer::Probe(report))
+        }
+        Ok(Ok(Answer::Run(report))) => {
             tracing::info!(report = report.to_log_json(), "run completed");
             report.lists.iter().for_each(ListReport::log);
             // An explanation contains addresses, which an error must not. It answers a question, and nothing failed.
             if !report.status.is_error() || !report.explain.is_empty() {
-                return Ok(report);
+                return Ok(Answer::Run(report));
             }
             let status = report.status.as_str();
             let json = serde_json::to_string(&report).unwrap_or_default();

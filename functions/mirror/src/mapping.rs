@@ -75,8 +75,18 @@ pub(crate) struct InvalidMapping {
     pub(crate) reason: String,
 }
 
+/// A valid mapping, as it was written.
+pub(crate) struct Source {
+    /// Its position, from 1.
+    pub(crate) position: usize,
+    pub(crate) group: Uuid,
+    pub(crate) list: ListId,
+}
+
 /// All mappings, by list.
 pub(crate) struct Mappings {
+    /// The valid mappings, in their order.
+    pub(crate) sources: Vec<Source>,
     pub(crate) targets: Vec<Target>,
     pub(crate) invalid: Vec<InvalidMapping>,
 }
@@ -95,15 +105,23 @@ impl Mappings {
 
     fn parse(items: Vec<Value>) -> Self {
         let mut targets: BTreeMap<ListId, Target> = BTreeMap::new();
-        let mut invalid: Vec<InvalidMapping> = Vec::new();
+        let (mut sources, mut invalid): (Vec<Source>, Vec<InvalidMapping>) = Default::default();
         for (index, item) in items.into_iter().enumerate() {
             match Target::parse(&item) {
-                Ok(target) => match targets.get_mut(&target.list) {
-                    Some(existing) => existing.merge(target),
-                    None => {
-                        targets.insert(target.list.clone(), target);
+                Ok(target) => {
+                    let groups = target.groups.iter();
+                    sources.extend(groups.map(|group| Source {
+                        position: index + 1,
+                        group: *group,
+                        list: target.list.clone(),
+                    }));
+                    match targets.get_mut(&target.list) {
+                        Some(existing) => existing.merge(target),
+                        None => {
+                            targets.insert(target.list.clone(), target);
+                        }
                     }
-                },
+                }
                 Err(error) => invalid.push(InvalidMapping {
                     list: item.get("list_id").and_then(Value::as_str).and_then(ListId::parse),
                     reason: format!("Mapping {} is invalid: {error}.", index + 1),
@@ -116,7 +134,7 @@ impl Mappings {
         if invalid.iter().any(|invalid| invalid.list.is_none()) {
             targets.values_mut().for_each(|target| target.has_unresolved_mapping = true);
         }
-        Self { targets: targets.into_values().collect(), invalid }
+        Self { sources, targets: targets.into_values().collect(), invalid }
     }
 
     /// True if a mapping names this list, even if the mapping is invalid.
@@ -192,7 +210,7 @@ fn percent(map: &Map<String, Value>, name: &str, default: u64, max: u64) -> Resu
     }
 }
 
-shared::unprintable!(Target, Mappings);
+shared::unprintable!(Source, Target, Mappings);
 
 #[cfg(test)]
 mod tests {

@@ -264,7 +264,7 @@ impl Candidates {
             (MemberStatus::Member { .. }, Some((_, Membership::Wanted(_)))) => return,
             (MemberStatus::Member { .. }, _) => &mut skipped.invalid_email,
             (MemberStatus::Hidden(_), _) => &mut self.hidden,
-            (MemberStatus::Inactive(_), _) => &mut skipped.inactive,
+            (MemberStatus::Inactive(_) | MemberStatus::OtherStatus(_), _) => &mut skipped.inactive,
             (MemberStatus::OptedOut(_), _) => &mut skipped.opted_out,
             (MemberStatus::NoEmail, _) => &mut skipped.no_email,
             (MemberStatus::NotFound, _) => &mut skipped.not_found,
@@ -316,8 +316,9 @@ fn warnings(
     }
     if hidden > 0 {
         warnings.push(format!(
-            "Active or UnsubscribeFromEmails is hidden in {hidden} of this list's records, so their addresses are \
-             neither added nor removed. Ask Novi to show these fields to the key."
+            "Active or UnsubscribeFromEmails is hidden in {hidden} of this list's records, or MemberStatus if \
+             MEMBER_STATUSES is set, so their addresses are neither added nor removed. Ask Novi to show these fields to \
+             the key."
         ));
     }
     if repeated > 0 {

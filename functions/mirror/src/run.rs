@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt, stream};
+use serde::Serialize;
 use shared::cache::{MemberCache, MemberUpdate};
+use shared::member::MemberRules;
 use shared::metrics::{self, Metric};
 use shared::novi::{self, NoviError};
 use shared::parameters::{ParameterStore, Unavailable};
@@ -22,7 +24,8 @@ use crate::mailman::{Mailman, MailmanError, RetryBudget, Timeouts};
 use crate::mapping::Target;
 use crate::parameters::Parameters;
 use crate::plan::{Plan, Verdict};
-use crate::read::{NoviRateLimiter, OutOfTime, PeopleRecords, ReadOptions, Reader};
+use crate::probe::{self, ProbeReport};
+use crate::read::{Caller, NoviRateLimiter, OutOfTime, PeopleRecords, ReadOptions, Reader};
 use crate::report::{Explanation, ListReport, Report, Status};
 use crate::roster::Roster;
 
@@ -38,6 +41,14 @@ pub(crate) enum NotStarted {
     Parameters(#[from] Unavailable),
 }
 
+/// The result of an invocation.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum Answer {
+    Run(Report),
+    Probe(Box<ProbeReport>),
+}
+
 /// The state of an instance, which its runs share.
 pub(crate) struct Mirror {
     pub(crate) parameters: Arc<ParameterStore<Parameters>>,
@@ -47,6 +58,7 @@ pub(crate) struct Mirror {
     pub(crate) mailman: Timeouts,
     pub(crate) rate_limiter: Mutex<NoviRateLimiter>,
     pub(crate) read_options: ReadOptions,
+    pub(crate) member_rules: MemberRules,
     /// True if `MIRROR_APPLY=true`.
     pub(crate) may_write: bool,
     /// The cache, if Redis is configured.
@@ -115,34 +127,51 @@ struct Run<'r> {
 }
 
 impl Mirror {
-    /// Runs once. `deadline` is the invocation's deadline.
-    pub(crate) async fn run(&self, event: &serde_json::Value, deadline: Instant) -> Result<Report, NotStarted> {
+    /// Does what the event asks for. `deadline` is the invocation's deadline.
+    pub(crate) async fn handle(&self, event: &serde_json::Value, deadline: Instant) -> Result<Answer, NotStarted> {
         let started = Instant::now();
         let event = Event::parse(event)?;
         let parameters = self.parameters.get().await?;
-        event.check(&parameters.mappings)?;
+        if event.probe {
+            Ok(Answer::Probe(Box::new(self.probe(&parameters, started, deadline).await)))
+        } else {
+            event.check(&parameters.mappings)?;
+            Ok(Answer::Run(self.run(&event, &parameters, started, deadline).await))
+        }
+    }
+
+    /// Probes both upstreams.
+    async fn probe(&self, parameters: &Arc<Parameters>, started: Instant, deadline: Instant) -> ProbeReport {
+        let cutoff = probe::cutoff(started, deadline.checked_sub(DEADLINE_RESERVE).unwrap_or(started));
+        let caller = Caller::new(&self.novi, &self.parameters, Arc::clone(parameters), &self.rate_limiter, cutoff);
+        let mailman = Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(parameters), cutoff);
+        probe::probe(started, &self.novi, caller, self.read_options.bulk, &self.member_rules, &mailman, parameters)
+            .await
+    }
+
+    /// Runs once.
+    async fn run(&self, event: &Event, parameters: &Arc<Parameters>, started: Instant, deadline: Instant) -> Report {
         let dry_run = event.dry_run || !self.may_write;
         if dry_run && !event.dry_run {
             tracing::info!("MIRROR_APPLY is not true; running as a dry run");
         }
 
         let cutoff = deadline.checked_sub(DEADLINE_RESERVE).unwrap_or(started);
-        let read_options = ReadOptions {
-            collect_for_cache: self.read_options.collect_for_cache.filter(|_| !dry_run),
-            ..self.read_options
-        };
+        let read_options =
+            ReadOptions { collect_for_cache: self.read_options.collect_for_cache && !dry_run, ..self.read_options };
         let run = Run {
-            event: &event,
+            event,
             dry_run,
             reader: Reader::new(
                 &self.novi,
                 &self.parameters,
-                Arc::clone(&parameters),
+                Arc::clone(parameters),
                 &self.rate_limiter,
                 read_options,
+                &self.member_rules,
                 cutoff,
             ),
-            mailman: Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(&parameters), cutoff),
+            mailman: Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(parameters), cutoff),
         };
         let mappings = &parameters.mappings;
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.includes(&target.list)).collect();
@@ -183,10 +212,11 @@ impl Mirror {
             Metric::Count("NoviCalls", run.reader.caller.calls()),
             Metric::Count("NoviRateLimited", run.reader.caller.rate_limited()),
             Metric::Count("NoviRefused", u64::from(run.reader.caller.access_denied().is_some())),
+            Metric::Count("NoviMismatch", run.reader.caller.mismatches()),
             Metric::Count("MailmanCalls", run.mailman.calls()),
             Metric::Count("CacheDown", u64::from(cache_is_down)),
         ]);
-        Ok(Report {
+        Report {
             status: lists.iter().map(|list| list.status).max().unwrap_or_default(),
             dry_run,
             lists,
@@ -194,7 +224,7 @@ impl Mirror {
             mailman_calls: run.mailman.calls(),
             seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
             explain: outcome.explanations,
-        })
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use shared::member::MemberRules;
 use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 
 use crate::mailman::Timeouts;
@@ -11,8 +12,9 @@ pub(crate) struct Settings {
     pub(crate) common: CommonSettings,
     /// The lifetimes of cache entries.
     pub(crate) cache: CacheTtls,
-    /// `REQUIRE_ACTIVE`, with the same meaning as in verify, because the cache must contain what verify would write.
-    pub(crate) require_active: bool,
+    /// `REQUIRE_ACTIVE` and `MEMBER_STATUSES`, with the same meaning as in verify, because the cache must contain what
+    /// verify would write. The mirror wants no inactive record in any case.
+    pub(crate) member_rules: MemberRules,
     /// `MIRROR_WARMS_CACHE`.
     pub(crate) prewarm_cache: bool,
     /// `NOVI_BULK`: true if the bulk list of all records may be read.
@@ -35,7 +37,7 @@ impl Settings {
         Ok(Self {
             common: CommonSettings::from_env(env)?,
             cache: CacheTtls::from_env(env)?,
-            require_active: env.flag("REQUIRE_ACTIVE", false)?,
+            member_rules: MemberRules::from_env(env)?,
             prewarm_cache: env.flag("MIRROR_WARMS_CACHE", true)?,
             bulk: env.parsed("NOVI_BULK", true, "auto or off (default auto)", |value| match value {
                 "auto" => Some(true),

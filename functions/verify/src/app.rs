@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -30,15 +31,17 @@ pub(crate) struct App {
     router: Router,
     /// For OPTIONS requests that are not preflight, because `CorsLayer` would treat them as preflight.
     router_without_cors: Router,
+    /// `BASE_PATH`.
+    base_path: Option<Arc<str>>,
 }
 
 impl App {
     /// Creates the application.
-    pub(crate) fn new(verifier: Verifier, origins: Origins) -> Self {
+    pub(crate) fn new(verifier: Verifier, origins: Origins, base_path: Option<Arc<str>>) -> Self {
         let router_without_cors = router(verifier);
         let router =
             cors(origins).map_or_else(|| router_without_cors.clone(), |cors| router_without_cors.clone().layer(cors));
-        Self { router, router_without_cors }
+        Self { router, router_without_cors, base_path }
     }
 
     /// Handles one request and logs one line about it, which never identifies a member.
@@ -46,11 +49,13 @@ impl App {
         let started = Instant::now();
         let request_id = request.lambda_context_ref().map_or("", |context| context.request_id.as_str()).to_owned();
         let span = tracing::info_span!("request", request_id);
-        let (uri, route) = local_uri(request.raw_http_path(), request.request_context_ref());
+        let (uri, route) = local_uri(request.raw_http_path(), request.request_context_ref(), self.base_path.as_deref());
         let (parts, _) = request.into_parts();
         let mut request = http::Request::new(Body::empty());
         *request.method_mut() = parts.method;
         *request.headers_mut() = parts.headers;
+        // With the deadline of the invocation.
+        *request.extensions_mut() = parts.extensions;
         *request.uri_mut() = uri;
         let is_preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         let router =

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 use lambda_http::{Context, LambdaEvent};
 use shared::cache::MemberCache;
 use shared::fuzzing::{CANARY, raw};
+use shared::member::MemberRules;
 use shared::parameters::Parameters as _;
 use shared::services::Services;
 use shared::settings::Env;
@@ -15,6 +16,7 @@ use tower::ServiceExt;
 
 use crate::app::{App, service};
 use crate::event::Event;
+use crate::flights::Flights;
 use crate::gate::Gate;
 use crate::parameters::Parameters;
 use crate::problem::Code;
@@ -44,12 +46,18 @@ impl Function {
     pub fn new(config_file: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let path = config_file.display().to_string();
-        let env = Env::of(&[("CONFIG_FILE", &path), ("CORS_ALLOW_ORIGINS", "https://app.example.org")]);
+        let env = Env::of(&[
+            ("CONFIG_FILE", &path),
+            ("CORS_ALLOW_ORIGINS", "https://app.example.org"),
+            ("BASE_PATH", "/members"),
+        ]);
         let settings = Settings::from_env(&env).unwrap_or_else(|error| panic!("{error}"));
         let services = Services::<Parameters>::new(settings.common).unwrap_or_else(|error| panic!("{error}"));
         let cache = MemberCache::new(settings.cache, 500, None, Duration::from_millis(1));
         let Services { novi, parameters, .. } = services;
-        let app = App::new(Verifier { parameters, cache, novi, require_active: false }, settings.cors);
+        let verifier =
+            Verifier { parameters, cache, novi, member_rules: MemberRules::default(), lookups: Flights::new() };
+        let app = App::new(verifier, settings.cors, settings.base_path);
         Self { runtime, app }
     }
 

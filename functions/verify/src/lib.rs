@@ -4,7 +4,9 @@
 //! authorized caller learns what Novi knows about a UUID. An outage never looks like "not a member".
 
 mod app;
+mod deadline;
 mod event;
+mod flights;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gate;
@@ -25,6 +27,7 @@ use shared::settings::Env;
 use shared::telemetry::{self, Phase};
 
 use crate::app::{App, service};
+use crate::flights::Flights;
 use crate::parameters::Parameters;
 use crate::settings::Settings;
 use crate::verification::Verifier;
@@ -42,7 +45,7 @@ pub async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::install(&env)?;
     let phase = Phase::start("settings");
-    let Settings { common, cache, novi_max_per_minute, require_active, cors } = Settings::from_env(&env)?;
+    let Settings { common, cache, novi_max_per_minute, member_rules, cors, base_path } = Settings::from_env(&env)?;
     drop(phase);
     let cache_timeout = common.cache_timeout;
     let services = Services::<Parameters>::new(common)?;
@@ -61,7 +64,8 @@ pub async fn run() -> anyhow::Result<()> {
     started?;
     env.require_lambda()?;
 
-    let app = App::new(Verifier { parameters, cache, novi, require_active }, cors);
+    let verifier = Verifier { parameters, cache, novi, member_rules, lookups: Flights::new() };
+    let app = App::new(verifier, cors, base_path);
     // Handles one invocation at a time, or up to AWS_LAMBDA_MAX_CONCURRENCY on a managed instance.
     lambda_http::lambda_runtime::run_concurrent(service(app)).await.map_err(anyhow::Error::from_boxed)
 }

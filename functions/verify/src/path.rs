@@ -12,21 +12,33 @@ pub(crate) const MEMBER_ROUTE: &str = "member";
 
 /// Returns the path as the routes expect it, and the route's name for the log.
 ///
-/// The path may start with the stage: HTTP APIs put it there, and for REST APIs, which don't, lambda_http adds it. So
-/// the path is used as it was sent, and the stage is removed if the rest is a route. The raw path is used because a URL
-/// parser resolves dot segments and replaces backslashes, and the gate must see exactly the path that the caller sent.
-pub(crate) fn local_uri(raw: &str, context: Option<&RequestContext>) -> (Uri, &'static str) {
+/// The path may start with the stage: HTTP APIs put it there, and for REST APIs, which don't, lambda_http adds it. It
+/// may also start with `base`, the base path, if the API has a mapping or a proxy. So the path is used as it was sent,
+/// and each of the two is removed, in any order and at most once, if the rest is a route. The raw path is used because
+/// a URL parser resolves dot segments and replaces backslashes, and the gate must see exactly the path that the caller
+/// sent.
+pub(crate) fn local_uri(raw: &str, context: Option<&RequestContext>, base: Option<&str>) -> (Uri, &'static str) {
     let stage = match context {
         Some(RequestContext::ApiGatewayV1(context)) => context.stage.as_deref(),
         Some(RequestContext::ApiGatewayV2(context)) => context.stage.as_deref(),
         _ => None,
     };
-    let without_stage = stage
-        .and_then(|stage| raw.strip_prefix('/')?.strip_prefix(stage))
-        .filter(|rest| rest.starts_with('/') && route_name(rest).is_some());
-    let path = without_stage.unwrap_or(raw);
+    let without_stage = |path| without_prefix(path, "/", stage?);
+    let without_base = |path| without_prefix(path, "", base?);
+    let is_route = |path: &&str| route_name(path).is_some();
+    let path = without_stage(raw)
+        .filter(is_route)
+        .or_else(|| without_base(raw).filter(is_route))
+        .or_else(|| without_base(without_stage(raw)?).filter(is_route))
+        .or_else(|| without_stage(without_base(raw)?).filter(is_route))
+        .unwrap_or(raw);
     let name = route_name(path).unwrap_or("none");
     (to_uri(path), name)
+}
+
+/// Returns the rest of a path after whole segments, or `None` if it doesn't start with them.
+fn without_prefix<'p>(path: &'p str, slash: &str, prefix: &str) -> Option<&'p str> {
+    path.strip_prefix(slash)?.strip_prefix(prefix).filter(|rest| rest.starts_with('/'))
 }
 
 /// Returns the name of a route for the log, or `None` if no route has this path.
@@ -92,11 +104,40 @@ mod tests {
             ("prod", "/x/../health", "/x/../health", "none"),
         ] {
             for context in context(stage) {
-                let (uri, found) = local_uri(raw, Some(&context));
+                let (uri, found) = local_uri(raw, Some(&context), None);
                 assert_eq!((uri.path(), found), (path, name), "{stage} {raw}");
             }
         }
-        assert_eq!(local_uri("/health", None).1, "health");
+        assert_eq!(local_uri("/health", None, None).1, "health");
+    }
+
+    #[test]
+    fn base_path_and_stage_are_removed_in_any_order() {
+        for (stage, base, raw, path, name) in [
+            ("$default", "/members", "/members/health", "/health", "health"),
+            ("$default", "/members", "/health", "/health", "health"),
+            ("prod", "/members", "/members/health", "/health", "health"),
+            ("prod", "/members", "/prod/members/health", "/health", "health"),
+            ("prod", "/members", "/members/prod/health", "/health", "health"),
+            ("prod", "/members", "/prod/health", "/health", "health"),
+            ("prod", "/a/b", "/prod/a/b/v3/action/idaa/novi_member/x", "/v3/action/idaa/novi_member/x", "member"),
+            // The same name twice.
+            ("v3", "/v3", "/v3/v3/v3/action/idaa/novi_member/x", "/v3/action/idaa/novi_member/x", "member"),
+            ("v3", "/v3", "/v3/action/idaa/novi_member/x", "/v3/action/idaa/novi_member/x", "member"),
+            ("prod", "/members", "/members/members/health", "/members/members/health", "none"),
+            ("prod", "/members", "/membershealth", "/membershealth", "none"),
+            ("prod", "/members", "/members", "/members", "none"),
+            ("prod", "/members", "//members/health", "//members/health", "none"),
+            ("prod", "/members", "/members//health", "/members//health", "none"),
+            ("prod", "/members", "/x/members/health", "/x/members/health", "none"),
+            ("prod", "/members", "/prod/members/prod/health", "/prod/members/prod/health", "none"),
+        ] {
+            for context in context(stage) {
+                let (uri, found) = local_uri(raw, Some(&context), Some(base));
+                assert_eq!((uri.path(), found), (path, name), "{stage} {base} {raw}");
+            }
+        }
+        assert_eq!(local_uri("/members/health", None, Some("/members")).1, "health");
     }
 
     #[test]
@@ -106,7 +147,7 @@ mod tests {
             ("/v3/action/idaa/novi_member/a%20b", "/v3/action/idaa/novi_member/a%20b"),
             ("/v3/action/idaa/novi_member/é?x#y", "/v3/action/idaa/novi_member/%C3%A9%3Fx%23y"),
         ] {
-            assert_eq!(local_uri(raw, None).0.path(), path);
+            assert_eq!(local_uri(raw, None, None).0.path(), path);
         }
     }
 }

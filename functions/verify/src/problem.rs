@@ -7,6 +7,9 @@ use serde::Serialize;
 use shared::novi::DEFAULT_RETRY_AFTER;
 use utoipa::ToSchema;
 
+/// The value of `WWW-Authenticate`. No registered scheme passes a key in `x-api-key`.
+pub(crate) const CHALLENGE: &str = "ApiKey";
+
 /// The cause of a problem, with one code for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -226,6 +229,11 @@ impl Problem {
         Self { code: Code::RateLimited, retry_after: Some(seconds) }
     }
 
+    /// Creates a problem with Novi's own `Retry-After` in seconds, if there is one.
+    pub(crate) fn with_retry_after(code: Code, seconds: Option<u64>) -> Self {
+        Self { code, retry_after: seconds.or(code.retry_after()) }
+    }
+
     /// Returns the body.
     pub(crate) fn body(self) -> ProblemBody {
         let (status, code, title, detail) = self.code.parts();
@@ -252,6 +260,10 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.code.status() == StatusCode::UNAUTHORIZED {
+            // RFC 9110 15.5.2 requires it, and some clients fail without it.
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(CHALLENGE));
         }
         // The log reads the code from here.
         response.extensions_mut().insert(self.code);

@@ -11,11 +11,13 @@ use serde::Serialize;
 use shared::cache::CacheHealth;
 use shared::member::{Identity, MemberId};
 use shared::parameters::Health;
+use tokio::time::timeout_at;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::deadline::Deadline;
 use crate::openapi;
 use crate::problem::{Code, Problem};
 use crate::verification::{Origin, Verifier};
@@ -80,13 +82,15 @@ pub(crate) struct Verified {
 )]
 async fn member(
     State(AppState { verifier, .. }): State<AppState>,
+    Deadline(deadline): Deadline,
     headers: HeaderMap,
     uuid: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let parameters = verifier.parameters.get().await.map_err(|_| Code::ParametersUnavailable)?;
+    let parameters = timeout_at(deadline, verifier.parameters.get()).await;
+    let parameters = parameters.ok().and_then(Result::ok).ok_or(Code::ParametersUnavailable)?;
     parameters.gate.check(&headers)?;
     let id = uuid.ok().and_then(|Path(uuid)| MemberId::parse(&uuid)).ok_or(Code::InvalidUuid)?;
-    let (Identity { full_name, email }, origin) = verifier.verify(parameters, id).await?;
+    let (Identity { full_name, email }, origin) = verifier.verify(parameters, id, deadline).await?;
     let mut response = Json(Verified { verified: true, full_name, email }).into_response();
     response.headers_mut().insert(X_CACHE, HeaderValue::from_static(Origin::as_str(origin)));
     Ok(response)
@@ -130,11 +134,11 @@ enum ParametersCheck {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum CacheCheck {
-    /// Redis responds.
+    /// Redis can be read and written.
     Ok,
     /// No Redis is configured, and each instance caches verified members in its own memory.
     InProcess,
-    /// Redis doesn't respond, and members are verified without it.
+    /// Redis doesn't respond, or can't be read or written. Members are verified in any case.
     Down,
 }
 
@@ -151,14 +155,15 @@ enum CacheCheck {
     ),
     security(()),
 )]
-async fn health(State(AppState { verifier, .. }): State<AppState>) -> Response {
-    let (parameters, cache) = tokio::join!(verifier.parameters.health(), verifier.cache.health());
-    let (mut status, parameters) = match parameters {
+async fn health(State(AppState { verifier, .. }): State<AppState>, Deadline(deadline): Deadline) -> Response {
+    let (parameters, cache) =
+        tokio::join!(timeout_at(deadline, verifier.parameters.health()), timeout_at(deadline, verifier.cache.health()));
+    let (mut status, parameters) = match parameters.unwrap_or(Health::Down) {
         Health::Ok => (Status::Ok, ParametersCheck::Ok),
         Health::Stale => (Status::Degraded, ParametersCheck::Stale),
         Health::Down => (Status::Down, ParametersCheck::Down),
     };
-    let cache = match cache {
+    let cache = match cache.unwrap_or(CacheHealth::Down) {
         CacheHealth::Ok => CacheCheck::Ok,
         CacheHealth::InProcess => CacheCheck::InProcess,
         CacheHealth::Down => CacheCheck::Down,

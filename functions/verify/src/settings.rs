@@ -1,6 +1,9 @@
 //! The settings of verification.
 
+use std::sync::Arc;
+
 use http::HeaderValue;
+use shared::member::MemberRules;
 use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
 use url::Url;
 
@@ -10,10 +13,12 @@ pub(crate) struct Settings {
     pub(crate) cache: CacheTtls,
     /// `VERIFY_NOVI_MAX_PER_MINUTE`.
     pub(crate) novi_max_per_minute: usize,
-    /// `REQUIRE_ACTIVE`.
-    pub(crate) require_active: bool,
+    /// `REQUIRE_ACTIVE` and `MEMBER_STATUSES`.
+    pub(crate) member_rules: MemberRules,
     /// `CORS_ALLOW_ORIGINS`.
     pub(crate) cors: Origins,
+    /// `BASE_PATH`, with a leading slash and without a trailing one.
+    pub(crate) base_path: Option<Arc<str>>,
 }
 
 /// The origins of the web pages that may read responses.
@@ -40,19 +45,33 @@ impl Settings {
                 "calls",
             )?)
             .unwrap_or(usize::MAX),
-            require_active: env.flag("REQUIRE_ACTIVE", false)?,
+            member_rules: MemberRules::from_env(env)?,
             cors: env.parsed(
                 "CORS_ALLOW_ORIGINS",
                 Origins::None,
-                "origins such as https://app.example.org, separated by commas, or only *",
+                "origins such as https://app.example.org, separated by commas and without a star, or only *",
                 Origins::parse,
+            )?,
+            base_path: env.parsed(
+                "BASE_PATH",
+                None,
+                "a path such as /members: segments of letters, digits and -._~$+!*'(), each after a single slash",
+                |value| is_base_path(value).then(|| Some(value.into())),
             )?,
         })
     }
 }
 
+/// True if `path` consists of segments that don't need to be encoded, each after a single slash.
+fn is_base_path(path: &str) -> bool {
+    let is_plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~$+!*'()".contains(&b);
+    let is_segment = |text: &str| !matches!(text, "" | "." | "..") && text.bytes().all(is_plain);
+    path.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_segment))
+}
+
 impl Origins {
-    /// Parses comma-separated origins, or `*`. Returns `None` if one of them is not an origin.
+    /// Parses comma-separated origins, or `*`. Returns `None` if one of them is not an origin. A star in an origin would
+    /// match nothing here, but API Gateway reads `https://*` as every page.
     fn parse(value: &str) -> Option<Self> {
         if value == "*" {
             return Some(Self::Any);
@@ -63,6 +82,7 @@ impl Origins {
                 let origin = origin.trim();
                 let url = Url::parse(origin).ok()?;
                 let is_origin = matches!(url.scheme(), "http" | "https")
+                    && !origin.contains('*')
                     && url.origin().ascii_serialization() == origin.to_ascii_lowercase();
                 // Browsers send the origin in lower case and without the default port.
                 is_origin.then(|| url.origin().ascii_serialization().parse().ok()).flatten()
@@ -88,6 +108,35 @@ mod tests {
             ["app.example.org", "https://a.example.org/", "https://a.example.org,*", "https://a.org,,", "null"]
         {
             assert_eq!(Origins::parse(invalid), None, "{invalid}");
+        }
+        for star in ["https://*.example.org", "https://*", "http://*:5173", "https://a.org, https://*.b.org", "*,*"] {
+            assert_eq!(Origins::parse(star), None, "{star}");
+        }
+    }
+
+    #[test]
+    fn base_path_has_plain_segments_and_single_slashes() {
+        for valid in ["/members", "/members/v1", "/a.b/c-d_e~f", "/..."] {
+            assert!(is_base_path(valid), "{valid}");
+        }
+        for invalid in [
+            "members",
+            "/",
+            "/members/",
+            "//members",
+            "/members//v1",
+            "/members?v=1",
+            "/members#v1",
+            "/a b",
+            "/a%20b",
+            "/é",
+            "/./a",
+            "/a/..",
+            "/a\\b",
+            "/a;b",
+            "https://api.example.org/members",
+        ] {
+            assert!(!is_base_path(invalid), "{invalid}");
         }
     }
 }

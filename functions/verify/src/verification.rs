@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared::cache::{Lookup, MemberCache, Session};
+use shared::cache::{Lookup, MemberCache, Session, SessionBudget};
 use shared::http_client::ceil_seconds;
-use shared::member::{Identity, MemberId, Record};
+use shared::member::{Identity, MemberId, MemberRules};
 use shared::metrics::{self, Metric};
-use shared::novi::{self, DEFAULT_RETRY_AFTER, NoviError};
+use shared::novi::{self, Customer, DEFAULT_RETRY_AFTER, Failure, InvalidResponse, NoviError};
 use shared::parameters::ParameterStore;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
+use crate::flights::Flights;
 use crate::parameters::Parameters;
 use crate::problem::{Code, Problem};
 
@@ -42,81 +43,172 @@ impl Origin {
     }
 }
 
+/// What Novi says about a member: the identity, or `None` if there is no such member.
+type Outcome = Result<Option<Identity>, Problem>;
+
 /// Verifies members, with the cache and Novi.
 pub(crate) struct Verifier {
     pub(crate) parameters: Arc<ParameterStore<Parameters>>,
     pub(crate) cache: MemberCache,
     pub(crate) novi: novi::Client,
-    pub(crate) require_active: bool,
+    pub(crate) member_rules: MemberRules,
+    /// The lookups in flight, which concurrent requests for the same member share.
+    pub(crate) lookups: Arc<Flights<MemberId, Outcome>>,
 }
 
 impl Verifier {
-    /// Verifies one member, with the parameters that opened the gate.
+    /// Verifies one member by `deadline`, with the parameters that opened the gate.
     pub(crate) async fn verify(
-        &self,
+        self: &Arc<Self>,
         parameters: Arc<Parameters>,
         id: MemberId,
+        deadline: Instant,
     ) -> Result<(Identity, Origin), Problem> {
         let mut cache = self.cache.session();
+        cache.limit(deadline.saturating_duration_since(Instant::now()));
         let stale = match cache.get(id).await {
             Lookup::Fresh(identity) => return Ok((identity, Origin::Hit)),
             Lookup::Stale(identity) => Some(identity),
             Lookup::Miss => None,
         };
         let origin = if cache.was_bypassed() { Origin::Bypass } else { Origin::Miss };
-        // Boxed to keep the future for cache hits small.
-        match Box::pin(self.query_novi(&mut cache, parameters, id)).await {
-            Ok(Some(identity)) => {
-                cache.put(id, identity.clone()).await;
-                Ok((identity, origin))
-            }
-            Ok(None) => {
-                // A stale record must not be served again after Novi has reported that the member is gone.
-                cache.forget(id).await;
-                Err(Code::MemberNotFound.into())
-            }
+        let budget = cache.budget();
+        let lookup = self.lookups.join(id, || Arc::clone(self).look_up(budget, parameters, id, deadline));
+        let outcome = match timeout_at(deadline, lookup).await {
+            Ok(outcome) => outcome.ok_or(Code::InternalError)?,
+            Err(_) => Err(Code::NoviUnreachable.into()),
+        };
+        match outcome {
+            Ok(Some(identity)) => Ok((identity, origin)),
+            Ok(None) => Err(Code::MemberNotFound.into()),
             Err(problem) => stale.map(|identity| (identity, Origin::Stale)).ok_or(problem),
         }
+    }
+
+    /// Queries Novi by `deadline` and updates the cache, for all concurrent requests for this member. The first of them
+    /// provides the parameters and the time for the cache.
+    async fn look_up(
+        self: Arc<Self>,
+        budget: SessionBudget,
+        parameters: Arc<Parameters>,
+        id: MemberId,
+        deadline: Instant,
+    ) -> Outcome {
+        let mut cache = self.cache.resume(budget);
+        let outcome = self.query_novi(&mut cache, parameters, id, deadline).await;
+        match &outcome {
+            Ok(Some(identity)) => cache.put(id, identity.clone()).await,
+            // A stale record must not be served again after Novi has reported that the member is gone.
+            Ok(None) => cache.forget(id).await,
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// Queries Novi, unless a cooldown or the rate limit forbids it. A stale record may replace any error.
     async fn query_novi(
         &self,
         cache: &mut Session<'_>,
-        parameters: Arc<Parameters>,
+        mut parameters: Arc<Parameters>,
         id: MemberId,
-    ) -> Result<Option<Identity>, Problem> {
-        cache.may_call_novi().await.map_err(|wait| Problem::rate_limited(ceil_seconds(wait)))?;
-        match self.fetch(cache, parameters, id).await {
-            Ok(None) => Ok(None),
-            Ok(Some(record)) => record.verified(self.require_active).map_err(|_| Code::NoviInvalidResponse.into()),
-            Err(error) => {
-                tracing::warn!(?error, "Novi lookup failed");
-                Err(match error {
-                    NoviError::RateLimited(seconds) => {
-                        let seconds = seconds.unwrap_or(DEFAULT_RETRY_AFTER.as_secs());
-                        cache.cool_down(seconds).await;
-                        Problem::rate_limited(seconds)
-                    }
-                    NoviError::CredentialsRejected => Code::NoviCredentialsRejected.into(),
-                    NoviError::Blocked => Code::NoviBlocked.into(),
-                    NoviError::Unreachable(_) => Code::NoviUnreachable.into(),
-                    NoviError::Status(_) => Code::NoviError.into(),
-                    NoviError::InvalidResponse => Code::NoviInvalidResponse.into(),
-                })
+        deadline: Instant,
+    ) -> Outcome {
+        let deadline = deadline.min(self.novi.deadline());
+        match self.read_record(cache, &mut parameters, id, deadline).await? {
+            RecordState::Member(identity) => Ok(Some(identity)),
+            RecordState::NotMember => Ok(None),
+            RecordState::Missing => {
+                self.confirm_not_found(cache, parameters, id, deadline).await?;
+                Ok(None)
             }
         }
     }
 
-    /// Fetches the record. Retries once after a transient failure. Retries once more if Novi rejects the current
-    /// parameters and they have changed since they were read. All attempts share the timeout of one call.
-    async fn fetch(
+    /// Reads the record of a UUID, unless a cooldown or the rate limit forbids it.
+    async fn read_record(
+        &self,
+        cache: &mut Session<'_>,
+        parameters: &mut Arc<Parameters>,
+        id: MemberId,
+        deadline: Instant,
+    ) -> Result<RecordState, Problem> {
+        cache.may_call_novi().await.map_err(|wait| Problem::rate_limited(ceil_seconds(wait)))?;
+        let state = match self.fetch(cache, parameters, id, deadline).await {
+            Ok(customer) => self.classify(customer),
+            Err(failure) => Err(failure),
+        };
+        match state {
+            Ok(state) => {
+                if parameters.novi_probe.is_some() && !matches!(state, RecordState::Missing) {
+                    cache.mark_record_read().await;
+                }
+                Ok(state)
+            }
+            Err(Failure { error, retry_after }) => {
+                tracing::warn!(?error, cause = %error, "Novi lookup failed");
+                let code = match error {
+                    NoviError::RateLimited(_) => {
+                        let seconds = retry_after.unwrap_or(DEFAULT_RETRY_AFTER.as_secs());
+                        cache.cool_down(seconds).await;
+                        return Err(Problem::rate_limited(seconds));
+                    }
+                    NoviError::CredentialsRejected => Code::NoviCredentialsRejected,
+                    NoviError::Blocked => Code::NoviBlocked,
+                    NoviError::Unreachable(_) => Code::NoviUnreachable,
+                    NoviError::Status(_) => Code::NoviError,
+                    NoviError::InvalidResponse(_) => Code::NoviInvalidResponse,
+                };
+                Err(Problem::with_retry_after(code, retry_after))
+            }
+        }
+    }
+
+    fn classify(&self, customer: Customer) -> Result<RecordState, Failure> {
+        let Customer::Record(record) = customer else { return Ok(RecordState::Missing) };
+        let has_identity = record.identity().map_err(|_| InvalidResponse::Body)?.is_some();
+        let identity = record.verified(&self.member_rules).map_err(|_| InvalidResponse::Body)?;
+        Ok(match identity {
+            Some(identity) => RecordState::Member(identity),
+            None if has_identity => RecordState::NotMember,
+            None => RecordState::Missing,
+        })
+    }
+
+    /// Makes sure that Novi returns records at all, if a record is known that must exist. A wrong root, a changed route
+    /// or a lost permission makes Novi respond to every UUID that there is no record.
+    ///
+    /// # Errors
+    /// Returns a problem if the known record is missing as well, or can't be read.
+    async fn confirm_not_found(
         &self,
         cache: &mut Session<'_>,
         mut parameters: Arc<Parameters>,
         id: MemberId,
-    ) -> Result<Option<Record>, NoviError> {
-        let deadline = self.novi.deadline();
+        deadline: Instant,
+    ) -> Result<(), Problem> {
+        let Some(probe) = parameters.novi_probe else { return Ok(()) };
+        if cache.was_record_read().await {
+            return Ok(());
+        }
+        let is_missing = probe == id
+            || matches!(self.read_record(cache, &mut parameters, probe, deadline).await?, RecordState::Missing);
+        if is_missing {
+            tracing::warn!("Novi's 404 not believed, because the record of novi_probe_uuid is missing too");
+            return Err(Code::NoviError.into());
+        }
+        Ok(())
+    }
+
+    /// Fetches the record. Retries once after a transient failure. Retries once more if Novi rejects the current
+    /// parameters and they have changed since they were read. No attempt starts before Novi's `Retry-After` is over, and
+    /// all of them end by `deadline`.
+    async fn fetch(
+        &self,
+        cache: &mut Session<'_>,
+        parameters: &mut Arc<Parameters>,
+        id: MemberId,
+        deadline: Instant,
+    ) -> Result<Customer, Failure> {
         let (mut retried, mut refreshed) = (false, false);
         loop {
             let started = Instant::now();
@@ -124,29 +216,43 @@ impl Verifier {
             let latency_ms = started.elapsed().as_secs_f64() * 1e3;
             let mut call_metrics = vec![Metric::Count("NoviCalls", 1), Metric::Milliseconds("NoviLatency", latency_ms)];
             call_metrics
-                .extend(result.as_ref().err().and_then(|error| error.metric()).map(|name| Metric::Count(name, 1)));
+                .extend(result.as_ref().err().and_then(|f| f.error.metric()).map(|name| Metric::Count(name, 1)));
             metrics::emit(&call_metrics);
-            let error = match result {
-                Ok(record) => return Ok(record),
-                Err(error) => error,
+            let failure = match result {
+                Ok(customer) => return Ok(customer),
+                Err(failure) => failure,
             };
-            match error {
+            let mut pause = Duration::from_secs(failure.retry_after.unwrap_or_default());
+            match failure.error {
                 NoviError::CredentialsRejected | NoviError::Blocked if !refreshed => {
                     refreshed = true;
-                    parameters = self.parameters.after_refusal(&parameters).await.ok_or(error)?;
+                    let current = timeout_at(deadline, self.parameters.after_refusal(parameters)).await;
+                    *parameters = current.ok().flatten().ok_or(failure)?;
                 }
                 error if error.is_transient() && !retried => {
                     retried = true;
-                    let pause = Duration::from_millis(fastrand::u64(50..=250));
-                    if Instant::now() + pause >= deadline {
-                        return Err(error);
-                    }
-                    tokio::time::sleep(pause).await;
+                    pause = pause.max(Duration::from_millis(fastrand::u64(50..=250)));
                 }
-                error => return Err(error),
+                _ => return Err(failure),
             }
+            if Instant::now() + pause >= deadline {
+                return Err(failure);
+            }
+            tokio::time::sleep(pause).await;
             // A retry is another call, and the rate limit may not allow one.
-            cache.may_call_novi().await.map_err(|_| error)?;
+            cache.may_call_novi().await.map_err(|_| failure)?;
         }
     }
 }
+
+/// What Novi has about a UUID.
+enum RecordState {
+    /// The record of a member.
+    Member(Identity),
+    /// A record with an identity, which doesn't follow the rules for members.
+    NotMember,
+    /// No record, or one without an identity.
+    Missing,
+}
+
+shared::unprintable!(RecordState, Verifier, Flights<MemberId, Outcome>);

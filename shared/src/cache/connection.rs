@@ -15,7 +15,7 @@ use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster_async::{ClusterConnection, Connect};
 use redis::{
     AsyncConnectionConfig, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, FromRedisValue, IntoConnectionInfo,
-    Pipeline, RedisConnectionInfo, RedisFuture, RedisResult, Value,
+    Pipeline, RedisConnectionInfo, RedisError, RedisFuture, RedisResult, Value,
 };
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
@@ -56,6 +56,30 @@ impl Connection {
     }
 }
 
+/// Reads which nodes a cluster has: the reply to CLUSTER SLOTS. A node without a name is the one that replied, which is
+/// reached as `host`.
+pub(super) fn cluster_nodes(slots: &Value, host: &str) -> Vec<(String, u16)> {
+    let items = |value: &Value| match value {
+        Value::Array(items) => items.clone(),
+        _ => Vec::new(),
+    };
+    let address = |node: Value| {
+        let mut node = items(&node).into_iter();
+        let (name, port) = (node.next()?, node.next()?);
+        let name = match name {
+            Value::Nil => String::new(),
+            name => String::from_redis_value(name).ok().filter(|name| name != "?")?,
+        };
+        Some((if name.is_empty() { host.to_owned() } else { name }, u16::from_redis_value(port).ok()?))
+    };
+    // Each range of slots: its first, its last, its primary, its replicas.
+    let mut nodes: Vec<_> =
+        items(slots).iter().flat_map(|range| items(range).into_iter().skip(2)).filter_map(address).collect();
+    nodes.sort();
+    nodes.dedup();
+    nodes
+}
+
 /// The address of a Redis, and how to talk to it.
 #[derive(Clone)]
 pub(super) struct Endpoint {
@@ -83,6 +107,7 @@ impl Endpoint {
 #[derive(Clone)]
 pub(super) struct Node {
     connection: MultiplexedConnection,
+    refusal: Refusal,
     _driver: Arc<Driver>,
 }
 
@@ -98,17 +123,29 @@ impl Node {
     /// Connects and logs in.
     pub(super) async fn open(info: ConnectionInfo, config: AsyncConnectionConfig) -> RedisResult<Self> {
         let open = async {
-            let stream = LimitedStream { stream: connect(info.addr()).await?, read: 0 };
+            let refusal = Refusal::default();
+            let stream = LimitedStream { stream: connect(info.addr()).await?, read: 0, refusal: Arc::clone(&refusal) };
             let settings = info.redis_settings();
-            let (connection, driver) = MultiplexedConnection::new_with_config(settings, stream, config).await?;
+            let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
+            let (connection, driver) = opened.map_err(|error| refusal.get().cloned().unwrap_or(error))?;
             let driver = tokio::spawn(driver).abort_handle();
-            Ok(Self { connection, _driver: Arc::new(Driver(driver)) })
+            Ok(Self { connection, refusal, _driver: Arc::new(Driver(driver)) })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, open)
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
     }
+
+    /// Checks by a PING that commands are answered.
+    pub(super) async fn ping(&mut self) -> RedisResult<()> {
+        let pong = redis::cmd("PING").query_async::<String>(&mut self.connection).await;
+        pong.map(drop).map_err(|error| self.refusal.get().cloned().unwrap_or(error))
+    }
 }
+
+/// The error with which the server refuses connections, if it does. It may come before any command, so that it isn't the
+/// reply to one: the client takes it for a rejected password, or only sees that the connection is closed.
+type Refusal = Arc<OnceLock<RedisError>>;
 
 async fn connect(addr: &ConnectionAddr) -> RedisResult<Box<dyn Stream>> {
     let connect_tcp = async |host: &str, port: u16| {
@@ -145,13 +182,28 @@ struct LimitedStream {
     stream: Box<dyn Stream>,
     /// Bytes read since the last write.
     read: usize,
+    refusal: Refusal,
+}
+
+/// Returns the error if the server refuses connections.
+fn refusal(greeting: &[u8]) -> Option<RedisError> {
+    if !greeting.starts_with(b"-ERR max number of clients") && !greeting.starts_with(b"-DENIED") {
+        return None;
+    }
+    redis::parse_redis_value(greeting).ok()?.extract_error().err()
 }
 
 impl AsyncRead for LimitedStream {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, into))?;
-        self.read += into.filled().len() - before;
+        let read = &into.filled()[before..];
+        if read.first() == Some(&b'-')
+            && let Some(error) = refusal(read)
+        {
+            let _ = self.refusal.set(error);
+        }
+        self.read += read.len();
         Poll::Ready(if self.read > MAX_RESPONSE { Err(io::ErrorKind::InvalidData.into()) } else { Ok(()) })
     }
 }

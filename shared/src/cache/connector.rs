@@ -5,14 +5,17 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use aws_types::SdkConfig;
+use futures_util::future::select_ok;
 use redis::cluster::{ClusterClient, ClusterClientBuilder, TlsMode};
-use redis::{AsyncConnectionConfig, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
+use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{RoutingInfo, SingleNodeRoutingInfo};
+use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo, RedisResult};
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::connection::{self, Connection, Endpoint, Node};
+use super::connection::{self, Connection, Endpoint, Node, cluster_nodes};
 use super::elasticache::{Discovery, IamTokens, discover};
-use super::error::{Cause, cause, is_auth_failure};
+use super::error::{Cause, NO_PERMISSION, cause, is_auth_failure, server_code};
 use crate::settings::CacheLocation;
 use crate::sync::lock;
 
@@ -27,8 +30,13 @@ pub struct Connector {
 
 /// The source of the endpoint.
 enum Source {
-    /// `CACHE_URL`, and the user name in it.
-    Fixed(Endpoint, Option<String>),
+    /// `CACHE_URL`.
+    Fixed {
+        endpoint: Endpoint,
+        user: Option<String>,
+        /// The other nodes that the cluster had when it was last connected to.
+        nodes: Mutex<Vec<Endpoint>>,
+    },
     /// `CACHE_ID`.
     ElastiCache {
         id: String,
@@ -62,7 +70,8 @@ impl Connector {
                 };
                 let db = info.redis_settings().db();
                 let user = info.redis_settings().username().map(str::to_owned);
-                Source::Fixed(Endpoint { host, port, tls, cluster: *cluster, serverless: false, db }, user)
+                let endpoint = Endpoint { host, port, tls, cluster: *cluster, serverless: false, db };
+                Source::Fixed { endpoint, user, nodes: Mutex::default() }
             }
             CacheLocation::ElastiCache { id, iam_user } => {
                 let config = Box::new(config?);
@@ -83,13 +92,16 @@ impl Connector {
     pub(super) async fn connect(&self) -> Result<Connection, Cause> {
         const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(4);
         let (id, client, discovery) = match &self.source {
-            Source::Fixed(endpoint, _) => return self.connect_to(endpoint).await,
+            Source::Fixed { endpoint, nodes, .. } => {
+                let nodes = lock(nodes).clone();
+                return self.connect_to_any(endpoint, &nodes).await;
+            }
             Source::ElastiCache { id, client, discovery, .. } => (id, client, discovery),
         };
         let known = lock(discovery).endpoint.clone();
         let failure = match known {
             None => "ElastiCache's API was already called within the last second",
-            Some(endpoint) => match self.connect_to(&endpoint).await {
+            Some(endpoint) => match self.connect_to(std::slice::from_ref(&endpoint)).await {
                 Ok(connection) => return Ok(connection),
                 Err(cause) => cause,
             },
@@ -100,7 +112,26 @@ impl Connector {
         let discovered = tokio::time::timeout(DISCOVERY_TIMEOUT, discover(client, id)).await;
         let endpoint = discovered.unwrap_or(Err("ElastiCache's API timed out"))?;
         lock(discovery).endpoint = Some(endpoint.clone());
-        self.connect_to(&endpoint).await
+        self.connect_to(&[endpoint]).await
+    }
+
+    /// Connects to the configured endpoint, or to the nodes that its cluster had last. Otherwise a cluster whose
+    /// configured node is gone could not be used, although it has replaced that node.
+    async fn connect_to_any(&self, endpoint: &Endpoint, nodes: &[Endpoint]) -> Result<Connection, Cause> {
+        /// How long only the endpoint is tried. It may be a name that follows the cluster, and the address of a node may
+        /// belong to another server by now.
+        const HEAD_START: Duration = Duration::from_millis(250);
+        let mut configured = Box::pin(self.connect_to(std::slice::from_ref(endpoint)));
+        if nodes.is_empty() {
+            return configured.await;
+        }
+        let first = tokio::time::timeout(HEAD_START, &mut configured).await;
+        let others = Box::pin(self.connect_to(nodes));
+        match first {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(cause)) => others.await.map_err(|_| cause),
+            Err(_) => select_ok([configured, others]).await.map(|(connection, _)| connection),
+        }
     }
 
     /// Forgets the endpoint and returns true, if ElastiCache's API may be called for a new one.
@@ -114,25 +145,34 @@ impl Connector {
         may_call
     }
 
-    /// Connects and logs in. Reads the password once more if it is rejected, because it may have been rotated.
-    async fn connect_to(&self, endpoint: &Endpoint) -> Result<Connection, Cause> {
+    /// Connects and logs in, to one server, or to a cluster through those of its nodes that respond. Reads the password
+    /// once more if it is rejected, because it may have been rotated.
+    async fn connect_to(&self, nodes: &[Endpoint]) -> Result<Connection, Cause> {
+        let Some(endpoint) = nodes.first() else { return Err("no endpoint") };
         let mut was_rejected = false;
         loop {
             let settings = self.login(endpoint, was_rejected).await;
-            match self.open(endpoint, settings).await {
+            match self.open(endpoint, nodes, settings, was_rejected).await {
                 Ok(connection) => return Ok(connection),
                 Err(error) if !is_auth_failure(&error) => return Err(cause(&error)),
+                Err(error) if was_rejected && server_code(&error) == Some(NO_PERMISSION) => return Err(NO_PERMISSION),
                 Err(_) if was_rejected => return Err("cache rejected the password"),
                 Err(_) => was_rejected = true,
             }
         }
     }
 
-    async fn open(&self, endpoint: &Endpoint, settings: RedisConnectionInfo) -> RedisResult<Connection> {
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        nodes: &[Endpoint],
+        settings: RedisConnectionInfo,
+        is_last: bool,
+    ) -> RedisResult<Connection> {
         const TIMEOUT: Duration = Duration::from_secs(2);
-        let info = endpoint.info(settings.clone())?;
         if endpoint.cluster {
-            let mut builder: ClusterClientBuilder = ClusterClient::builder([info])
+            let nodes: Vec<_> = nodes.iter().map(|node| node.info(settings.clone())).collect::<RedisResult<_>>()?;
+            let mut builder: ClusterClientBuilder = ClusterClient::builder(nodes)
                 .connection_timeout(TIMEOUT)
                 .response_timeout(TIMEOUT)
                 .retries(3)
@@ -151,15 +191,52 @@ impl Connector {
                 builder = builder.set_credentials_provider(tokens);
             }
             // Reading the slot map has proved that the cluster responds. A PING would need every node to be up.
-            return Ok(Connection::Cluster(builder.build()?.get_async_generic_connection::<Node>().await?));
+            let connection = builder.build()?.get_async_generic_connection::<Node>().await?;
+            self.remember_nodes(connection.clone()).await?;
+            return Ok(Connection::Cluster(connection));
         }
+        let info = endpoint.info(settings)?;
         let mut config = AsyncConnectionConfig::new().set_response_timeout(None);
         if let Some(tokens) = self.iam_tokens(endpoint) {
             config = config.set_credentials_provider(tokens);
         }
         let mut connection = Node::open(info, config).await?;
-        redis::cmd("PING").query_async::<String>(&mut connection).await?;
-        Ok(Connection::Single(connection))
+        match connection.ping().await {
+            // The server responds, and the user may still have the right to read.
+            Err(error) if !is_last || server_code(&error) != Some(NO_PERMISSION) => Err(error),
+            _ => Ok(Connection::Single(connection)),
+        }
+    }
+
+    /// Remembers which nodes the cluster has, if only one of them is configured. The connection doesn't depend on it.
+    ///
+    /// # Errors
+    /// Fails if no node of the cluster has slots, as a node says that was replaced and knows of no others.
+    async fn remember_nodes(&self, mut connection: ClusterConnection<Node>) -> RedisResult<()> {
+        const TIMEOUT: Duration = Duration::from_millis(250);
+        /// As many as make it unlikely that all of them are gone at once.
+        const MAX_NODES: usize = 16;
+        let Source::Fixed { endpoint, nodes, .. } = &self.source else { return Ok(()) };
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("SLOTS");
+        let any_node = RoutingInfo::SingleNode(SingleNodeRoutingInfo::Random);
+        match tokio::time::timeout(TIMEOUT, connection.route_command(command, any_node)).await {
+            Ok(Ok(slots)) => {
+                let mut found: Vec<Endpoint> = cluster_nodes(&slots, &endpoint.host)
+                    .into_iter()
+                    .filter(|(host, port)| (host, port) != (&endpoint.host, &endpoint.port))
+                    .map(|(host, port)| Endpoint { host, port, ..endpoint.clone() })
+                    .collect();
+                fastrand::shuffle(&mut found);
+                found.truncate(MAX_NODES);
+                if !found.is_empty() {
+                    *lock(nodes) = found;
+                }
+                Ok(())
+            }
+            Ok(Err(error)) if error.kind() == ErrorKind::ClusterConnectionNotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Returns the login of one connection.
@@ -167,7 +244,7 @@ impl Connector {
         // Without CLIENT SETINFO: the server needn't know the client's version, and older servers reject the command.
         let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(endpoint.db);
         let settings = match &self.source {
-            Source::Fixed(_, Some(user)) => settings.set_username(user),
+            Source::Fixed { user: Some(user), .. } => settings.set_username(user),
             _ => settings,
         };
         if matches!(self.source, Source::ElastiCache { iam_user: Some(_), .. }) {

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::connector::Connector;
-use super::error::{cause, is_fatal, is_redirect};
+use super::error::{WRONG_TYPE, cause, is_fatal, is_redirect, is_replica};
+use super::rejections::Rejections;
 use crate::sync;
 
 /// The minimum time between a failed attempt to connect and the next one.
@@ -26,11 +27,14 @@ const SLOW_ATTEMPT: Duration = Duration::from_millis(50);
 const EXTRA_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Caps concurrent attempts so that a slow server isn't overloaded.
 const MAX_CONCURRENT_ATTEMPTS: usize = 6;
+/// The minimum time between two reconnections because the server is a replica. It may be meant to be one.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connection that is replaced after it fails.
 pub(super) struct ReconnectingConnection {
     connector: Connector,
     state: Mutex<State>,
+    rejections: Rejections,
     /// Counts attempts that have ended, to wake waiting requests.
     attempts_ended: watch::Sender<u64>,
 }
@@ -50,11 +54,18 @@ struct State {
     failed_at: Option<Instant>,
     /// True if that failure was logged.
     is_logged: bool,
+    /// When a connection was last dropped because its server was a replica.
+    followed_at: Option<Instant>,
 }
 
 impl ReconnectingConnection {
     pub(super) fn new(connector: Connector) -> Arc<Self> {
-        Arc::new(Self { connector, state: Mutex::new(State::default()), attempts_ended: watch::Sender::new(0) })
+        Arc::new(Self {
+            connector,
+            state: Mutex::default(),
+            rejections: Rejections::default(),
+            attempts_ended: watch::Sender::new(0),
+        })
     }
 
     /// Returns the number of the current connection.
@@ -62,19 +73,25 @@ impl ReconnectingConnection {
         self.lock().generation
     }
 
-    /// Sends a command, and sends it once more on a new connection if the old one turns out to be dead.
+    /// Sends a command, and sends it once more on a new connection if the old one turns out to be dead, or to lead to a
+    /// replica.
     ///
     /// # Errors
-    /// Returns the server's error, or `None` if the server didn't respond.
+    /// Returns the server's error, which has been logged, or `None` if the server didn't respond.
     pub(super) async fn query<T: FromRedisValue>(
         self: &Arc<Self>,
         reconnect_wait: Duration,
         command: &Cmd,
     ) -> Result<T, Option<RedisError>> {
-        for _ in 0..2 {
+        for is_repeated in [false, true] {
             let (mut connection, generation) = self.get(reconnect_wait).await.ok_or(None)?;
             let error = match connection.query(command).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => {
+                    if self.rejections.clear(command) {
+                        tracing::info!("cache recovered");
+                    }
+                    return Ok(response);
+                }
                 Err(error) => error,
             };
             let is_single = matches!(connection, Connection::Single(_));
@@ -83,14 +100,36 @@ impl ReconnectingConnection {
                 self.mark_disconnected(generation, cause(&error));
                 continue;
             }
+            if is_replica(&error) && !is_repeated && self.follow_primary(generation) {
+                continue;
+            }
             if !is_fatal(&error, &connection) {
                 // Out of memory, or a value of another type: the connection itself is fine.
-                tracing::debug!(kind = ?error.kind(), "cache rejected command");
+                self.log_rejection(command, &error, is_single);
                 return Err(Some(error));
             }
             self.mark_disconnected(generation, cause(&error));
         }
         Err(None)
+    }
+
+    /// Logs that the server rejected a command, unless that is known already.
+    fn log_rejection(&self, command: &Cmd, error: &RedisError, is_single: bool) {
+        let code = cause(error);
+        if code == WRONG_TYPE {
+            tracing::debug!(code, "cache rejected command");
+            return;
+        }
+        // If the client doesn't know that this is a cluster, its one server accepts a part of the keys.
+        let is_redirect = is_redirect(error);
+        if !self.rejections.add(command, code, !is_single || is_redirect) {
+            return;
+        }
+        if is_redirect {
+            tracing::warn!(code, "cache is a cluster; set CACHE_CLUSTER=true");
+        } else {
+            tracing::warn!(code, "cache rejected command");
+        }
     }
 
     /// Returns the connection and its generation.
@@ -169,6 +208,25 @@ impl ReconnectingConnection {
             }
         }
         self.attempts_ended.send_modify(|count| *count += 1);
+    }
+
+    /// Drops the connection `generation`, which leads to a replica, and returns true if a new one may lead to the
+    /// primary.
+    ///
+    /// The server was the primary until a failover, and the name leads to the new one. Or the name leads to a replica,
+    /// for now or for good. Then reads still work.
+    fn follow_primary(&self, generation: u64) -> bool {
+        let mut state = self.lock();
+        if state.generation != generation || state.connection.is_none() {
+            return true;
+        }
+        if state.followed_at.is_some_and(|at| at.elapsed() < FOLLOW_INTERVAL) {
+            return false;
+        }
+        state.followed_at = Some(Instant::now());
+        state.connection = None;
+        tracing::debug!("cache is a replica; reconnecting");
+        true
     }
 
     /// Drops the connection if it is still the one that failed.

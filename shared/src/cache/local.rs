@@ -18,6 +18,8 @@ const CAPACITY: usize = 20_000;
 pub(super) struct LocalCache {
     entries: quick_cache::sync::Cache<MemberId, Entry>,
     cooldown: Mutex<Option<Instant>>,
+    /// When Novi was last known to return a record.
+    record_read: Mutex<Option<Instant>>,
     calls: Mutex<SlidingWindow>,
 }
 
@@ -26,6 +28,7 @@ impl LocalCache {
         Self {
             entries: quick_cache::sync::Cache::new(CAPACITY),
             cooldown: Mutex::new(None),
+            record_read: Mutex::new(None),
             calls: Mutex::new(SlidingWindow::new(novi_max_per_minute, Duration::from_secs(60))),
         }
     }
@@ -47,6 +50,16 @@ impl LocalCache {
 
     pub(super) fn forget(&self, id: MemberId) {
         self.entries.remove(&id);
+    }
+
+    /// Notes that Novi returned a record just now.
+    pub(super) fn mark_record_read(&self) {
+        *lock(&self.record_read) = Some(Instant::now());
+    }
+
+    /// True if Novi is known to have returned a record within `period`.
+    pub(super) fn was_record_read(&self, period: Duration) -> bool {
+        lock(&self.record_read).is_some_and(|at| at.elapsed() < period)
     }
 
     pub(super) fn cool_down(&self, duration: Duration) {

@@ -13,6 +13,7 @@ mod error;
 mod link;
 mod local;
 mod redis;
+mod rejections;
 
 use std::time::Duration;
 
@@ -51,11 +52,11 @@ pub enum Claim {
 /// The health of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CacheHealth {
-    /// Redis responds.
+    /// Redis can be read and written.
     Ok,
     /// Redis isn't configured.
     InProcess,
-    /// Redis doesn't respond.
+    /// Redis doesn't respond, or can't be read or written.
     Down,
 }
 
@@ -101,6 +102,12 @@ impl MemberCache {
         Session { cache: self, time_left: self.timeout, reconnect_wait: RECONNECT_WAIT, bypassed: false }
     }
 
+    /// Returns a session with the rest of another one's time.
+    #[must_use]
+    pub fn resume(&self, SessionBudget { time_left, reconnect_wait }: SessionBudget) -> Session<'_> {
+        Session { cache: self, time_left, reconnect_wait, bypassed: false }
+    }
+
     /// Writes records from Novi to Redis, so that other instances find them. Does nothing without Redis.
     ///
     /// Newer entries are left alone. Entries of people that Novi doesn't know are deleted. Takes at most `limit`, and
@@ -121,13 +128,16 @@ impl MemberCache {
         processed.count().await
     }
 
-    /// Checks cache health.
+    /// Checks cache health by reading and writing a small key.
+    ///
+    /// The result isn't kept, because an operator who has repaired Redis wants to see that. A check takes less of Redis
+    /// than verifying a member who isn't cached.
     pub async fn health(&self) -> CacheHealth {
         match &self.redis {
             None => CacheHealth::InProcess,
             Some(redis) => {
                 let mut session = self.session();
-                match session.with_budget(redis, redis.ping(RECONNECT_WAIT)).await {
+                match session.with_budget(redis, redis.check(RECONNECT_WAIT)).await {
                     Some(()) => CacheHealth::Ok,
                     None => CacheHealth::Down,
                 }
@@ -143,6 +153,26 @@ pub struct Session<'c> {
     /// Zero after the first failure, so that a request waits only once for a Redis that is gone.
     reconnect_wait: Duration,
     bypassed: bool,
+}
+
+/// The rest of a session's time, for work that continues elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionBudget {
+    time_left: Duration,
+    reconnect_wait: Duration,
+}
+
+impl Session<'_> {
+    /// Shortens the rest of the session's time to at most `limit`.
+    pub fn limit(&mut self, limit: Duration) {
+        self.time_left = self.time_left.min(limit);
+    }
+
+    /// Returns the rest of the session's time, for [`MemberCache::resume`].
+    #[must_use]
+    pub fn budget(&self) -> SessionBudget {
+        SessionBudget { time_left: self.time_left, reconnect_wait: self.reconnect_wait }
+    }
 }
 
 /// Verified members.
@@ -210,6 +240,35 @@ impl Session<'_> {
         if let Some(redis) = &self.cache.redis {
             self.with_budget(redis, redis.release(self.reconnect_wait, name, owner)).await;
         }
+    }
+}
+
+/// How long a record that Novi returned proves that records can be read.
+const RECORD_READ_PERIOD: Duration = Duration::from_secs(600);
+/// How long an instance doesn't tell the others again that it has read a record.
+const RECORD_READ_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Proof that Novi returns records, without which its 404 may come from a wrong root or a lost permission.
+impl Session<'_> {
+    /// Notes that Novi returned a record, for all instances.
+    pub async fn mark_record_read(&mut self) {
+        let is_known = self.cache.local.was_record_read(RECORD_READ_INTERVAL);
+        let Some(redis) = &self.cache.redis else { return self.cache.local.mark_record_read() };
+        if !is_known {
+            let seconds = RECORD_READ_PERIOD.as_secs();
+            if self.with_budget(redis, redis.mark_record_read(self.reconnect_wait, seconds)).await.is_some() {
+                self.cache.local.mark_record_read();
+            }
+        }
+    }
+
+    /// True if an instance has noted within the last ten minutes that Novi returned a record.
+    pub async fn was_record_read(&mut self) -> bool {
+        if self.cache.local.was_record_read(RECORD_READ_PERIOD) {
+            return true;
+        }
+        let Some(redis) = &self.cache.redis else { return false };
+        self.with_budget(redis, redis.was_record_read(self.reconnect_wait)).await.unwrap_or(false)
     }
 }
 

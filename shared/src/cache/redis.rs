@@ -15,11 +15,18 @@ use crate::member::MemberId;
 use crate::settings::CacheTtls;
 
 /// The maximum size of an entry in bytes. Another program's value may be half a gigabyte.
-const MAX_VALUE: isize = 16 << 10;
+const MAX_VALUE: usize = 16 << 10;
 
 const COOLDOWN_KEY: &str = "idaa:novi_cooldown";
+/// Exists while Novi is known to have returned a record lately.
+const RECORD_READ_KEY: &str = "idaa:novi_record_read";
+/// Written to check that it can be. In the same cluster slot as the limits.
+const HEALTH_KEY: &str = "idaa:health:{idaa:novi_cooldown}";
 /// In the same cluster slot as the cooldown, so that one script can use both.
 const CALLS_KEY: &str = "idaa:novi_calls:{idaa:novi_cooldown}";
+
+/// Writes a key of constant size that expires.
+const CHECK: &str = r"return redis.call('SET', KEYS[1], 1, 'EX', 60)";
 
 /// Counts a call in a sliding minute of the server's clock. Returns 0, or the milliseconds until a call may be made,
 /// which is when the cooldown ends or the minute has room.
@@ -101,9 +108,16 @@ impl RedisCache {
         self.connection.mark_timed_out(generation);
     }
 
-    /// Checks that keys can be read.
-    pub(super) async fn ping(&self, reconnect_wait: Duration) -> Option<()> {
-        self.query::<u64>(reconnect_wait, redis::cmd("EXISTS").arg(COOLDOWN_KEY)).await.map(|_| ())
+    /// Checks that a key can be read as entries are, and written by a script as the limits are.
+    ///
+    /// Each check replaces the key of the last one, so that any number of checks take the memory of one key, and a full
+    /// Redis evicts no entries for them.
+    pub(super) async fn check(&self, reconnect_wait: Duration) -> Option<()> {
+        let (mut read, mut write) = (redis::cmd("GETRANGE"), redis::cmd("EVAL"));
+        let read = self.query::<()>(reconnect_wait, read.arg(HEALTH_KEY).arg(0).arg(MAX_VALUE));
+        let write = self.query::<()>(reconnect_wait, write.arg(CHECK).arg(1).arg(HEALTH_KEY));
+        let (read, written) = tokio::join!(read, write);
+        read.and(written)
     }
 
     /// Reads an entry. Returns `Some(None)` if the key doesn't exist or its value isn't an entry.
@@ -117,8 +131,9 @@ impl RedisCache {
         }
     }
 
+    /// Writes an entry, unless it is too large to be read.
     pub(super) async fn put(&self, reconnect_wait: Duration, id: MemberId, entry: &Entry, expiry: u64) -> Option<()> {
-        let value = serde_json::to_vec(entry).ok()?;
+        let Some(value) = value(entry) else { return Some(()) };
         self.query(reconnect_wait, redis::cmd("SET").arg(key(id)).arg(value).arg("EX").arg(expiry)).await
     }
 
@@ -126,8 +141,8 @@ impl RedisCache {
         self.query(reconnect_wait, redis::cmd("DEL").arg(key(id))).await
     }
 
-    /// Writes or deletes the entry of one member. Returns `Some(false)` if Redis rejected the command, and `None` if it
-    /// didn't respond.
+    /// Writes or deletes the entry of one member. An entry that is too large to be read is left out. Returns
+    /// `Some(false)` if Redis rejected the command, and `None` if it didn't respond.
     pub(super) async fn prewarm(
         &self,
         reconnect_wait: Duration,
@@ -144,7 +159,8 @@ impl RedisCache {
             if expiry == 0 {
                 return Some(true);
             }
-            command.arg(serde_json::to_vec(&Entry { verified: true, identity, cached_at: at }).ok()?);
+            let Some(value) = value(&Entry { verified: true, identity, cached_at: at }) else { return Some(true) };
+            command.arg(value);
         }
         let generation = self.generation();
         match tokio::time::timeout(TIMEOUT, self.connection.query::<()>(reconnect_wait, &command)).await {
@@ -171,6 +187,14 @@ impl RedisCache {
         self.query(reconnect_wait, redis::cmd("EVAL").arg(COOL_DOWN).arg(1).arg(COOLDOWN_KEY).arg(seconds)).await
     }
 
+    pub(super) async fn mark_record_read(&self, reconnect_wait: Duration, seconds: u64) -> Option<()> {
+        self.query(reconnect_wait, redis::cmd("SET").arg(RECORD_READ_KEY).arg(1).arg("EX").arg(seconds)).await
+    }
+
+    pub(super) async fn was_record_read(&self, reconnect_wait: Duration) -> Option<bool> {
+        self.query(reconnect_wait, redis::cmd("EXISTS").arg(RECORD_READ_KEY)).await
+    }
+
     /// Counts a call to Novi, or returns how long to wait before making one.
     pub(super) async fn may_call_novi(&self, reconnect_wait: Duration) -> Option<Result<(), Duration>> {
         let mut command = redis::cmd("EVAL");
@@ -190,6 +214,11 @@ impl RedisCache {
 #[must_use]
 pub fn lock_key(list_id: &str) -> String {
     format!("idaa:mirror:{list_id}")
+}
+
+/// Returns the value of an entry, or `None` if it is too large.
+fn value(entry: &Entry) -> Option<Vec<u8>> {
+    serde_json::to_vec(entry).ok().filter(|value| value.len() <= MAX_VALUE)
 }
 
 fn key(id: MemberId) -> String {

@@ -43,7 +43,8 @@ impl ConfigFile {
             Ok(Err(error)) => return Err(Self::classify(&location, &error)),
             Err(_) => return Err(SourceError::Unavailable(format!("{location}: reading failed: timed out"))),
         };
-        match serde_json::from_slice(&bytes) {
+        // Some editors put a byte order mark in front of the text.
+        match serde_json::from_slice(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes)) {
             Ok(Value::Object(map)) => Ok(map.into()),
             Ok(_) => Err(SourceError::Permanent(format!(
                 "{location}: expected a JSON object with the parameters as its keys"

@@ -17,7 +17,7 @@ use secrecy::SecretString;
 
 pub use self::error::{ParameterError, SourceError, Unavailable};
 pub use self::file::ConfigFile;
-pub use self::raw::RawParameters;
+pub use self::raw::{RawParameters, is_loopback};
 pub use self::ssm::Ssm;
 pub use self::store::{Health, ParameterStore, Source};
 

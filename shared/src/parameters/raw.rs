@@ -54,7 +54,7 @@ impl RawParameters {
     pub fn optional(&self, name: &'static str) -> Result<Option<&str>, ParameterError> {
         match self.0.get(name) {
             None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
+            Some(Value::String(text)) => Ok(Some(without_bom(text).trim()).filter(|text| !text.is_empty())),
             Some(_) => Err(ParameterError::Invalid { name, expected: "a string".to_owned() }),
         }
     }
@@ -84,7 +84,7 @@ impl RawParameters {
         let value = match self.0.get(key) {
             None | Some(Value::Null) => return Err(ParameterError::Missing { name, expected }),
             // serde_json's message may quote the text. The position does not.
-            Some(Value::String(text)) => serde_json::from_str(text)
+            Some(Value::String(text)) => serde_json::from_str(without_bom(text))
                 .map_err(|e| invalid(&format!("invalid JSON (line {}, column {})", e.line(), e.column())))?,
             Some(plain) => plain.clone(),
         };
@@ -128,7 +128,14 @@ impl RawParameters {
     }
 }
 
-fn is_loopback(url: &Url) -> bool {
+/// Returns the text without the byte order mark that some editors put in front of it.
+fn without_bom(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
+}
+
+/// True if a URL leads to this host, so that plain HTTP exposes nothing.
+#[must_use]
+pub fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),
@@ -173,6 +180,17 @@ mod tests {
             assert!(!text.contains(invalid), "{text}");
         }
         assert_eq!(url_error("http://10.0.0.7/api", true), None);
+    }
+
+    #[test]
+    fn byte_order_mark_is_skipped() {
+        let raw = raw(
+            "{\"s\":\"\u{feff} x\",\"blank\":\"\u{feff}\",\"a\":\"\u{feff}[1]\",\"a/1\":\"\u{feff}\\n[2]\",\"u\":\"\u{feff}https://x/\"}",
+        );
+        assert_eq!(raw.optional("s").unwrap(), Some("x"));
+        assert_eq!(raw.optional("blank").unwrap(), None);
+        assert_eq!(raw.required_array("a", "numbers").unwrap().len(), 2);
+        assert_eq!(raw.required_url("u", "the root", false).unwrap().as_str(), "https://x/");
     }
 
     #[test]

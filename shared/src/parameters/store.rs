@@ -268,6 +268,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn byte_order_mark_in_the_file_is_skipped() {
+        let file = file("\u{feff}{\"n\":\"\u{feff}1\"}");
+        let store = open(file.path(), 300).await.unwrap();
+        assert_eq!(*store.get().await.unwrap(), "1");
+    }
+
+    #[tokio::test]
     async fn startup_fails_on_permanent_errors_and_names_the_location() {
         for (json, expected_text) in [
             ("[]", "expected a JSON object with the parameters as its keys"),

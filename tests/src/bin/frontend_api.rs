@@ -5,6 +5,7 @@
 //! credentials and a UUID for each kind of response, and runs until standard
 //! input is closed or a signal ends it. After a 429 from Novi, every request that
 //! is not cached would get one too, so the rate limited API is a separate one.
+//! The API is also behind a stage, once as it is and once throttled by the gateway.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test reads what this program prints")]
 
 use std::process::ExitCode;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::ensure;
+use http::StatusCode;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 use tests::gateway::Gateway;
@@ -23,6 +25,8 @@ use uuid::Uuid;
 
 /// Novi's `Retry-After` on the rate limited API.
 const RETRY_AFTER_SECONDS: u32 = 17;
+/// The stage of the API's second URL.
+const STAGE: &str = "prod";
 /// The number of times for a fault that never ends.
 const ALWAYS: usize = usize::MAX;
 
@@ -59,7 +63,11 @@ async fn serve(origin: &str) -> anyhow::Result<()> {
 
     let (member, key) = (unlimited.member, unlimited.keys.frontend.clone());
     let (limited_member, limited_key) = (limited.member, limited.keys.frontend.clone());
-    let api = Gateway::start(Arc::new(Mutex::new(unlimited.function))).await?;
+    let function = Arc::new(Mutex::new(unlimited.function));
+    let api = Gateway::start(Arc::clone(&function)).await?;
+    let staged = Gateway::start_stage(Arc::clone(&function), STAGE).await?;
+    let throttled = Gateway::start_stage(function, STAGE).await?;
+    throttled.respond_itself(Some(StatusCode::TOO_MANY_REQUESTS));
     let limited_api = Gateway::start(Arc::new(Mutex::new(limited.function))).await?;
     // The emulator starts a function with the first request, so an invalid setting shows up here.
     for root in [&api.url, &limited_api.url] {
@@ -70,6 +78,8 @@ async fn serve(origin: &str) -> anyhow::Result<()> {
         "{}",
         json!({
             "api_root": api.url,
+            "stage_root": staged.url,
+            "throttled_root": throttled.url,
             "api_key": key,
             "token": token,
             "member": {"uuid": member, "full_name": full_name, "email": email},

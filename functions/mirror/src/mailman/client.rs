@@ -75,9 +75,9 @@ pub(crate) struct Mailman<'r> {
 }
 
 /// A response with its complete body.
-struct Response {
-    status: StatusCode,
-    body: bytes::Bytes,
+pub(super) struct Response {
+    pub(super) status: StatusCode,
+    pub(super) body: bytes::Bytes,
     /// True if the request was a write.
     is_write: bool,
 }
@@ -308,8 +308,13 @@ impl<'r> Mailman<'r> {
         Ok(())
     }
 
+    /// Returns the base URL.
+    pub(crate) fn base(&self) -> Url {
+        self.parameters.current().mailman.base.clone()
+    }
+
     fn url(&self, segments: &[&str]) -> Url {
-        let mut url = self.parameters.current().mailman.base.clone();
+        let mut url = self.base();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("3.1").extend(segments);
         }
@@ -317,7 +322,7 @@ impl<'r> Mailman<'r> {
     }
 
     /// Sends one request. If Mailman rejects the credentials and new ones are available, sends it once more with these.
-    async fn send(
+    pub(super) async fn send(
         &self,
         method: &Method,
         url: Url,
@@ -363,14 +368,16 @@ impl<'r> Mailman<'r> {
             cause: http_client::cause(&error),
             outcome: match http_client::transport_error(&error) {
                 TransportError::Connect => WriteOutcome::NotApplied,
-                TransportError::Closed | TransportError::Truncated => outcome(WriteOutcome::MaybeSettling),
+                TransportError::Closed | TransportError::Truncated | TransportError::Malformed => {
+                    outcome(WriteOutcome::MaybeSettling)
+                }
                 TransportError::Timeout => outcome(WriteOutcome::MaybeInProgress),
             },
         })?;
         let status = response.status();
         let body = http_client::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
             BodyError::TooLarge => MailmanError::Unexpected(status),
-            BodyError::Truncated => MailmanError::NoResponse {
+            BodyError::Truncated | BodyError::Malformed => MailmanError::NoResponse {
                 cause: "the response was truncated",
                 outcome: outcome(WriteOutcome::Unknown),
             },
@@ -380,7 +387,7 @@ impl<'r> Mailman<'r> {
 }
 
 /// Returns the error for an unsuccessful response that has no special meaning for its request.
-fn error_from(response: &Response) -> MailmanError {
+pub(super) fn error_from(response: &Response) -> MailmanError {
     let outcome = match response.status {
         _ if !response.is_write => WriteOutcome::NotApplied,
         // A proxy in front of Mailman timed out, but Mailman may still be processing the request.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use shared::novi::{self, Access, DEFAULT_RETRY_AFTER, NoviError};
+use shared::novi::{self, Access, DEFAULT_RETRY_AFTER, Failure, InvalidResponse, NoviError};
 use shared::parameters::ParameterStore;
 use shared::sync::lock;
 use tokio::time::Instant;
@@ -54,6 +54,8 @@ pub(crate) struct Caller<'r> {
     calls: AtomicU64,
     /// The number of calls to which Novi responded with 429.
     rate_limited: AtomicU64,
+    /// The number of calls to which Novi responded with the record of another person.
+    mismatches: AtomicU64,
     consecutive_failures: AtomicUsize,
     access: Mutex<AccessState>,
 }
@@ -73,6 +75,7 @@ impl<'r> Caller<'r> {
             cutoff,
             calls: AtomicU64::new(0),
             rate_limited: AtomicU64::new(0),
+            mismatches: AtomicU64::new(0),
             consecutive_failures: AtomicUsize::new(0),
             access: Mutex::new(AccessState::Unknown),
         }
@@ -97,14 +100,19 @@ impl<'r> Caller<'r> {
         self.rate_limited.load(Ordering::Relaxed)
     }
 
+    /// Returns the number of calls to which Novi responded with the record of another person.
+    pub(crate) fn mismatches(&self) -> u64 {
+        self.mismatches.load(Ordering::Relaxed)
+    }
+
     /// Makes one call. Waits for the rate limit and after a 429, retries after failures, and refreshes the parameters
     /// if Novi rejects the key.
     ///
     /// `request` receives the access to Novi and the time by which the call must end.
-    pub(crate) async fn call<T>(
+    pub(crate) async fn call<T, E: Into<Failure>>(
         &self,
         max_attempts: usize,
-        request: impl AsyncFn(&Access, Instant) -> Result<T, NoviError>,
+        request: impl AsyncFn(&Access, Instant) -> Result<T, E>,
     ) -> Result<T, CallError> {
         let mut delays = ExponentialBuilder::default()
             // Half a second, or less if the timeout is below eight seconds.
@@ -122,13 +130,13 @@ impl<'r> Caller<'r> {
             let parameters = self.parameters.current();
             let started = Instant::now();
             let deadline = self.client.deadline().min(self.cutoff);
-            let error = match request(&parameters.novi, deadline).await {
+            let Failure { error, retry_after } = match request(&parameters.novi, deadline).await {
                 Ok(response) => {
                     self.consecutive_failures.store(0, Ordering::Relaxed);
                     *lock(&self.access) = AccessState::Granted;
                     return Ok(response);
                 }
-                Err(error) => error,
+                Err(error) => error.into(),
             };
             elapsed += started.elapsed();
             if Instant::now() >= self.cutoff {
@@ -149,7 +157,10 @@ impl<'r> Caller<'r> {
                     }
                 }
                 NoviError::Unreachable(_) | NoviError::Status(500..) if elapsed < CALL_BUDGET => {
-                    if let Some(delay) = delays.next() {
+                    // No attempt starts before Novi's Retry-After is over.
+                    let retry_after = Duration::from_secs(retry_after.unwrap_or_default());
+                    if let Some(delay) = delays.next().filter(|_| elapsed + retry_after < CALL_BUDGET) {
+                        let delay = delay.max(retry_after);
                         if Instant::now() + delay >= self.cutoff {
                             return Err(CallError::OutOfTime);
                         }
@@ -160,6 +171,9 @@ impl<'r> Caller<'r> {
                 }
                 _ => {}
             }
+            if error == NoviError::InvalidResponse(InvalidResponse::OtherMember) {
+                self.mismatches.fetch_add(1, Ordering::Relaxed);
+            }
             // A rejection of this one resource, or an invalid response, isn't an outage.
             if matches!(error, NoviError::Unreachable(_) | NoviError::Status(500..) | NoviError::RateLimited(_)) {
                 self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
@@ -168,7 +182,7 @@ impl<'r> Caller<'r> {
             *access = match (*access, error) {
                 (AccessState::Granted, _) => AccessState::Granted,
                 (_, NoviError::CredentialsRejected | NoviError::Blocked) => AccessState::Denied(error),
-                (_, NoviError::InvalidResponse) => AccessState::Granted,
+                (_, NoviError::InvalidResponse(_)) => AccessState::Granted,
                 (before, _) => before,
             };
             drop(access);

@@ -14,14 +14,14 @@ use std::time::SystemTime;
 
 use futures_util::{StreamExt, stream};
 use shared::cache::MemberUpdate;
-use shared::member::{MemberId, Record};
+use shared::member::{MemberId, MemberRules, Record};
 use shared::novi::{self, Access};
 use shared::parameters::ParameterStore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use self::caller::{CallError, Caller};
-use self::group_pages::GroupPages;
+pub(crate) use self::caller::{CallError, Caller};
+pub(crate) use self::group_pages::GroupPages;
 pub(crate) use self::rate_limit::NoviRateLimiter;
 use crate::directory::{Directory, Group, GroupEnd, MemberStatus};
 use crate::parameters::Parameters;
@@ -42,6 +42,7 @@ pub(crate) struct OutOfTime;
 pub(crate) struct Reader<'r> {
     client: &'r novi::Client,
     options: ReadOptions,
+    rules: &'r MemberRules,
     pub(crate) caller: Caller<'r>,
 }
 
@@ -50,8 +51,8 @@ pub(crate) struct Reader<'r> {
 pub(crate) struct ReadOptions {
     /// True if the bulk list of all records may be read (`NOVI_BULK`).
     pub(crate) bulk: bool,
-    /// `Some` if records are also collected for the cache. The value is that of `REQUIRE_ACTIVE`.
-    pub(crate) collect_for_cache: Option<bool>,
+    /// True if records are also collected for the cache.
+    pub(crate) collect_for_cache: bool,
 }
 
 /// The people that were read.
@@ -69,9 +70,10 @@ impl<'r> Reader<'r> {
         current: Arc<Parameters>,
         rate_limiter: &'r Mutex<NoviRateLimiter>,
         options: ReadOptions,
+        rules: &'r MemberRules,
         cutoff: Instant,
     ) -> Self {
-        Self { client, options, caller: Caller::new(client, parameters, current, rate_limiter, cutoff) }
+        Self { client, options, rules, caller: Caller::new(client, parameters, current, rate_limiter, cutoff) }
     }
 
     /// Reads groups.
@@ -90,7 +92,7 @@ impl<'r> Reader<'r> {
         let individual = members.into_iter().map(|id| async move {
             let request = async |access: &Access, deadline| {
                 let read_at = SystemTime::now();
-                self.client.customer(access, id, deadline).await.map(|record| (record, read_at))
+                self.client.customer(access, id, deadline).await?.into_record().map(|record| (record, read_at))
             };
             (id, self.caller.call(MAX_ATTEMPTS, request).await)
         });
@@ -137,7 +139,7 @@ impl<'r> Reader<'r> {
             let mut has_new_rows = false;
             for row in page.rows {
                 let Some(id) = row.id else { continue };
-                if row.record.is_complete() && missing.remove(&id) {
+                if row.record.is_complete(self.rules) && missing.remove(&id) {
                     self.record_member(people, id, Some(&row.record), read_at);
                     has_new_rows = true;
                 } else if !people.directory.contains_key(&id) {
@@ -156,12 +158,12 @@ impl<'r> Reader<'r> {
 
     /// Records one person. `None` stands for a 404 or a response without a record.
     fn record_member(&self, people: &mut PeopleRecords, id: MemberId, record: Option<&Record>, read_at: SystemTime) {
-        if let Some(require_active) = self.options.collect_for_cache {
+        if self.options.collect_for_cache {
             // A record with a name that isn't text can't be used for verification.
-            let identity = record.map_or(Ok(None), |record| record.verified(require_active));
+            let identity = record.map_or(Ok(None), |record| record.verified(self.rules));
             people.updates.extend(identity.ok().map(|identity| MemberUpdate { id, identity, at: read_at }));
         }
-        people.directory.insert(id, MemberStatus::from_record(record));
+        people.directory.insert(id, MemberStatus::from_record(record, self.rules));
     }
 
     /// Reads one group to its end.

@@ -1,0 +1,175 @@
+//! Reads how Mailman is set up, for the probe. Sends only GETs.
+
+use http::{Method, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use crate::mailman::client::{Mailman, Response, error_from};
+use crate::mailman::error::MailmanError;
+use crate::mapping::ListId;
+
+/// The version of Mailman's REST API, which the base URL doesn't contain.
+const API_VERSION: &str = "3.1";
+
+/// The version of Mailman.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Version(pub(crate) u32, pub(crate) u32, pub(crate) u32);
+
+impl Version {
+    /// Finds the version in a text such as `GNU Mailman 3.3.10 (Tom Sawyer)`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        text.split_whitespace().find_map(|word| {
+            let mut parts = word.split('.').map(|part| {
+                // A version such as 3.3.10b1 counts as 3.3.10.
+                let digits = part.find(|c: char| !c.is_ascii_digit()).map_or(part, |end| &part[..end]);
+                digits.parse().ok()
+            });
+            Some(Self(parts.next()??, parts.next()??, parts.next()??))
+        })
+    }
+}
+
+/// The settings of a list that matter to the mirror.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ListSettings {
+    pub(crate) admin_notify_mchanges: Option<bool>,
+    pub(crate) send_welcome_message: Option<bool>,
+    pub(crate) send_goodbye_message: Option<bool>,
+    pub(crate) subscription_policy: Option<Policy>,
+    pub(crate) unsubscription_policy: Option<Policy>,
+}
+
+/// Mailman's policy for subscriptions or unsubscriptions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Policy {
+    Open,
+    Confirm,
+    Moderate,
+    ConfirmThenModerate,
+    #[serde(other)]
+    Other,
+}
+
+/// A response to a GET.
+enum Found<T> {
+    /// A 200 with the expected JSON.
+    Yes(T),
+    /// A 404 of Mailman itself.
+    No,
+}
+
+impl Mailman<'_> {
+    /// True if the base URL ends in the version of the API, which this client adds by itself.
+    pub(crate) fn base_has_version(&self) -> bool {
+        let base = self.base();
+        base.path_segments().and_then(|path| path.rev().find(|part| !part.is_empty())) == Some(API_VERSION)
+    }
+
+    /// Reads the version. Returns `None` if the response doesn't contain one.
+    pub(crate) async fn version(&self) -> Result<Option<Version>, MailmanError> {
+        #[derive(Deserialize)]
+        struct Versions {
+            mailman_version: String,
+        }
+        match self.inspect::<Versions>(&["system", "versions"]).await? {
+            Found::Yes(versions) => Ok(Version::parse(&versions.mailman_version)),
+            Found::No => Ok(None),
+        }
+    }
+
+    /// Reads the number of members of a list.
+    pub(crate) async fn member_count(&self, list: &ListId) -> Result<u64, MailmanError> {
+        #[derive(Deserialize)]
+        struct List {
+            member_count: u64,
+        }
+        match self.inspect::<List>(&["lists", list.as_str()]).await? {
+            Found::Yes(found) => Ok(found.member_count),
+            Found::No => Err(MailmanError::NoSuchList),
+        }
+    }
+
+    /// Reads the settings of a list.
+    pub(crate) async fn list_settings(&self, list: &ListId) -> Result<ListSettings, MailmanError> {
+        match self.inspect(&["lists", list.as_str(), "config"]).await? {
+            Found::Yes(settings) => Ok(settings),
+            Found::No => Err(MailmanError::NoSuchList),
+        }
+    }
+
+    /// Counts the pending subscription requests of a list. Returns `None` if this Mailman is too old to count them.
+    pub(crate) async fn pending_requests(&self, list: &ListId) -> Result<Option<u64>, MailmanError> {
+        #[derive(Deserialize)]
+        struct Count {
+            count: u64,
+        }
+        match self.inspect::<Count>(&["lists", list.as_str(), "requests", "count"]).await? {
+            Found::Yes(found) => Ok(Some(found.count)),
+            Found::No => Ok(None),
+        }
+    }
+
+    async fn inspect<T: serde::de::DeserializeOwned>(&self, segments: &[&str]) -> Result<Found<T>, MailmanError> {
+        let mut url = self.base();
+        let has_version = self.base_has_version();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty();
+            if !has_version {
+                path.push(API_VERSION);
+            }
+            path.extend(segments);
+        }
+        let response = self.send(&Method::GET, url, None).await?;
+        match response.status {
+            // Such as the web page of another server.
+            StatusCode::OK => serde_json::from_slice(&response.body)
+                .map(Found::Yes)
+                .map_err(|_| MailmanError::Unexpected(StatusCode::OK)),
+            // A web server or a proxy that knows nothing of Mailman also returns a 404.
+            StatusCode::NOT_FOUND if is_from_mailman(&response) => Ok(Found::No),
+            StatusCode::NOT_FOUND => Err(MailmanError::Unexpected(StatusCode::NOT_FOUND)),
+            _ => Err(error_from(&response)),
+        }
+    }
+}
+
+/// True if a 404 has Mailman's JSON, `{"title":"404 Not Found"}` with or without a description.
+fn is_from_mailman(response: &Response) -> bool {
+    #[derive(Deserialize)]
+    struct NotFound {
+        title: String,
+    }
+    serde_json::from_slice::<NotFound>(&response.body).is_ok_and(|error| error.title.starts_with("404"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_is_found_in_mailmans_text() {
+        for (text, expected) in [
+            ("GNU Mailman 3.3.10 (Tom Sawyer)", Some(Version(3, 3, 10))),
+            ("GNU Mailman 3.3.5b1+ (X)", Some(Version(3, 3, 5))),
+            ("3.4.0", Some(Version(3, 4, 0))),
+            ("GNU Mailman 3.3 (X)", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::parse(text), expected, "{text}");
+        }
+        assert!(Version(3, 3, 5) < Version(3, 3, 10));
+    }
+
+    #[test]
+    fn settings_tolerate_unknown_values_and_other_keys() {
+        let settings: ListSettings = serde_json::from_str(
+            r#"{"admin_notify_mchanges":true,"subscription_policy":"confirm_then_moderate",
+                "unsubscription_policy":"new","acceptable_aliases":[],"moderator_password":null}"#,
+        )
+        .unwrap();
+        assert_eq!(settings.admin_notify_mchanges, Some(true));
+        assert_eq!(settings.subscription_policy, Some(Policy::ConfirmThenModerate));
+        assert_eq!((settings.unsubscription_policy, settings.send_welcome_message), (Some(Policy::Other), None));
+    }
+}

@@ -1,0 +1,305 @@
+//! Email addresses in a field as people fill it: one address, several, a name in front, a note after it, and the plus
+//! that Novi loses.
+//!
+//! An address here is text around an `@`. Nothing checks if mail can be sent to it.
+
+use crate::text::{is_invisible, trim};
+
+/// The only address in a field, if there is exactly one and it is clear where it ends.
+#[must_use]
+pub fn only(field: &str) -> Option<String> {
+    if is_plain(trim(field)) {
+        return Some(trim(field).to_owned());
+    }
+    let mut all = find(field);
+    let first = all.next()?;
+    (all.next().is_none() && first.is_clear).then_some(first.text)
+}
+
+/// The first address in a field.
+#[must_use]
+pub fn first(field: &str) -> Option<String> {
+    if is_plain(trim(field)) {
+        return Some(trim(field).to_owned());
+    }
+    find(field).next().map(|address| address.text)
+}
+
+/// Every address in a field, in order.
+#[must_use]
+pub fn all(field: &str) -> Vec<String> {
+    find(field).map(|address| address.text).collect()
+}
+
+/// An address that was found in a field.
+struct Found {
+    text: String,
+    /// True if it is clear where it ends.
+    is_clear: bool,
+}
+
+/// True if the whole text is an address in which nothing needs to be changed, as almost all are.
+fn is_plain(text: &str) -> bool {
+    let is_local = |b: u8| b.is_ascii_alphanumeric() || b"+._-".contains(&b);
+    let is_domain = |b: u8| b.is_ascii_alphanumeric() || b".-".contains(&b);
+    text.split_once('@').is_some_and(|(local, domain)| {
+        local.bytes().all(is_local)
+            && domain.bytes().all(is_domain)
+            && local.bytes().any(|b| b.is_ascii_alphanumeric())
+            && domain.bytes().last().is_some_and(|b| b.is_ascii_alphanumeric())
+    })
+}
+
+/// True for a character that ends an address in any case. A line break does, too.
+fn is_separator(c: char) -> bool {
+    const ASCII: &str = "<>()[]\",;:\\@";
+    // Quotation marks, brackets and separators of other scripts.
+    const OTHERS: &str = "\u{2018}\u{2019}\u{201a}\u{201b}\u{201c}\u{201d}\u{201e}\u{201f}\u{2039}\u{203a}\u{ab}\u{bb}\
+                          \u{ff1c}\u{ff1e}\u{ff08}\u{ff09}\u{ff0c}\u{ff1b}\u{ff1a}\u{3001}\u{300c}\u{300d}";
+    ASCII.contains(c) || (!c.is_ascii() && OTHERS.contains(c)) || is_line_break(c)
+}
+
+fn is_line_break(c: char) -> bool {
+    matches!(c, '\n' | '\u{b}' | '\u{c}' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}')
+}
+
+fn is_space(c: char) -> bool {
+    c.is_whitespace() && !is_line_break(c)
+}
+
+fn is_in_domain(c: char) -> bool {
+    if c.is_ascii() { c.is_ascii_alphanumeric() || ".-_".contains(c) } else { !is_space(c) && !is_separator(c) }
+}
+
+/// Finds the addresses in a field.
+fn find(field: &str) -> impl Iterator<Item = Found> {
+    // What shows nothing is part of no address.
+    let is_shown = |c: char| !is_invisible(c) && (!c.is_control() || is_line_break(c) || is_space(c));
+    let field: Vec<char> = field.chars().filter(|c| is_shown(*c)).collect();
+    // The end of the address before.
+    let mut end = 0;
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            at += field.get(at..)?.iter().position(|c| *c == '@')? + 1;
+            let domain = domain(&field, at);
+            let Some(mut local) = local(&field[end..at - 1], end > 0).filter(|_| !domain.text.is_empty()) else {
+                end = at;
+                continue;
+            };
+            (end, at) = (domain.end, domain.end);
+            let next = field.get(domain.end);
+            if local.starts_with('\'') && next == Some(&'\'') {
+                local.remove(0);
+            }
+            if !local.is_empty() {
+                let is_clear = !domain.has_gap && next != Some(&'@');
+                return Some(Found { text: format!("{local}@{}", domain.text), is_clear });
+            }
+        }
+    })
+}
+
+/// Returns the local part at the end of `before`. Each space in it is a plus that Novi has lost. If another address
+/// comes before it, only the last word belongs to it.
+fn local(before: &[char], follows_another: bool) -> Option<String> {
+    let end = before.iter().rposition(|c| !c.is_whitespace())? + 1;
+    let before = &before[..end];
+    let with_pluses = |text: &[char]| text.iter().map(|c| if c.is_whitespace() { '+' } else { *c }).collect();
+    if let Some(inner) = before.strip_suffix(&['"']) {
+        let start = inner.iter().rposition(|c| *c == '"')?;
+        return Some(with_pluses(&before[start..]));
+    }
+    let start = before.iter().rposition(|c| is_separator(*c)).map_or(0, |separator| separator + 1);
+    let text = &before[start..];
+    if follows_another && start == 0 {
+        let last = text.rsplit(|c| is_space(*c)).next()?;
+        return Some(last.iter().skip_while(|c| "/|&".contains(**c)).collect());
+    }
+    // A bullet or a dash in front of the address is not part of it.
+    let words: Vec<&[char]> = text.split(|c| is_space(*c)).collect();
+    let first = words.iter().position(|word| word.iter().any(|c| c.is_alphanumeric())).unwrap_or(0);
+    let skipped: usize = words[..first].iter().map(|word| word.len() + 1).sum();
+    let text = &text[skipped..];
+    let text = &text[text.iter().take_while(|c| is_space(**c)).count()..];
+    (!text.is_empty()).then(|| with_pluses(text))
+}
+
+/// A domain in a field.
+struct Domain {
+    /// Empty if there is none.
+    text: String,
+    /// True if spaces were dropped inside it, so that its end is a guess.
+    has_gap: bool,
+    /// The index after it.
+    end: usize,
+}
+
+/// Returns the domain at `start`.
+fn domain(field: &[char], start: usize) -> Domain {
+    let skip_spaces = |from: usize| from + field[from..].iter().take_while(|c| c.is_whitespace()).count();
+    let word_end = |from: usize| from + field[from..].iter().take_while(|c| is_in_domain(**c)).count();
+    let mut next = skip_spaces(start);
+    let mut end = word_end(next);
+    let mut text: String = field[next..end].iter().collect();
+    let mut has_gap = false;
+    while field.get(end).is_some_and(|c| is_space(*c)) {
+        next = skip_spaces(end);
+        let next_end = word_end(next);
+        let word: String = field[next..next_end].iter().collect();
+        // The word may be the beginning of the next address, or of a note.
+        let is_whole = field.get(next_end).is_none_or(|c| c.is_whitespace() || (is_separator(*c) && *c != '@'));
+        let is_local = field.get(skip_spaces(next_end)) == Some(&'@');
+        let continues = !is_complete(&text) || word.contains('.');
+        if word.is_empty() || !is_whole || is_local || !continues {
+            break;
+        }
+        text += &word;
+        (end, has_gap) = (next_end, true);
+    }
+    text.truncate(text.trim_end_matches(['.', '-', '_']).len());
+    if !text.contains(char::is_alphanumeric) {
+        text.clear();
+    }
+    Domain { text, has_gap, end }
+}
+
+/// True if a domain looks as if nothing were missing at its end.
+fn is_complete(domain: &str) -> bool {
+    domain.rsplit_once('.').is_some_and(|(rest, last)| !rest.is_empty() && last.chars().count() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn address_is_found_however_it_is_written() {
+        for (field, expected) in [
+            ("ann@example.org", Some("ann@example.org")),
+            ("Ann.Lee+Lists@Example.ORG", Some("Ann.Lee+Lists@Example.ORG")),
+            (" ann@example.org\r\n", Some("ann@example.org")),
+            // Each space in the local part is a lost plus.
+            ("ann lists@example.org", Some("ann+lists@example.org")),
+            ("ann  a b@example.org", Some("ann++a+b@example.org")),
+            ("ann\u{a0}lists@example.org", Some("ann+lists@example.org")),
+            // Next to the @ and in the domain it is a slip.
+            ("ann@ example.org", Some("ann@example.org")),
+            ("ann @example.org", Some("ann@example.org")),
+            ("ann lists \u{a0}@\u{2003} example.org", Some("ann+lists@example.org")),
+            ("ann@example .org", Some("ann@example.org")),
+            ("ann@example. org", Some("ann@example.org")),
+            ("ann@exam ple.org", Some("ann@example.org")),
+            ("ann@mail.exam ple.org", Some("ann@mail.example.org")),
+            ("ann@example.o rg", Some("ann@example.org")),
+            ("ann@example\u{a0}.org", Some("ann@example.org")),
+            // Invisible characters.
+            ("\u{200b}ann@example.org", Some("ann@example.org")),
+            ("ann@example.org\u{feff}", Some("ann@example.org")),
+            ("an\u{ad}n\u{200d}@exam\u{2060}ple.org", Some("ann@example.org")),
+            ("ann\u{0}@example.org\u{1}", Some("ann@example.org")),
+            // Names, quotes and notes around it.
+            ("Ann Lee <ann@example.org>", Some("ann@example.org")),
+            ("\"Lee, Ann\" <ann lists@example.org>", Some("ann+lists@example.org")),
+            ("<ann@example.org>", Some("ann@example.org")),
+            ("ann@example.org <Ann Lee>", Some("ann@example.org")),
+            ("\"ann@example.org\"", Some("ann@example.org")),
+            ("'ann@example.org'", Some("ann@example.org")),
+            ("\u{201c}ann@example.org\u{201d}", Some("ann@example.org")),
+            ("o'hara@example.org", Some("o'hara@example.org")),
+            ("'t.hooft@example.org", Some("'t.hooft@example.org")),
+            ("ann@example.org.", Some("ann@example.org")),
+            ("ann@example.org (work)", Some("ann@example.org")),
+            ("ann@example.org work", Some("ann@example.org")),
+            ("ann@example.org - work only", Some("ann@example.org")),
+            ("- ann@example.org", Some("ann@example.org")),
+            ("Email: ann@example.org", Some("ann@example.org")),
+            ("Ann Lee\nann@example.org", Some("ann@example.org")),
+            ("mailto:ann@example.org", Some("ann@example.org")),
+            ("MAILTO: ann@example.org?subject=x", Some("ann@example.org")),
+            ("<mailto:ann@example.org>", Some("ann@example.org")),
+            // Other scripts, and quoted local parts.
+            ("ünï@bücher.example", Some("ünï@bücher.example")),
+            ("आन@हिन्दी.example", Some("आन@हिन्दी.example")),
+            ("\"ann lee\"@example.org", Some("\"ann+lee\"@example.org")),
+            ("a/b=c!#$%&*?^`{|}~@example.org", Some("a/b=c!#$%&*?^`{|}~@example.org")),
+            ("root@localhost", Some("root@localhost")),
+            ("_@example.org", Some("_@example.org")),
+            // No address.
+            ("", None),
+            ("no address at all", None),
+            ("@", None),
+            ("ann@", None),
+            ("@example.org", None),
+            ("ann @", None),
+            ("a@@b", None),
+            ("ann@.", None),
+            ("n/a", None),
+            ("\u{200b}", None),
+        ] {
+            assert_eq!(first(field).as_deref(), expected, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn every_address_of_several_is_found() {
+        for (field, expected) in [
+            ("ann@a.example, bob@b.example", &["ann@a.example", "bob@b.example"][..]),
+            ("ann@a.example;bob@b.example;", &["ann@a.example", "bob@b.example"]),
+            ("ann@a.example bob@b.example", &["ann@a.example", "bob@b.example"]),
+            ("ann@a.example / bob@b.example", &["ann@a.example", "bob@b.example"]),
+            ("ann@a.example/bob@b.example", &["ann@a.example", "bob@b.example"]),
+            ("ann@a.example or bob@b.example", &["ann@a.example", "bob@b.example"]),
+            ("ann@a.example\r\nbob@b.example", &["ann@a.example", "bob@b.example"]),
+            ("Ann <ann@a.example>, \"B\" <bob x@b.example>", &["ann@a.example", "bob+x@b.example"]),
+            ("ann@ a.example bob @b.example", &["ann@a.example", "bob@b.example"]),
+            ("ann@a .example bob@b. example", &["ann@a.example", "bob@b.example"]),
+            ("ann@ , bob@b.example", &["bob@b.example"]),
+            ("ann@a.example, ann@a.example", &["ann@a.example", "ann@a.example"]),
+        ] {
+            assert_eq!(all(field), expected, "{field:?}");
+            assert_eq!(first(field).as_deref(), Some(expected[0]), "{field:?}");
+            assert_eq!(only(field).is_some(), expected.len() == 1, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn only_address_is_one_that_needs_no_guess() {
+        for field in ["ann@example.org", "Ann <ann@example.org>", "ann@ example.org", "ann@example.org (work)"] {
+            assert_eq!(only(field).as_deref(), Some("ann@example.org"), "{field}");
+        }
+        // Where the domain ends is a guess.
+        for field in ["ann@exam ple.org", "ann@example. org", "ann@a.example@b.example", "no address", ""] {
+            assert_eq!(only(field), None, "{field}");
+        }
+    }
+
+    proptest! {
+        /// Any text has addresses with one `@` at least, without spaces or invisible characters, or none.
+        #[test]
+        fn no_field_panics(field in "[a-z@. <>\"',;\\-\u{200b}\u{a0}\\n]{0,40}|\\PC{0,20}") {
+            let found = all(&field);
+            prop_assert_eq!(first(&field), found.first().cloned());
+            prop_assert!(found.len() <= field.matches('@').count());
+            for address in found {
+                let (local, domain) = address.rsplit_once('@').unwrap_or_default();
+                prop_assert!(!local.is_empty() && !domain.is_empty(), "{}", address);
+                prop_assert!(!address.contains(|c: char| c.is_whitespace() || c.is_control() || is_invisible(c)));
+                // An address that was found is found again as it is, unless it is quoted.
+                prop_assert!(address.contains('"') || first(&address).is_some(), "{}", address);
+            }
+        }
+
+        /// An ordinary address comes back unchanged, with any spaces and invisible characters around it.
+        #[test]
+        fn ordinary_address_is_unchanged(
+            address in "[a-z0-9][a-z0-9.+_-]{0,10}@[a-z0-9]{1,8}(\\.[a-z]{2,5}){1,2}",
+            around in "[ \u{200b}\u{a0}\u{feff}\\t]{0,3}",
+        ) {
+            prop_assert_eq!(first(&format!("{around}{address}{around}")), Some(address.clone()));
+            prop_assert_eq!(only(&format!("{around}<{address}>{around}")), Some(address));
+        }
+    }
+}
