@@ -3,10 +3,11 @@
 //!
 //! Both functions reach every service by its host name, over TLS, through a
 //! [`TcpProxy`]. Tests can set the functions' clock (libfaketime) and the host
-//! names that they can resolve (nss_wrapper).
+//! names that they can resolve (a mount namespace with its own `/etc/hosts`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -238,36 +239,30 @@ impl Clock {
     }
 }
 
-/// The host names that a function can resolve.
+/// The host names that a function can resolve: a file in place of its `/etc/hosts`.
 struct Hosts {
     file: PathBuf,
-    unknown: Option<Service>,
 }
 
 impl Hosts {
     fn new(dir: &Path) -> Result<Self> {
-        let hosts = Self { file: dir.join("hosts"), unknown: None };
-        hosts.write()?;
+        std::fs::write(dir.join("nsswitch.conf"), "hosts: files\n")?;
+        let hosts = Self { file: dir.join("hosts") };
+        std::fs::write(&hosts.file, Self::lines(None))?;
         Ok(hosts)
     }
 
-    /// Makes one service's host name unknown, or none. The file is only written if
-    /// this changes something: nss_wrapper reads a changed file again, and two
-    /// threads must not do that concurrently.
-    fn set_unknown(&mut self, unknown: Option<Service>) -> Result<()> {
-        if self.unknown != unknown {
-            self.unknown = unknown;
-            self.write()?;
-        }
-        Ok(())
+    /// Makes one service's host name unknown, or none.
+    fn set_unknown(&self, unknown: Option<Service>) -> Result<()> {
+        // Overwrites the mounted file, because a new one wouldn't be mounted. The length stays the same, so that no
+        // lookup finds half a file.
+        let mut file = std::fs::OpenOptions::new().write(true).open(&self.file)?;
+        Ok(file.write_all(Self::lines(unknown).as_bytes())?)
     }
 
-    fn write(&self) -> Result<()> {
-        let known = Service::ALL.into_iter().filter(|service| Some(*service) != self.unknown);
-        let lines: String = known.map(|service| format!("127.0.0.1 {}\n", service.host())).collect();
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, lines)?;
-        Ok(std::fs::rename(new, &self.file)?)
+    fn lines(unknown: Option<Service>) -> String {
+        let mark = |service| if Some(service) == unknown { '#' } else { ' ' };
+        Service::ALL.into_iter().map(|service| format!("{}127.0.0.1 {}\n", mark(service), service.host())).collect()
     }
 }
 
@@ -369,7 +364,7 @@ impl Runner {
         moto.put(moto.prefix(), &parameters).await?;
 
         let (clock, hosts) = (Clock::new(dir.path())?, Hosts::new(dir.path())?);
-        let preloaded = [library("faketime/libfaketimeMT.so.1")?, library("libnss_wrapper.so")?].join(":");
+        let preloaded = library("faketime/libfaketimeMT.so.1")?;
         let mut variables: Vec<(String, String)> =
             CREDENTIALS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         variables.iter().filter(|(name, _)| name != "AWS_REGION").for_each(|(_, secret)| private.add(secret));
@@ -396,11 +391,10 @@ impl Runner {
             ("LD_PRELOAD", preloaded),
             ("FAKETIME_TIMESTAMP_FILE", clock.file.display().to_string()),
             ("FAKETIME_NO_CACHE", "1".to_owned()),
-            ("NSS_WRAPPER_HOSTS", hosts.file.display().to_string()),
         ] {
             variables.push((name.to_owned(), value));
         }
-        let function = start(lambda, &variables, &private)?;
+        let function = start(lambda, &variables, &hosts, &private)?;
         let runner = Self {
             lambda,
             function,
@@ -674,7 +668,7 @@ impl Runner {
         }
         self.inject(service, &fault.kind).await?;
         if timing == Timing::Cold {
-            self.function = start(self.lambda, &self.variables, &self.private)?;
+            self.function = start(self.lambda, &self.variables, &self.hosts, &self.private)?;
         }
         let started = Instant::now();
         let result = match self.lambda {
@@ -934,13 +928,13 @@ impl Runner {
     }
 }
 
-fn start(lambda: Lambda, variables: &[(String, String)], private: &Private) -> Result<Function> {
+fn start(lambda: Lambda, variables: &[(String, String)], hosts: &Hosts, private: &Private) -> Result<Function> {
     let name = match lambda {
         Lambda::Verify => "verify",
         Lambda::Mirror => "mirror",
     };
     let borrowed: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    Function::start(name, &json!({}), &borrowed, private)
+    Function::start_with_hosts(Some(&hosts.file), name, &json!({}), &borrowed, private)
 }
 
 /// The HTTP statuses with a special meaning for at least one of the services or their clients.

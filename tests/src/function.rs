@@ -70,6 +70,21 @@ impl Function {
     /// # Errors
     /// Fails if something that `make` sets up is missing.
     pub fn start(name: &str, config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Self> {
+        Self::start_with_hosts(None, name, config, variables, private)
+    }
+
+    /// Starts a function like [`Self::start`]. With `hosts`, a file like `/etc/hosts`, it can resolve only the names in
+    /// that file.
+    ///
+    /// # Errors
+    /// Fails if something that `make` sets up is missing.
+    pub fn start_with_hosts(
+        hosts: Option<&Path>,
+        name: &str,
+        config: &Value,
+        variables: &[(&str, &str)],
+        private: &Private,
+    ) -> anyhow::Result<Self> {
         let (emulator, binary) = (emulator()?, binary(name)?);
         let dir = tempfile::tempdir()?;
         std::fs::write(dir.path().join("config.json"), config.to_string())?;
@@ -90,14 +105,19 @@ impl Function {
         for _ in 0..3 {
             let (port, api) = (free_port()?, free_port()?);
             let listen = format!("127.0.0.1:{port}");
-            let arguments = [
-                "--runtime-interface-emulator-address",
-                &listen,
-                "--runtime-api-address",
-                &format!("127.0.0.1:{api}"),
-                &binary.display().to_string(),
-            ];
-            let mut server = Server::start(&emulator, &arguments, &all, dir.path().join("log"))?;
+            let api = format!("127.0.0.1:{api}");
+            let (emulator, binary) = (emulator.display().to_string(), binary.display().to_string());
+            let command =
+                [&emulator, "--runtime-interface-emulator-address", &listen, "--runtime-api-address", &api, &binary];
+            let log = dir.path().join("log");
+            let mut server = match hosts {
+                Some(hosts) => {
+                    let hosts = hosts.display().to_string();
+                    let arguments = [&with_hosts(&hosts), &command[..]].concat();
+                    Server::start(Path::new("unshare"), &arguments, &all, log)?
+                }
+                None => Server::start(Path::new(command[0]), &command[1..], &all, log)?,
+            };
             match server.wait_for_port(port, Duration::from_secs(20)) {
                 Ok(()) => {
                     let url = format!("http://{listen}/2015-03-31/functions/function/invocations");
@@ -192,6 +212,23 @@ impl Function {
     pub fn log(&self) -> String {
         self.server.output()
     }
+}
+
+/// Returns the arguments of `unshare` that run a command in a mount namespace in which `/etc/hosts` is the file `hosts`,
+/// and no name is looked up elsewhere.
+fn with_hosts(hosts: &str) -> Vec<&str> {
+    // A change of credentials clears the signal that Server sets for the end of this process, so it is set again.
+    const SCRIPT: &str = r#"
+        mount --bind "$0" /etc/hosts
+        mount --bind "$(dirname "$0")/nsswitch.conf" /etc/nsswitch.conf
+        exec setpriv --pdeathsig KILL -- "$@"
+    "#;
+    let mut arguments = vec!["--mount"];
+    if !nix::unistd::geteuid().is_root() {
+        arguments.push("--map-root-user");
+    }
+    arguments.extend(["sh", "-euc", SCRIPT, hosts]);
+    arguments
 }
 
 /// Replaces the file at `path` atomically: writes a new file next to it, then renames that.
