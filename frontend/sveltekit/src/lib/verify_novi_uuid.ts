@@ -1,0 +1,1 @@
+../../../verify_novi_uuid.ts
