@@ -279,6 +279,22 @@ async fn only_the_first_request_waits_for_a_frozen_redis() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn default_time_limits_allow_hits_and_bound_a_frozen_redis() -> Result<()> {
+    for kind in KINDS {
+        // An empty value removes the harness's own, longer limits.
+        let cached = Cached::start(kind, &[("CACHE_TIMEOUT_MS", ""), ("NOVI_TIMEOUT_MS", "")]).await?;
+        let member = cached.env.member;
+        cached.origin(member).await?;
+        cached.assert_eventually_used(&[member], "at the start").await?;
+        cached.redis.freeze();
+        assert_eq!(cached.origin(member).await?, "bypass", "{kind:?}");
+        cached.redis.thaw();
+        cached.assert_eventually_used(&[member], "after a freeze").await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn full_redis_is_read_but_not_written() -> Result<()> {
     for kind in KINDS {
         let cached = Cached::start(kind, &[]).await?;
