@@ -32,7 +32,7 @@ test: ## run all tests against a real Mailman, a real Redis and AWS's Lambda emu
 	@target/debug/shared_servers cargo $(TEST) --workspace --all-targets $(ARGS)
 
 test-long: ## run what takes too long for make test: the tests marked as long, all faults, and soak for MINUTES=60
-	@scripts/setup test
+	@scripts/setup test long
 	@cargo build --workspace --all-targets
 	@failed=; \
 	  target/debug/shared_servers cargo $(TEST) --workspace --all-targets $(ONLY_LONG) || failed+=" tests"; \

@@ -16,6 +16,7 @@ pub mod harness;
 pub mod http_proxy;
 pub mod http_server;
 pub mod mailman;
+pub mod mariadb;
 pub mod model;
 pub mod novi;
 pub mod postgres;

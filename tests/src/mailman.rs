@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::function::venv;
+use crate::mariadb::MariaDb;
 use crate::postgres::Postgres;
 use crate::process::{Server, free_port};
 use crate::shared_servers;
@@ -24,6 +25,35 @@ pub enum Database {
     Sqlite,
     /// A real PostgreSQL, with a database that only this Mailman uses.
     Postgres,
+    /// A real MariaDB.
+    MariaDb,
+}
+
+/// A database, running if it is a server.
+enum Storage {
+    Sqlite,
+    Postgres(Postgres),
+    MariaDb(MariaDb),
+}
+
+impl Storage {
+    fn start(database: Database) -> anyhow::Result<Self> {
+        Ok(match database {
+            Database::Sqlite => Self::Sqlite,
+            Database::Postgres => Self::Postgres(Postgres::start()?),
+            Database::MariaDb => Self::MariaDb(MariaDb::start()?),
+        })
+    }
+
+    /// Returns the section of Mailman's configuration that names this database.
+    fn configuration(&self) -> String {
+        let (class, url) = match self {
+            Self::Sqlite => return String::new(),
+            Self::Postgres(postgres) => ("postgresql.PostgreSQLDatabase", postgres.url()),
+            Self::MariaDb(mariadb) => ("mysql.MySQLDatabase", mariadb.url()),
+        };
+        format!("[database]\nclass: mailman.database.{class}\nurl: {url}\n")
+    }
 }
 
 impl Database {
@@ -37,7 +67,7 @@ impl Database {
 /// A running core.
 pub struct Mailman {
     server: Server,
-    _postgres: Option<Postgres>,
+    _storage: Storage,
     dir: TempDir,
     port: u16,
     password: String,
@@ -94,11 +124,11 @@ impl Mailman {
     }
 
     async fn start_once(database: Database) -> anyhow::Result<Self> {
-        let postgres = (database == Database::Postgres).then(Postgres::start).transpose()?;
+        let storage = Storage::start(database)?;
         let dir = tempfile::tempdir()?;
         let port = free_port()?;
         let password = format!("p{:032x}", fastrand::u128(..));
-        std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, postgres.as_ref()))?;
+        std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, &storage))?;
         let new_database = shared_servers::path(shared_servers::MAILMAN_DATABASE);
         let new_database = new_database.filter(|_| database == Database::Sqlite);
         if let Some(file) = &new_database {
@@ -106,7 +136,7 @@ impl Mailman {
             std::fs::copy(file, dir.path().join(SQLITE_FILE))?;
         }
         let server = start_runner(&dir, port)?;
-        let mailman = Self { server, _postgres: postgres, dir, port, password, http: crate::http() };
+        let mailman = Self { server, _storage: storage, dir, port, password, http: crate::http() };
         // The request also shows that no other Mailman has taken the port.
         let checked = if new_database.is_some() {
             mailman.expect(Method::GET, &format!("domains/{DOMAIN}"), None, 200).await
@@ -291,19 +321,16 @@ impl Mailman {
     }
 }
 
-fn config(dir: &TempDir, port: u16, password: &str, postgres: Option<&Postgres>) -> String {
-    let mut config = format!(
+fn config(dir: &TempDir, port: u16, password: &str, storage: &Storage) -> String {
+    format!(
         "[mailman]\nlayout: here\nsite_owner: owner@lists.example.org\n\
          [paths.here]\nvar_dir: {}/var\n\
          [mta]\nincoming: mailman.mta.null.NullMTA\nsmtp_port: 1\n\
-         [webservice]\nhostname: 127.0.0.1\nport: {port}\nadmin_user: {USER}\nadmin_pass: {password}\nworkers: 2\n",
-        dir.path().display()
-    );
-    if let Some(postgres) = postgres {
-        let url = postgres.url();
-        config += &format!("[database]\nclass: mailman.database.postgresql.PostgreSQLDatabase\nurl: {url}\n");
-    }
-    config
+         [webservice]\nhostname: 127.0.0.1\nport: {port}\nadmin_user: {USER}\nadmin_pass: {password}\nworkers: 2\n\
+         {}",
+        dir.path().display(),
+        storage.configuration()
+    )
 }
 
 /// Starts the REST runner.

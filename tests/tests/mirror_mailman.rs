@@ -1,4 +1,4 @@
-//! The mirror while Mailman fails: a real core on both of its databases, crashed, locked, disconnected and slow.
+//! The mirror while Mailman fails: a real core on each of its databases, crashed, locked, disconnected and slow.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -109,6 +109,12 @@ async fn writes_with_unknown_outcome_are_checked_and_applied_once_on_postgresql(
     transient_failures(Database::Postgres).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: starts MariaDB"]
+async fn writes_with_unknown_outcome_are_checked_and_applied_once_on_mariadb() -> Result<()> {
+    transient_failures(Database::MariaDb).await
+}
+
 /// Adds a thousand members while Mailman crashes ten times.
 async fn repeated_crashes(database: Database) -> Result<()> {
     const MEMBERS: usize = 1_000;
@@ -143,6 +149,12 @@ async fn thousand_members_join_while_mailman_crashes_ten_times_on_sqlite() -> Re
 #[tokio::test(flavor = "multi_thread")]
 async fn thousand_members_join_while_mailman_crashes_ten_times_on_postgresql() -> Result<()> {
     repeated_crashes(Database::Postgres).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: starts MariaDB"]
+async fn thousand_members_join_while_mailman_crashes_ten_times_on_mariadb() -> Result<()> {
+    repeated_crashes(Database::MariaDb).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
