@@ -8,6 +8,7 @@
 //! documentation says. Keys are compared without regard to case, and a field
 //! that isn't used can't make a record unreadable.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -125,10 +126,19 @@ impl Field {
     }
 
     /// Returns the text as a name, or `None` if the field is blank or not text.
-    fn name(&self) -> Option<String> {
+    fn name(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(text) => text::name(text),
             _ => None,
+        }
+    }
+
+    /// True if this has no value: absent, null or blank.
+    fn is_blank(&self) -> bool {
+        match self {
+            Self::Absent | Self::Null => true,
+            Self::Text(text) => text::trim(text).is_empty(),
+            Self::Flag(_) | Self::Other => false,
         }
     }
 
@@ -189,6 +199,8 @@ enum RecordId {
     Is(MemberId),
     /// Not a UUID.
     Invalid,
+    /// Two different UUIDs.
+    Contradictory,
 }
 
 /// The identity of a verified member: the display name and the email address.
@@ -199,6 +211,16 @@ pub struct Identity {
     pub full_name: Option<String>,
     /// The email address, with the plus that Novi lost.
     pub email: Option<String>,
+}
+
+/// What a record says about its member.
+pub enum Verdict {
+    /// It is a member.
+    Member(Identity),
+    /// It has an identity, but doesn't follow the rules for members.
+    NotMember,
+    /// It has neither a name nor an email address.
+    NoIdentity,
 }
 
 impl Record {
@@ -226,7 +248,13 @@ impl Record {
     /// True unless the record has a `UniqueID` that is not `id`.
     #[must_use]
     pub fn may_belong_to(&self, id: MemberId) -> bool {
-        matches!(self.id, RecordId::Absent) || self.id == RecordId::Is(id)
+        self.id == RecordId::Absent || self.belongs_to(id)
+    }
+
+    /// True if the record has this `UniqueID`.
+    #[must_use]
+    pub fn belongs_to(&self, id: MemberId) -> bool {
+        self.id == RecordId::Is(id)
     }
 
     /// True if the record has neither names nor an email address, not even blank ones. The API key may not be allowed to
@@ -267,13 +295,7 @@ impl Record {
     /// too, returns the first or last name, whichever is not blank.
     #[must_use]
     pub fn display_name(&self) -> Option<String> {
-        match (self.first_name.name(), self.last_name.name()) {
-            (Some(first), Some(last)) => {
-                let initial = text::initial(&last).unwrap_or_default();
-                Some(format!("{first} {initial}."))
-            }
-            (first, last) => self.name.name().or(first).or(last),
-        }
+        self.compose_name(self.first_name.name(), self.last_name.name())
     }
 
     /// True if every field that callers use is certainly visible: the flags are
@@ -300,22 +322,36 @@ impl Record {
         }
     }
 
-    /// Returns the identity of a member. Returns `None` if the record isn't a
-    /// member's: it has no identity, or doesn't follow the rules.
+    /// Returns what the record says about its member.
     ///
     /// # Errors
     /// See [`Record::identity`]. The status, if it matters, must be text as well.
-    pub fn verified(&self, rules: &MemberRules) -> Result<Option<Identity>, NotARecord> {
+    pub fn verdict(&self, rules: &MemberRules) -> Result<Verdict, NotARecord> {
         let identity = self.identity()?;
         if rules.require_active && self.active.flag() == Some(false) {
-            return Ok(None);
+            return Ok(identity.map_or(Verdict::NoIdentity, |_| Verdict::NotMember));
         }
         let has_status = match self.has_member_status(rules) {
             Some(has_status) => has_status,
             None if matches!(self.status, Field::Absent) => false,
             None => return Err(NotARecord),
         };
-        Ok(identity.filter(|_| has_status))
+        Ok(match identity {
+            Some(identity) if has_status => Verdict::Member(identity),
+            Some(_) => Verdict::NotMember,
+            None => Verdict::NoIdentity,
+        })
+    }
+
+    /// Returns the identity of a member, or `None` if the record isn't a member's.
+    ///
+    /// # Errors
+    /// See [`Record::verdict`].
+    pub fn verified(&self, rules: &MemberRules) -> Result<Option<Identity>, NotARecord> {
+        self.verdict(rules).map(|verdict| match verdict {
+            Verdict::Member(identity) => Some(identity),
+            Verdict::NotMember | Verdict::NoIdentity => None,
+        })
     }
 
     /// Returns the identity, or `None` if there is neither a name nor an email address.
@@ -324,22 +360,33 @@ impl Record {
     /// Returns [`NotARecord`] if the email address, or a name that the display name depends on, is a number, a boolean,
     /// a list or an object, or if all of them are hidden.
     pub fn identity(&self) -> Result<Option<Identity>, NotARecord> {
-        if self.hides_identity() || !self.email.is_textual() || !self.has_textual_names() {
+        if self.hides_identity() || !self.email.is_textual() {
             return Err(NotARecord);
         }
-        let identity = Identity { full_name: self.display_name(), email: self.email() };
+        let identity = Identity { full_name: self.textual_display_name()?, email: self.email() };
         Ok((identity.full_name.is_some() || identity.email.is_some()).then_some(identity))
     }
 
-    /// True if every name that the display name depends on is text.
-    fn has_textual_names(&self) -> bool {
-        let Self { first_name: first, last_name: last, name, .. } = self;
-        first.is_textual()
-            && match (first.name(), last.name()) {
+    /// Returns the display name like [`Record::display_name`], if every name that it depends on is text.
+    fn textual_display_name(&self) -> Result<Option<String>, NotARecord> {
+        let (first, last) = (self.first_name.name(), self.last_name.name());
+        let is_textual = self.first_name.is_textual()
+            && match (&first, &last) {
                 (Some(_), Some(_)) => true,
-                (Some(_), None) => last.is_textual() && name.is_textual(),
-                (None, _) => name.is_textual() && (name.name().is_some() || last.is_textual()),
+                (Some(_), None) => self.last_name.is_textual() && self.name.is_textual(),
+                (None, _) => self.name.is_textual() && (self.last_name.is_textual() || self.name.name().is_some()),
+            };
+        if is_textual { Ok(self.compose_name(first, last)) } else { Err(NotARecord) }
+    }
+
+    fn compose_name(&self, first: Option<Cow<'_, str>>, last: Option<Cow<'_, str>>) -> Option<String> {
+        match (first, last) {
+            (Some(first), Some(last)) => {
+                let initial = text::initial(&last).unwrap_or_default();
+                Some(format!("{first} {initial}."))
             }
+            (first, last) => self.name.name().or(first).or(last).map(Cow::into_owned),
+        }
     }
 
     /// Turns text with a character that couldn't be read into something else than text.
@@ -381,7 +428,7 @@ impl<'de> Deserialize<'de> for Row {
         let record = Envelope::deserialize(deserializer)?.record;
         let id = match record.id {
             RecordId::Is(id) => Some(id),
-            RecordId::Absent | RecordId::Invalid => None,
+            RecordId::Absent | RecordId::Invalid | RecordId::Contradictory => None,
         };
         Ok(Self { id, record })
     }
@@ -393,17 +440,26 @@ struct Envelope {
     record: Record,
     /// The number of fields, known or not.
     fields: usize,
-    /// True if at least one of them is a field of a record.
-    is_record: bool,
+    /// The number of fields of a record.
+    record_fields: usize,
+    /// True if one of them marks the object as a record.
+    is_marked: bool,
     /// True if there is an error message.
     is_error: bool,
     data: Option<Data>,
 }
 
-/// The known keys of an object, in any case. Records have about thirty more,
-/// which are skipped without being copied.
+/// A known key of an object, in any case.
 #[derive(Clone, Copy)]
-enum Key {
+struct Key {
+    name: KeyName,
+    /// True if it is spelled as Novi documents it.
+    is_exact: bool,
+}
+
+/// The names of the known keys. Records have about thirty more, which are skipped without being copied.
+#[derive(Clone, Copy)]
+enum KeyName {
     Name,
     FirstName,
     LastName,
@@ -420,21 +476,31 @@ enum Key {
 
 impl Key {
     fn of(text: &str) -> Self {
-        const KEYS: [(&str, Key); 12] = [
-            ("UniqueID", Key::UniqueId),
-            ("Name", Key::Name),
-            ("FirstName", Key::FirstName),
-            ("LastName", Key::LastName),
-            ("Email", Key::Email),
-            ("Active", Key::Active),
-            ("UnsubscribeFromEmails", Key::UnsubscribeFromEmails),
-            ("MemberStatus", Key::MemberStatus),
-            ("data", Key::Data),
-            ("Message", Key::Error),
-            ("error", Key::Error),
-            ("errors", Key::Error),
+        const KEYS: [(&str, KeyName); 12] = [
+            ("UniqueID", KeyName::UniqueId),
+            ("Name", KeyName::Name),
+            ("FirstName", KeyName::FirstName),
+            ("LastName", KeyName::LastName),
+            ("Email", KeyName::Email),
+            ("Active", KeyName::Active),
+            ("UnsubscribeFromEmails", KeyName::UnsubscribeFromEmails),
+            ("MemberStatus", KeyName::MemberStatus),
+            ("data", KeyName::Data),
+            ("Message", KeyName::Error),
+            ("error", KeyName::Error),
+            ("errors", KeyName::Error),
         ];
-        KEYS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)).map_or(Self::Unknown, |(_, key)| *key)
+        let found = KEYS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        found.map_or(Self { name: KeyName::Unknown, is_exact: false }, |(name, key)| Self {
+            name: *key,
+            is_exact: *name == text,
+        })
+    }
+
+    /// True if this key by itself marks an object as a record. Errors and envelopes of other servers have a `name` as
+    /// well.
+    fn marks_record(self) -> bool {
+        self.is_exact || !matches!(self.name, KeyName::Name | KeyName::Active)
     }
 }
 
@@ -468,7 +534,7 @@ impl Envelope {
     /// message.
     fn unwrap(self, is_error: bool) -> Result<Option<Record>, NotARecord> {
         let is_error = is_error || self.is_error;
-        if self.is_record {
+        if self.is_marked || (self.record_fields > 0 && self.record_fields == self.fields) {
             // An error may have a name. A record has a UUID and an identity.
             let is_record = !is_error
                 || (matches!(self.record.id, RecordId::Is(_)) && matches!(self.record.identity(), Ok(Some(_))));
@@ -489,54 +555,66 @@ impl Envelope {
 
     fn from_map<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
         let mut envelope = Self::default();
-        while let Some(key) = map.next_key()? {
+        // The fields that were read from exactly spelled keys.
+        let mut exact = 0_u16;
+        while let Some(key) = map.next_key::<Key>()? {
             envelope.fields += 1;
             let record = &mut envelope.record;
-            let field = match key {
-                Key::Name => &mut record.name,
-                Key::FirstName => &mut record.first_name,
-                Key::LastName => &mut record.last_name,
-                Key::Email => &mut record.email,
-                Key::Active => &mut record.active,
-                Key::UnsubscribeFromEmails => &mut record.unsubscribed,
-                Key::MemberStatus => &mut record.status,
-                Key::UniqueId => {
-                    envelope.is_record = true;
+            let field = match key.name {
+                KeyName::Name => &mut record.name,
+                KeyName::FirstName => &mut record.first_name,
+                KeyName::LastName => &mut record.last_name,
+                KeyName::Email => &mut record.email,
+                KeyName::Active => &mut record.active,
+                KeyName::UnsubscribeFromEmails => &mut record.unsubscribed,
+                KeyName::MemberStatus => &mut record.status,
+                KeyName::UniqueId => {
+                    envelope.record_fields += 1;
+                    envelope.is_marked = true;
                     record.id.read(&map.next_value()?);
                     continue;
                 }
-                Key::Data => {
+                KeyName::Data => {
                     envelope.data = Some(map.next_value()?);
                     continue;
                 }
-                Key::Error => {
+                KeyName::Error => {
                     let value: Field = map.next_value()?;
                     envelope.is_error |= value.text().is_some() || matches!(value, Field::Flag(true) | Field::Other);
                     continue;
                 }
-                Key::Unknown => {
+                KeyName::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                     continue;
                 }
             };
-            *field = map.next_value()?;
-            envelope.is_record = true;
+            envelope.record_fields += 1;
+            envelope.is_marked |= key.marks_record();
+            let value: Field = map.next_value()?;
+            // Of keys that differ only in case, the exactly spelled one counts, and otherwise the first that isn't blank.
+            let bit = 1 << key.name as u16;
+            if key.is_exact || (exact & bit == 0 && field.is_blank()) {
+                *field = value;
+                exact |= if key.is_exact { bit } else { 0 };
+            }
         }
         Ok(envelope)
     }
 }
 
 impl RecordId {
-    /// Reads another field with a UUID. A UUID counts more than something else.
+    /// Reads another field with a UUID. A UUID counts more than something else, and two different ones count as neither.
     fn read(&mut self, field: &Field) {
         let id = match field.text().map(Uuid::try_parse) {
             Some(Ok(id)) => Self::Is(MemberId(id)),
             None if matches!(field, Field::Absent | Field::Null | Field::Text(_)) => Self::Absent,
             _ => Self::Invalid,
         };
-        if !matches!((*self, id), (Self::Is(_), Self::Absent | Self::Invalid) | (Self::Invalid, Self::Absent)) {
-            *self = id;
-        }
+        *self = match (*self, id) {
+            (Self::Is(one), Self::Is(other)) if one != other => Self::Contradictory,
+            (known @ (Self::Contradictory | Self::Is(_)), _) | (known, Self::Absent) => known,
+            (_, id) => id,
+        };
     }
 }
 
@@ -605,7 +683,7 @@ impl<'de> Deserialize<'de> for Data {
     }
 }
 
-crate::unprintable!(MemberId, Field, Record, Identity, Row);
+crate::unprintable!(MemberId, Field, Record, Identity, Verdict, Row);
 
 #[cfg(test)]
 mod tests {
@@ -828,6 +906,39 @@ mod tests {
     }
 
     #[test]
+    fn exactly_spelled_key_counts_more_than_the_others() {
+        for (json, expected) in [
+            (r#"{"Email":"ann@x.org","email":null,"Name":"Ann"}"#, Some("ann@x.org")),
+            (r#"{"email":"other@x.org","Email":"ann@x.org"}"#, Some("ann@x.org")),
+            (r#"{"email":"ann@x.org","EMAIL":"other@x.org"}"#, Some("ann@x.org")),
+            (r#"{"email":" ","EMAIL":"ann@x.org"}"#, Some("ann@x.org")),
+            (r#"{"Email":null,"email":"other@x.org","Name":"Ann"}"#, None),
+        ] {
+            assert_eq!(record(json).email().as_deref(), expected, "{json}");
+        }
+        let record = record(r#"{"Name":"Ann Lee","name":{"Text":"x"}}"#);
+        assert_eq!(
+            record.identity().ok().flatten().and_then(|identity| identity.full_name).as_deref(),
+            Some("Ann Lee")
+        );
+    }
+
+    #[test]
+    fn name_of_another_server_is_not_a_record() {
+        for json in [
+            r#"{"name":"ServiceUnavailable","code":503}"#,
+            r#"{"name":"","status":503,"detail":"x"}"#,
+            r#"{"name":"customer","data":null}"#,
+            r#"{"active":true,"uptime":5}"#,
+        ] {
+            assert!(Record::parse(json.as_bytes()).is_err(), "{json}");
+        }
+        for json in [r#"{"name":"customer","data":{"Name":"Ada"}}"#, r#"{"active":true,"data":{"Name":"Ada"}}"#] {
+            assert_eq!(record(json).display_name().as_deref(), Some("Ada"), "{json}");
+        }
+    }
+
+    #[test]
     fn record_belongs_to_its_uuid_only() {
         const ID: &str = "39120341-3c8e-47b0-9a40-45b5659b2044";
         for (ids, expected) in [
@@ -842,6 +953,13 @@ mod tests {
             (r#""UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2045""#.to_owned(), false),
             (r#""UniqueID":"00000000-0000-0000-0000-000000000000""#.to_owned(), false),
             (r#""UniqueID":"39120341""#.to_owned(), false),
+            // Two different UUIDs, in any order.
+            (format!(r#""UniqueID":"{ID}","UniqueId":"39120341-3c8e-47b0-9a40-45b5659b2045""#), false),
+            (format!(r#""UniqueID":"39120341-3c8e-47b0-9a40-45b5659b2045","UniqueId":"{ID}""#), false),
+            (
+                format!(r#""uniqueID":"39120341-3c8e-47b0-9a40-45b5659b2045","UniqueId":"{ID}","UniqueID":"{ID}""#),
+                false,
+            ),
             (r#""UniqueID":5"#.to_owned(), false),
         ] {
             let id = MemberId::parse(ID).unwrap();

@@ -15,9 +15,11 @@
 
 pub mod probe;
 
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode, header};
+use rustls::ClientConfig;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use tokio::task::JoinHandle;
@@ -29,6 +31,7 @@ use crate::http_client::{self, BodyError, TransportError};
 use crate::json;
 use crate::member::{MemberId, Record, Row};
 use crate::parameters::{ParameterError, RawParameters};
+use crate::sync::lock;
 
 /// The root URL of Novi's API, and the credentials for it.
 pub struct Access {
@@ -198,7 +201,15 @@ impl From<InvalidResponse> for Failure {
     }
 }
 
-/// The response to a call for one member's record.
+/// The response to a call for one member's record, and how long to wait before the next call.
+pub struct Answered {
+    /// The response.
+    pub customer: Customer,
+    /// The seconds of `Retry-After`, limited to 1 to 3600.
+    pub retry_after: Option<u64>,
+}
+
+/// What the response to a call for one member's record contains.
 pub enum Customer {
     /// The record. It may have no identity.
     Record(Record),
@@ -222,16 +233,21 @@ impl Customer {
             Ok(Some(record)) => Ok(Self::Record(record)),
         }
     }
+}
 
+impl Answered {
     /// Returns the record, or `None` if Novi has none.
     ///
     /// # Errors
     /// Returns an error for an empty body, which says less than a 404.
     pub fn into_record(self) -> Result<Option<Record>, Failure> {
-        match self {
-            Self::Record(record) => Ok(Some(record)),
-            Self::NotFound => Ok(None),
-            Self::Empty => Err(InvalidResponse::Empty.into()),
+        match self.customer {
+            Customer::Record(record) => Ok(Some(record)),
+            Customer::NotFound => Ok(None),
+            Customer::Empty => Err(Failure {
+                error: NoviError::InvalidResponse(InvalidResponse::Empty),
+                retry_after: self.retry_after,
+            }),
         }
     }
 }
@@ -269,8 +285,13 @@ pub struct Records {
 }
 
 /// A client of the Novi API.
+///
+/// A proxy or server may send a second, unrequested response on a kept connection. The next request on it would get that
+/// response, and only a record's own `UniqueID` would tell. So a connection isn't used again after a response without one,
+/// and a page, whose rows don't say which group they belong to, is read on a new connection.
 pub struct Client {
-    http: reqwest::Client,
+    http: Mutex<reqwest::Client>,
+    tls: ClientConfig,
     timeout: Duration,
 }
 
@@ -285,9 +306,27 @@ impl Client {
     const PAGE_SIZE: &str = "1000";
 
     /// Creates a client. `timeout` is the maximum time of one call, including connecting.
-    #[must_use]
-    pub fn new(http: reqwest::Client, timeout: Duration) -> Self {
-        Self { http, timeout }
+    ///
+    /// # Errors
+    /// Returns reqwest's error. None is expected.
+    pub fn new(tls: ClientConfig, timeout: Duration) -> Result<Self, reqwest::Error> {
+        Ok(Self { http: Mutex::new(http_client::build(tls.clone())?), tls, timeout })
+    }
+
+    /// Returns the HTTP client, with the connections that it keeps.
+    fn http(&self) -> reqwest::Client {
+        lock(&self.http).clone()
+    }
+
+    /// Returns an HTTP client without any connection.
+    fn new_http(&self) -> reqwest::Client {
+        http_client::build(self.tls.clone()).unwrap_or_else(|_| self.http())
+    }
+
+    /// Closes the connections that are kept, once the calls on them have ended.
+    fn drop_connections(&self) {
+        let new = self.new_http();
+        *lock(&self.http) = new;
     }
 
     /// Returns the maximum time of one call.
@@ -310,7 +349,7 @@ impl Client {
     /// It runs in the background, even if the caller stops waiting for it.
     #[must_use]
     pub fn warm(&self, access: &Access) -> JoinHandle<()> {
-        let (http, root, timeout) = (self.http.clone(), access.root.clone(), self.timeout);
+        let (http, root, timeout) = (self.http(), access.root.clone(), self.timeout);
         tokio::spawn(async move {
             if root.scheme() == "https" {
                 let _ = http.head(root).timeout(timeout).send().await;
@@ -322,13 +361,17 @@ impl Client {
     ///
     /// # Errors
     /// See [`NoviError`]. A record of another person and one that hides all names and the address are errors.
-    pub async fn customer(&self, access: &Access, id: MemberId, deadline: Instant) -> Result<Customer, Failure> {
+    pub async fn customer(&self, access: &Access, id: MemberId, deadline: Instant) -> Result<Answered, Failure> {
         let url = access.url(&["customers", &id.to_text()], &[]);
-        let received = self.get(access, url, Self::RECORD_LIMIT, deadline).await?;
-        let retry_after = received.retry_after;
-        let invalid = |reason| Failure { error: NoviError::InvalidResponse(reason), retry_after };
-        let Some(body) = received.body else { return Ok(Customer::NotFound) };
-        Customer::parse(&body, id).map_err(invalid)
+        let Received { body, retry_after } = self.get(self.http(), access, url, Self::RECORD_LIMIT, deadline).await?;
+        let customer = body.map_or(Ok(Customer::NotFound), |body| Customer::parse(&body, id));
+        if !matches!(&customer, Ok(Customer::Record(record)) if record.belongs_to(id)) {
+            self.drop_connections();
+        }
+        match customer {
+            Ok(customer) => Ok(Answered { customer, retry_after }),
+            Err(reason) => Err(Failure { error: NoviError::InvalidResponse(reason), retry_after }),
+        }
     }
 
     /// Calls `GET /groups/{guid}/members`, starting with the row at index
@@ -346,7 +389,7 @@ impl Client {
         let group = group.hyphenated().to_string();
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
         let url = access.url(&["groups", &group, "members"], &query);
-        self.get(access, url, Self::PAGE_LIMIT, deadline).await?.parse(Page::parse)
+        self.get(self.new_http(), access, url, Self::PAGE_LIMIT, deadline).await?.parse(Page::parse)
     }
 
     /// Calls `GET /members`, starting with the record at index `offset`. Not
@@ -356,13 +399,13 @@ impl Client {
     /// See [`NoviError`].
     pub async fn records(&self, access: &Access, offset: usize, deadline: Instant) -> Result<Option<Records>, Failure> {
         let query = [("pageSize", Self::PAGE_SIZE), ("offset", &offset.to_string())];
-        self.get(access, access.url(&["members"], &query), Self::RECORDS_LIMIT, deadline).await?.parse(Records::parse)
+        let url = access.url(&["members"], &query);
+        self.get(self.new_http(), access, url, Self::RECORDS_LIMIT, deadline).await?.parse(Records::parse)
     }
 
     /// Prepares a call that ends by the deadline.
-    fn request(&self, access: &Access, url: Url, deadline: Instant) -> reqwest::RequestBuilder {
-        self.http
-            .get(url)
+    fn request(http: &reqwest::Client, access: &Access, url: Url, deadline: Instant) -> reqwest::RequestBuilder {
+        http.get(url)
             .header(header::AUTHORIZATION, access.authorization.clone())
             .header(header::ACCEPT, "application/json")
             // Without this, a server may choose any encoding (RFC 9110 12.5.3).
@@ -370,8 +413,15 @@ impl Client {
             .timeout(deadline.saturating_duration_since(Instant::now()))
     }
 
-    async fn get(&self, access: &Access, url: Url, limit: usize, deadline: Instant) -> Result<Received, Failure> {
-        let response = self.request(access, url, deadline).send().await.map_err(|error| {
+    async fn get(
+        &self,
+        http: reqwest::Client,
+        access: &Access,
+        url: Url,
+        limit: usize,
+        deadline: Instant,
+    ) -> Result<Received, Failure> {
+        let response = Self::request(&http, access, url, deadline).send().await.map_err(|error| {
             tracing::debug!(cause = http_client::cause(&error), "Novi request failed");
             unanswered(&error)
         })?;

@@ -57,7 +57,7 @@ impl<P: Parameters> Services<P> {
         };
         let read = move |raw: &RawParameters| P::read(raw, common.allow_plain_http);
         Ok(Self {
-            novi: novi::Client::new(http.clone(), common.novi_timeout),
+            novi: novi::Client::new(tls.clone(), common.novi_timeout)?,
             http,
             parameters: Arc::new(ParameterStore::new(source, common.parameter_ttl, P::REFRESH_TIMEOUT, read)),
             cache: common.cache,

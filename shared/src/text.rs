@@ -1,5 +1,7 @@
 //! Text as people type and paste it: invisible characters, every kind of space, and names without a letter.
 
+use std::borrow::Cow;
+
 use icu_properties::CodePointSetData;
 use icu_properties::props::{DefaultIgnorableCodePoint, ExtendedPictographic, RegionalIndicator};
 use unicode_segmentation::UnicodeSegmentation;
@@ -24,10 +26,17 @@ pub fn trim(text: &str) -> &str {
 /// Returns a name without control characters and without characters that change the direction of the text around it,
 /// trimmed. Returns `None` if it is blank, which a name without a letter, digit or emoji is.
 #[must_use]
-pub fn name(text: &str) -> Option<String> {
+pub fn name(text: &str) -> Option<Cow<'_, str>> {
     let is_unwanted = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    let kept: String = text.chars().filter(|c| !is_unwanted(*c)).collect();
-    kept.contains(is_name_character).then(|| trim(&kept).to_owned())
+    if !text.contains(is_name_character) {
+        return None;
+    }
+    Some(if text.contains(is_unwanted) {
+        let kept: String = text.chars().filter(|c| !is_unwanted(*c)).collect();
+        Cow::Owned(trim(&kept).to_owned())
+    } else {
+        Cow::Borrowed(trim(text))
+    })
 }
 
 /// Returns the initial of a name: the first grapheme with a letter, digit or emoji.

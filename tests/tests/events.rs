@@ -137,6 +137,12 @@ async fn unused_parts_of_an_event_never_fail_it() -> Result<()> {
             event["headers"][header] = json!("a\nb");
             events.push((format!("header {header:?}"), event));
         }
+        // A header of CORS decides nothing in a request that isn't a preflight.
+        for (header, value) in [("origin", json!(5)), ("access-control-request-headers", json!("a\u{0}b"))] {
+            let mut event = sample.clone();
+            event["headers"][header] = value;
+            events.push((format!("header {header:?}"), event));
+        }
         tried += events.len();
         for (changed, event) in events {
             let returned = function.invoke(&event).await?;

@@ -230,6 +230,25 @@ async fn responses_that_no_request_asked_for_never_verify_another_member() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn responses_that_no_request_asked_for_never_deny_a_member() -> Result<()> {
+    let env = Verification::start(&[]).await?;
+    {
+        let mut state = env.novi.state();
+        state.latency = Duration::from_millis(60);
+        state.fail("/customers/", usize::MAX, NoviFault::SecondResponse(Duration::from_millis(30)));
+    }
+    for _ in 0..10 {
+        // The second 404 follows while the next member's request waits for its own response.
+        let (stranger, member) = (Uuid::from_u128(fastrand::u128(..)), newcomer(&env));
+        let denied = env.verify(stranger).await?.status;
+        let response = env.verify(member).await?;
+        assert!([404, 503].contains(&denied), "{denied}");
+        assert!([200, 503].contains(&response.status), "a member is denied: {response:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn hidden_fields_are_named_in_the_log() -> Result<()> {
     let env = Verification::start(&[]).await?;
     for name in ["Name", "FirstName", "LastName", "Email"] {
@@ -253,6 +272,7 @@ async fn retry_after_is_passed_on_with_any_status_and_honored() -> Result<()> {
         (with_retry_after("17", NoviFault::BlockedByCdn), "novi_blocked", "17", 1),
         (with_retry_after("17", NoviFault::Forbidden), "novi_credentials_rejected", "17", 1),
         (with_retry_after("17", json_body(r#"{"error":"busy"}"#)), "novi_invalid_response", "17", 1),
+        (with_retry_after("17", json_body(r#"{"Name":"Ada","Email":5}"#)), "novi_invalid_response", "17", 1),
         (with_retry_after("soon", respond(503, "text/html", "")), "novi_error", "5", 2),
         (respond(503, "text/html", ""), "novi_error", "5", 2),
     ] {
@@ -290,6 +310,17 @@ async fn absurd_retry_after_of_a_429_is_bounded() -> Result<()> {
         assert_eq!(env.verify(newcomer(&env)).await?.status, 429, "{retry_after}");
         assert_eq!(env.novi.state().count("/customers/"), 1, "{retry_after}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn record_read_by_an_instance_without_redis_makes_it_believe_a_404() -> Result<()> {
+    let (env, probe) = start_with_probe(&[("CACHE_URL", "redis://127.0.0.1:1")]).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    for _ in 0..3 {
+        assert_eq!(env.verify(Uuid::from_u128(fastrand::u128(..))).await?.status, 404);
+    }
+    assert_eq!(env.novi.state().count(&path_of(probe)), 0);
     Ok(())
 }
 

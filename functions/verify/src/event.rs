@@ -49,6 +49,9 @@ static USED_HEADERS: [HeaderName; 6] = [
     header::ACCESS_CONTROL_REQUEST_HEADERS,
 ];
 
+/// The headers that the gate uses.
+static CREDENTIALS: [HeaderName; 3] = [gate::API_KEY, gate::ACCOUNT_ID, header::AUTHORIZATION];
+
 /// The parts of an event of any version that are used. Each is parsed only if its version uses it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -150,10 +153,20 @@ fn sanitize_path(mut path: String) -> String {
     path
 }
 
-/// Parses [`USED_HEADERS`], each with one value or an array of values. Fails if one of them isn't valid, because a
-/// credential that can't be read must not count as absent.
+/// Parses [`USED_HEADERS`], each with one value or an array of values. Fails if a credential isn't valid, because one that
+/// can't be read must not count as absent. A header of CORS that isn't valid is skipped.
 fn used_headers(part: Option<&RawValue>) -> serde_json::Result<HeaderMap> {
     part.map_or_else(|| Ok(HeaderMap::new()), |part| parse_part::<UsedHeaders, _>(part).map(|headers| headers.0))
+}
+
+/// Returns the values of one header: none for `null`, one for text, and those of an array.
+fn header_values(part: &RawValue) -> serde_json::Result<Vec<HeaderValue>> {
+    let texts = match part.get().as_bytes().first() {
+        Some(b'n') => Vec::new(),
+        Some(b'[') => parse_part::<Vec<Text<'_>>, _>(part)?,
+        _ => vec![parse_part::<Text<'_>, _>(part)?],
+    };
+    texts.iter().map(|text| HeaderValue::from_str(&text.0).map_err(Error::custom)).collect()
 }
 
 struct UsedHeaders(HeaderMap);
@@ -181,17 +194,17 @@ impl<'de> Visitor<'de> for UsedHeadersVisitor {
                 access.next_value::<IgnoredAny>()?;
                 continue;
             };
-            // Two spellings of one name are two headers.
-            let mut append = |text: &str| {
-                let value = HeaderValue::from_str(text).map_err(A::Error::custom)?;
-                headers.append(used, value);
-                Ok(())
-            };
             let value: &RawValue = access.next_value()?;
-            match value.get().as_bytes().first() {
-                Some(b'n') => {}
-                Some(b'[') => parse_part::<Vec<String>, _>(value)?.iter().try_for_each(|text| append(text))?,
-                _ => append(&parse_part::<Text<'_>, _>(value)?.0)?,
+            let values = header_values(value).map_err(A::Error::custom);
+            match values {
+                // Two spellings of one name are two headers.
+                Ok(values) => {
+                    for value in values {
+                        headers.append(used, value);
+                    }
+                }
+                Err(error) if CREDENTIALS.contains(used) => return Err(error),
+                Err(_) => {}
             }
         }
         Ok(UsedHeaders(headers))

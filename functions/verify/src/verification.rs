@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use shared::cache::{Lookup, MemberCache, Session, SessionBudget};
 use shared::http_client::ceil_seconds;
-use shared::member::{Identity, MemberId, MemberRules};
+use shared::member::{Identity, MemberId, MemberRules, Verdict};
 use shared::metrics::{self, Metric};
-use shared::novi::{self, Customer, DEFAULT_RETRY_AFTER, Failure, InvalidResponse, NoviError};
+use shared::novi::{self, Answered, Customer, DEFAULT_RETRY_AFTER, Failure, InvalidResponse, NoviError};
 use shared::parameters::ParameterStore;
 use tokio::time::{Instant, timeout_at};
 
@@ -42,6 +42,9 @@ impl Origin {
         }
     }
 }
+
+/// The time that is left for the response after the cache was written.
+const RESPONSE_RESERVE: Duration = Duration::from_millis(50);
 
 /// What Novi says about a member: the identity, or `None` if there is no such member.
 type Outcome = Result<Option<Identity>, Problem>;
@@ -96,6 +99,8 @@ impl Verifier {
     ) -> Outcome {
         let mut cache = self.cache.resume(budget);
         let outcome = self.query_novi(&mut cache, parameters, id, deadline).await;
+        // A slow cache must not cost the outcome.
+        cache.limit(deadline.saturating_duration_since(Instant::now()).saturating_sub(RESPONSE_RESERVE));
         match &outcome {
             Ok(Some(identity)) => cache.put(id, identity.clone()).await,
             // A stale record must not be served again after Novi has reported that the member is gone.
@@ -134,12 +139,13 @@ impl Verifier {
     ) -> Result<RecordState, Problem> {
         cache.may_call_novi().await.map_err(|wait| Problem::rate_limited(ceil_seconds(wait)))?;
         let state = match self.fetch(cache, parameters, id, deadline).await {
-            Ok(customer) => self.classify(customer),
+            Ok(answered) => self.classify(answered),
             Err(failure) => Err(failure),
         };
         match state {
             Ok(state) => {
                 if parameters.novi_probe.is_some() && !matches!(state, RecordState::Missing) {
+                    cache.limit(deadline.saturating_duration_since(Instant::now()).saturating_sub(RESPONSE_RESERVE));
                     cache.mark_record_read().await;
                 }
                 Ok(state)
@@ -163,14 +169,13 @@ impl Verifier {
         }
     }
 
-    fn classify(&self, customer: Customer) -> Result<RecordState, Failure> {
+    fn classify(&self, Answered { customer, retry_after }: Answered) -> Result<RecordState, Failure> {
         let Customer::Record(record) = customer else { return Ok(RecordState::Missing) };
-        let has_identity = record.identity().map_err(|_| InvalidResponse::Body)?.is_some();
-        let identity = record.verified(&self.member_rules).map_err(|_| InvalidResponse::Body)?;
-        Ok(match identity {
-            Some(identity) => RecordState::Member(identity),
-            None if has_identity => RecordState::NotMember,
-            None => RecordState::Missing,
+        let invalid = |_| Failure { error: NoviError::InvalidResponse(InvalidResponse::Body), retry_after };
+        Ok(match record.verdict(&self.member_rules).map_err(invalid)? {
+            Verdict::Member(identity) => RecordState::Member(identity),
+            Verdict::NotMember => RecordState::NotMember,
+            Verdict::NoIdentity => RecordState::Missing,
         })
     }
 
@@ -208,7 +213,7 @@ impl Verifier {
         parameters: &mut Arc<Parameters>,
         id: MemberId,
         deadline: Instant,
-    ) -> Result<Customer, Failure> {
+    ) -> Result<Answered, Failure> {
         let (mut retried, mut refreshed) = (false, false);
         loop {
             let started = Instant::now();
@@ -219,7 +224,7 @@ impl Verifier {
                 .extend(result.as_ref().err().and_then(|f| f.error.metric()).map(|name| Metric::Count(name, 1)));
             metrics::emit(&call_metrics);
             let failure = match result {
-                Ok(customer) => return Ok(customer),
+                Ok(answered) => return Ok(answered),
                 Err(failure) => failure,
             };
             let mut pause = Duration::from_secs(failure.retry_after.unwrap_or_default());

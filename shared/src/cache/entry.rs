@@ -38,6 +38,11 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Returns the size of the text in bytes.
+    pub(super) fn text_bytes(&self) -> usize {
+        [&self.identity.full_name, &self.identity.email].into_iter().flatten().map(String::len).sum()
+    }
+
     /// Classifies the entry at `now`. An entry from the future is a miss, because one of the clocks must be wrong.
     pub(super) fn lookup(self, ttls: CacheTtls, now: u64) -> Lookup {
         match now.checked_sub(self.cached_at) {

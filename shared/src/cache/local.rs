@@ -14,12 +14,17 @@ use crate::sync::lock;
 /// The maximum number of cached members. Each takes about 200 bytes.
 const CAPACITY: usize = 20_000;
 
+/// The maximum size of an entry's text, as in Redis. A larger one isn't a person's.
+const MAX_TEXT_BYTES: usize = 16 << 10;
+
 /// The cache of one process.
 pub(super) struct LocalCache {
     entries: quick_cache::sync::Cache<MemberId, Entry>,
     cooldown: Mutex<Option<Instant>>,
     /// When Novi was last known to return a record.
     record_read: Mutex<Option<Instant>>,
+    /// When the other instances were last told so.
+    announced: Mutex<Option<Instant>>,
     calls: Mutex<SlidingWindow>,
 }
 
@@ -29,6 +34,7 @@ impl LocalCache {
             entries: quick_cache::sync::Cache::new(CAPACITY),
             cooldown: Mutex::new(None),
             record_read: Mutex::new(None),
+            announced: Mutex::new(None),
             calls: Mutex::new(SlidingWindow::new(novi_max_per_minute, Duration::from_secs(60))),
         }
     }
@@ -45,7 +51,9 @@ impl LocalCache {
     }
 
     pub(super) fn put(&self, id: MemberId, entry: Entry) {
-        self.entries.insert(id, entry);
+        if entry.text_bytes() <= MAX_TEXT_BYTES {
+            self.entries.insert(id, entry);
+        }
     }
 
     pub(super) fn forget(&self, id: MemberId) {
@@ -60,6 +68,16 @@ impl LocalCache {
     /// True if Novi is known to have returned a record within `period`.
     pub(super) fn was_record_read(&self, period: Duration) -> bool {
         lock(&self.record_read).is_some_and(|at| at.elapsed() < period)
+    }
+
+    /// Notes that the other instances were told just now that Novi returned a record.
+    pub(super) fn mark_announced(&self) {
+        *lock(&self.announced) = Some(Instant::now());
+    }
+
+    /// True if the other instances weren't told so within `interval`.
+    pub(super) fn may_announce(&self, interval: Duration) -> bool {
+        lock(&self.announced).is_none_or(|at| at.elapsed() >= interval)
     }
 
     pub(super) fn cool_down(&self, duration: Duration) {

@@ -250,15 +250,16 @@ const RECORD_READ_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Proof that Novi returns records, without which its 404 may come from a wrong root or a lost permission.
 impl Session<'_> {
-    /// Notes that Novi returned a record, for all instances.
+    /// Notes that Novi returned a record, for this instance, and for the others if Redis responds.
     pub async fn mark_record_read(&mut self) {
-        let is_known = self.cache.local.was_record_read(RECORD_READ_INTERVAL);
-        let Some(redis) = &self.cache.redis else { return self.cache.local.mark_record_read() };
-        if !is_known {
-            let seconds = RECORD_READ_PERIOD.as_secs();
-            if self.with_budget(redis, redis.mark_record_read(self.reconnect_wait, seconds)).await.is_some() {
-                self.cache.local.mark_record_read();
-            }
+        self.cache.local.mark_record_read();
+        let Some(redis) = self.cache.redis.as_ref().filter(|_| self.cache.local.may_announce(RECORD_READ_INTERVAL))
+        else {
+            return;
+        };
+        let seconds = RECORD_READ_PERIOD.as_secs();
+        if self.with_budget(redis, redis.mark_record_read(self.reconnect_wait, seconds)).await.is_some() {
+            self.cache.local.mark_announced();
         }
     }
 

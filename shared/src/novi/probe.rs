@@ -76,8 +76,7 @@ impl Client {
         resource: Resource,
         deadline: Instant,
     ) -> Result<Observation, Unanswered> {
-        let response = self
-            .request(access, resource.url(access), deadline)
+        let response = Self::request(&self.http(), access, resource.url(access), deadline)
             .send()
             .await
             .map_err(|error| Unanswered { error: unanswered(&error), cause: http_client::cause(&error) })?;
