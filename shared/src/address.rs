@@ -1,7 +1,8 @@
 //! Email addresses in a field as people fill it: one address, several, a name in front, a note after it, and the plus
 //! that Novi loses.
 //!
-//! An address here is text around an `@`. Nothing checks if mail can be sent to it.
+//! An address here is text around an `@`. Nothing checks if mail can be sent to it. An address that may be cut off, and so
+//! be another person's, isn't clear: verification shows it, and no list gets it.
 
 use crate::text::{is_invisible, trim};
 
@@ -31,10 +32,13 @@ pub fn all(field: &str) -> Vec<String> {
     find(field).map(|address| address.text).collect()
 }
 
+/// The number of characters of a field that are read. An address has at most 254.
+const MAX_CHARACTERS: usize = 1_000;
+
 /// An address that was found in a field.
 struct Found {
     text: String,
-    /// True if it is clear where it ends.
+    /// True if it is clear where it begins and ends.
     is_clear: bool,
 }
 
@@ -75,25 +79,32 @@ fn is_in_domain(c: char) -> bool {
 fn find(field: &str) -> impl Iterator<Item = Found> {
     // What shows nothing is part of no address.
     let is_shown = |c: char| !is_invisible(c) && (!c.is_control() || is_line_break(c) || is_space(c));
-    let field: Vec<char> = field.chars().filter(|c| is_shown(*c)).collect();
+    let field: Vec<char> = field.chars().filter(|c| is_shown(*c)).take(MAX_CHARACTERS).collect();
     // The end of the address before.
     let mut end = 0;
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
             at += field.get(at..)?.iter().position(|c| *c == '@')? + 1;
+            // An `@` in a quoted local part.
+            if field.get(at..).is_some_and(is_end_of_quoted_local) {
+                continue;
+            }
             let domain = domain(&field, at);
             let Some(mut local) = local(&field[end..at - 1], end > 0).filter(|_| !domain.text.is_empty()) else {
                 end = at;
                 continue;
             };
+            let is_bracketed = is_in_brackets(&field[end..at - 1]) && field.get(domain.end) == Some(&'>');
+            let is_cut_off =
+                !is_bracketed && (has_glued_separator(&field[end..at - 1]) || has_loose_word(&field[domain.end..]));
             (end, at) = (domain.end, domain.end);
             let next = field.get(domain.end);
             if local.starts_with('\'') && next == Some(&'\'') {
                 local.remove(0);
             }
             if !local.is_empty() {
-                let is_clear = !domain.has_gap && next != Some(&'@');
+                let is_clear = !domain.has_gap && !is_cut_off && next != Some(&'@');
                 return Some(Found { text: format!("{local}@{}", domain.text), is_clear });
             }
         }
@@ -110,7 +121,7 @@ fn local(before: &[char], follows_another: bool) -> Option<String> {
         let start = inner.iter().rposition(|c| *c == '"')?;
         return Some(with_pluses(&before[start..]));
     }
-    let start = before.iter().rposition(|c| is_separator(*c)).map_or(0, |separator| separator + 1);
+    let start = last_separator(before).map_or(0, |separator| separator + 1);
     let text = &before[start..];
     if follows_another && start == 0 {
         let last = text.rsplit(|c| is_space(*c)).next()?;
@@ -123,6 +134,55 @@ fn local(before: &[char], follows_another: bool) -> Option<String> {
     let text = &text[skipped..];
     let text = &text[text.iter().take_while(|c| is_space(**c)).count()..];
     (!text.is_empty()).then(|| with_pluses(text))
+}
+
+/// Returns the index of the last separator. An apostrophe between two letters, which software likes to make typographic,
+/// isn't one.
+fn last_separator(text: &[char]) -> Option<usize> {
+    let is_letter = |index: Option<usize>| index.and_then(|index| text.get(index)).is_some_and(|c| c.is_alphabetic());
+    let is_apostrophe = |index: usize| {
+        matches!(text[index], '\u{2018}' | '\u{2019}')
+            && is_letter(index.checked_sub(1))
+            && is_letter(index.checked_add(1))
+    };
+    (0..text.len()).rev().find(|index| is_separator(text[*index]) && !is_apostrophe(*index))
+}
+
+/// True if the text in front of an `@` has a separator with a word directly on both sides, as in `ann,lee`. What follows
+/// it is then perhaps the end of a local part, and another person's. `mailto:` is no such word.
+fn has_glued_separator(before: &[char]) -> bool {
+    let Some(separator) = last_separator(before).filter(|index| !is_line_break(before[*index])) else { return false };
+    let (word, local) = (&before[..separator], &before[separator + 1..]);
+    let is_word = word.last().is_some_and(|c| c.is_alphanumeric());
+    let word: String = word.iter().rev().take_while(|c| c.is_alphanumeric()).collect();
+    is_word && local.first().is_some_and(|c| !c.is_whitespace()) && !word.eq_ignore_ascii_case("otliam")
+}
+
+/// True if the text in front of an `@` begins with `<`, perhaps after a name.
+fn is_in_brackets(before: &[char]) -> bool {
+    last_separator(before).is_some_and(|index| {
+        let mailto = before[..index].iter().rposition(|c| is_separator(*c)).filter(|_| before[index] == ':');
+        before[mailto.unwrap_or(index)] == '<'
+    })
+}
+
+/// True if a word follows outside of brackets. It may be the rest of the domain.
+fn has_loose_word(after: &[char]) -> bool {
+    let mut depth = 0_usize;
+    after.iter().any(|c| {
+        match c {
+            '(' | '[' | '<' => depth += 1,
+            ')' | ']' | '>' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth == 0 && c.is_alphanumeric()
+    })
+}
+
+/// True if a quoted local part ends after these characters, as in `"ann@home"@example.org`.
+fn is_end_of_quoted_local(after: &[char]) -> bool {
+    let end = after.iter().position(|c| is_separator(*c));
+    end.is_some_and(|end| after[end] == '"' && after.get(end + 1) == Some(&'@'))
 }
 
 /// A domain in a field.
@@ -150,8 +210,8 @@ fn domain(field: &[char], start: usize) -> Domain {
         // The word may be the beginning of the next address, or of a note.
         let is_whole = field.get(next_end).is_none_or(|c| c.is_whitespace() || (is_separator(*c) && *c != '@'));
         let is_local = field.get(skip_spaces(next_end)) == Some(&'@');
-        let continues = !is_complete(&text) || word.contains('.');
-        if word.is_empty() || !is_whole || is_local || !continues {
+        let is_last = field[next_end..].iter().all(|c| c.is_whitespace());
+        if word.is_empty() || !is_whole || is_local || !continues(&text, &word, is_last) {
             break;
         }
         text += &word;
@@ -162,6 +222,16 @@ fn domain(field: &[char], start: usize) -> Domain {
         text.clear();
     }
     Domain { text, has_gap, end }
+}
+
+/// True if a word after a space looks like the rest of a domain. `is_last` is true if it ends the field.
+fn continues(domain: &str, word: &str, is_last: bool) -> bool {
+    const TOP_LEVEL: [&str; 5] = [".com", ".edu", ".gov", ".net", ".org"];
+    let may_go_on = || {
+        let is_part = word.contains('.') || word.len() <= 2;
+        is_last && is_part && !word.contains(char::is_uppercase) && !TOP_LEVEL.iter().any(|end| domain.ends_with(end))
+    };
+    !is_complete(domain) || word.starts_with('.') || may_go_on()
 }
 
 /// True if a domain looks as if nothing were missing at its end.
@@ -213,6 +283,13 @@ mod tests {
             ("ann@example.org.", Some("ann@example.org")),
             ("ann@example.org (work)", Some("ann@example.org")),
             ("ann@example.org work", Some("ann@example.org")),
+            ("ann@example.org Dr. Lee", Some("ann@example.org")),
+            ("ann@example.org MD", Some("ann@example.org")),
+            ("ann@example.org www.example.org", Some("ann@example.org")),
+            ("ann@gmail.co m", Some("ann@gmail.com")),
+            ("ann@example.ne t", Some("ann@example.net")),
+            // An apostrophe that software has made typographic.
+            ("o\u{2019}hara@example.org", Some("o\u{2019}hara@example.org")),
             ("ann@example.org - work only", Some("ann@example.org")),
             ("- ann@example.org", Some("ann@example.org")),
             ("Email: ann@example.org", Some("ann@example.org")),
@@ -224,6 +301,7 @@ mod tests {
             ("ünï@bücher.example", Some("ünï@bücher.example")),
             ("आन@हिन्दी.example", Some("आन@हिन्दी.example")),
             ("\"ann lee\"@example.org", Some("\"ann+lee\"@example.org")),
+            ("\"ann@home\"@example.org", Some("\"ann@home\"@example.org")),
             ("a/b=c!#$%&*?^`{|}~@example.org", Some("a/b=c!#$%&*?^`{|}~@example.org")),
             ("root@localhost", Some("root@localhost")),
             ("_@example.org", Some("_@example.org")),
@@ -267,13 +345,43 @@ mod tests {
 
     #[test]
     fn only_address_is_one_that_needs_no_guess() {
-        for field in ["ann@example.org", "Ann <ann@example.org>", "ann@ example.org", "ann@example.org (work)"] {
+        for field in [
+            "ann@example.org",
+            "Ann <ann@example.org>",
+            "Lee, Ann <ann@example.org>",
+            "Ann<ann@example.org> work",
+            "<mailto:ann@example.org>",
+            "mailto:ann@example.org",
+            "Lee: ann@example.org",
+            "ann@ example.org",
+            "ann@example.org (work)",
+            "ann@example.org <Ann Lee>",
+            "ann@example.org.",
+            "ann@example.org;",
+        ] {
             assert_eq!(only(field).as_deref(), Some("ann@example.org"), "{field}");
         }
         // Where the domain ends is a guess.
         for field in ["ann@exam ple.org", "ann@example. org", "ann@a.example@b.example", "no address", ""] {
             assert_eq!(only(field), None, "{field}");
         }
+        for field in ["ann@gmail.co m", "ann@example.or g", "ann@mail.example,org", "ann@example.org work"] {
+            assert_eq!(only(field), None, "{field}");
+        }
+        // Where the local part begins is one, too. What follows the separator may be another person's address.
+        for separator in [",", ";", ":", "\u{ff0c}", "\\", ")", "]", "\u{201d}"] {
+            let field = format!("ann{separator}lee@example.org");
+            assert_eq!(only(&field), None, "{field}");
+        }
+    }
+
+    #[test]
+    fn long_field_is_read_in_no_time() {
+        // A million words, each of which might go on with the domain.
+        assert_eq!(
+            first(&format!("a@b{}", " b".repeat(500_000))).as_deref().map(|email| email.len() < 1_000),
+            Some(true)
+        );
     }
 
     proptest! {
