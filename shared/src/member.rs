@@ -490,7 +490,17 @@ impl Key {
             ("error", KeyName::Error),
             ("errors", KeyName::Error),
         ];
-        let found = KEYS.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+        /// A bit for each length of a known key. Most keys of a record have another length.
+        const LENGTHS: u32 = {
+            let (mut bits, mut index) = (0, 0);
+            while index < KEYS.len() {
+                bits |= 1 << KEYS[index].0.len();
+                index += 1;
+            }
+            bits
+        };
+        let may_be_known = text.len() < 32 && LENGTHS & (1 << text.len()) != 0;
+        let found = KEYS.iter().find(|(name, _)| may_be_known && name.eq_ignore_ascii_case(text));
         found.map_or(Self { name: KeyName::Unknown, is_exact: false }, |(name, key)| Self {
             name: *key,
             is_exact: *name == text,
