@@ -6,6 +6,8 @@ use bytes::{Bytes, BytesMut};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
+use crate::network_error::{network_cause, sources};
+
 /// The maximum time that a connection is kept idle. After a longer time it may be
 /// dead: NAT gateways drop idle flows after 350 s, and servers close idle
 /// connections after about a minute.
@@ -98,18 +100,6 @@ fn body_error(error: &reqwest::Error) -> BodyError {
     if is_malformed && !error.is_timeout() { BodyError::Malformed } else { BodyError::Truncated }
 }
 
-/// Returns an error, its source, the source of that, and so on.
-fn sources<'e>(error: &'e reqwest::Error) -> impl Iterator<Item = &'e (dyn std::error::Error + 'static)> {
-    let error: &'e (dyn std::error::Error + 'static) = error;
-    std::iter::successors(Some(error), |e| {
-        // The source of an io::Error is that of the error inside of it. hyper-rustls wraps TLS errors twice.
-        match e.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
-            Some(inner) => Some(inner as &(dyn std::error::Error + 'static)),
-            None => e.source(),
-        }
-    })
-}
-
 /// Returns the seconds of `Retry-After`. An HTTP date is converted relative to
 /// `now`. Returns `None` if the header is absent or invalid.
 #[must_use]
@@ -160,22 +150,8 @@ pub fn transport_error(error: &reqwest::Error) -> TransportError {
 /// Returns a short, PII-free description of a transport error, for the log.
 #[must_use]
 pub fn cause(error: &reqwest::Error) -> &'static str {
-    for e in sources(error) {
-        if e.is::<rustls::Error>() {
-            return "TLS failed";
-        }
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            // A TLS error is wrapped in an io::Error of kind InvalidData.
-            if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-                return "TLS failed";
-            }
-            match io.kind() {
-                std::io::ErrorKind::ConnectionRefused => return "connection refused",
-                std::io::ErrorKind::ConnectionReset => return "connection reset",
-                std::io::ErrorKind::UnexpectedEof => return "connection closed",
-                _ => {}
-            }
-        }
+    if let Some(cause) = network_cause(error) {
+        return cause;
     }
     match transport_error(error) {
         TransportError::Timeout => "timed out",

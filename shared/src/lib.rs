@@ -32,6 +32,7 @@ pub mod http_client;
 mod json;
 pub mod member;
 pub mod metrics;
+pub mod network_error;
 pub mod novi;
 pub mod parameters;
 pub mod rate_limit;

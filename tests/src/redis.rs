@@ -56,6 +56,14 @@ impl CertificateAuthority {
         tls_acceptor(vec![certificate.der().clone()], PrivateKeyDer::Pkcs8(key.serialize_der().into()))
     }
 
+    /// Returns a TLS acceptor with the authority's own certificate, as if it were a server's.
+    ///
+    /// # Errors
+    /// Fails if the key isn't valid.
+    pub fn acceptor_of_authority(&self) -> anyhow::Result<TlsAcceptor> {
+        tls_acceptor(vec![self.ca.der().clone()], PrivateKeyDer::Pkcs8(self.ca.key().serialize_der().into()))
+    }
+
     /// Returns a TLS acceptor with the certificate for loopback.
     ///
     /// # Errors

@@ -699,13 +699,19 @@ async fn probe_names_wrong_parameters() -> Result<()> {
             "TLS",
             "mailman_base_url",
             json!(tls),
-            ("error Mailman connection: Mailman did not respond (TLS failed)", "EXTRA_CA_CERTS"),
+            (
+                "error Mailman connection: Mailman did not respond (TLS failed: the server doesn't respond in TLS)",
+                "EXTRA_CA_CERTS",
+            ),
         ),
         (
             "TLS",
             "novi_api_root_url",
             json!(novi),
-            ("error Novi connection: Novi doesn't respond (TLS failed)", "EXTRA_CA_CERTS"),
+            (
+                "error Novi connection: Novi doesn't respond (TLS failed: the server doesn't respond in TLS)",
+                "EXTRA_CA_CERTS",
+            ),
         ),
         (
             "root",

@@ -3,6 +3,7 @@
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::connection::Connection;
+use crate::network_error::network_cause;
 
 /// The cause of a failed attempt. It is always fixed text, because the client's own messages may quote data.
 pub(super) type Cause = &'static str;
@@ -102,7 +103,7 @@ pub(super) fn cause(error: &RedisError) -> Cause {
     } else if is_too_large(error) {
         "response too large"
     } else if error.is_io_error() {
-        "connection failed: unknown host name or TLS error"
+        network_cause(error).unwrap_or("connection failed")
     } else {
         "unexpected response"
     }

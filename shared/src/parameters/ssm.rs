@@ -1,10 +1,13 @@
 //! AWS Systems Manager's Parameter Store.
 
+use std::error::Error;
+
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use serde_json::{Map, Value};
 
 use super::error::SourceError;
 use super::raw::RawParameters;
+use crate::network_error::network_cause;
 
 /// The parameters under one path of AWS Systems Manager's Parameter Store.
 pub struct Ssm {
@@ -77,12 +80,12 @@ impl Ssm {
     }
 
     /// Describes a failed call by its error code only, because the message may quote a parameter.
-    fn unavailable<E: ProvideErrorMetadata>(&self, call: &str, error: &SdkError<E>) -> SourceError {
+    fn unavailable<E: ProvideErrorMetadata + Error + 'static>(&self, call: &str, error: &SdkError<E>) -> SourceError {
         let cause = match error {
             SdkError::ServiceError(error) => error.err().code().unwrap_or("error without a code"),
             SdkError::TimeoutError(_) => "timed out",
             SdkError::DispatchFailure(failure) if failure.is_timeout() => "timed out",
-            SdkError::DispatchFailure(_) => "could not connect, or no credentials",
+            SdkError::DispatchFailure(_) => network_cause(error).unwrap_or("could not connect, or no credentials"),
             _ => "unexpected response",
         };
         SourceError::Unavailable(format!("SSM {}: {call} failed: {cause}", self.prefix))

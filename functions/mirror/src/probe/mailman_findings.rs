@@ -1,5 +1,7 @@
 //! Judges what the probe found out about Mailman. Pure: from facts to findings.
 
+use shared::network_error::TLS_FAILED;
+
 use crate::mailman::{MailmanError, Version};
 use crate::probe::mailman::{ListFacts, MailmanFacts};
 use crate::probe::report::{Finding, Transport};
@@ -33,7 +35,7 @@ pub(crate) fn judge(facts: &MailmanFacts) -> Vec<Finding> {
 /// Returns what the operator can do. Unlike a run's report, a probe doesn't count on the next run.
 fn remedy(error: MailmanError) -> &'static str {
     match error {
-        MailmanError::NoResponse { cause: "TLS failed", .. } => {
+        MailmanError::NoResponse { cause, .. } if cause.starts_with(TLS_FAILED) => {
             "Check the host in mailman_base_url. If its certificate is of a private authority, trust that with \
              EXTRA_CA_CERTS."
         }

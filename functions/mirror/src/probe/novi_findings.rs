@@ -1,5 +1,7 @@
 //! Judges what the probe found out about Novi. Pure: from facts to findings.
 
+use shared::network_error::TLS_FAILED;
+
 use crate::probe::novi::{Answer, BulkFacts, GroupFacts, NoviFacts, Problem, RecordFacts};
 use crate::probe::report::{Finding, Severity, Transport};
 use crate::probe::shape::{BodyKind, Envelope, FIELDS, KeyStyle, Kinds};
@@ -87,7 +89,7 @@ fn connection(facts: &NoviFacts, settings: NoviSettings) -> Finding {
         return Finding::warning(SUBJECT, "No call could be made in time.", "Run the probe again.");
     }
     if facts.responses.is_empty() {
-        let fix = if facts.no_response.contains_key("TLS failed") {
+        let fix = if facts.no_response.keys().any(|cause| cause.starts_with(TLS_FAILED)) {
             "Check the host in novi_api_root_url. If its certificate is of a private authority, trust that with \
              EXTRA_CA_CERTS."
         } else {
