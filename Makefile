@@ -109,5 +109,5 @@ parameters: setup ## prompt for each parameter and write it to SSM; ARGS='--only
 probe: setup ## read how the live Novi and Mailman are, and print what to fix; writes nothing
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/probe.py $(ARGS)
 
-invoke-mirror: setup ## run the mirror once and print its report; ARGS=--dry-run, '--force LIST' or --explain
+invoke-mirror: setup ## run the mirror once and print its report; ARGS=--dry-run, --show, '--force LIST' or --explain
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/invoke_mirror.py $(ARGS)

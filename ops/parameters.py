@@ -86,16 +86,56 @@ def api_keys(text):
     return [json.dumps(items, separators=(",", ":"))]
 
 
+def is_list_id(value):
+    """True for a list id such as members.lists.example.org, and for a posting address such as members@lists.example.org."""
+    name, at, host = str(value).strip().lower().partition("@")
+    return isinstance(value, str) and ("." in host if at else True) and bool(
+        re.fullmatch(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)+", f"{name}.{host}" if at else name))
+
+
+def is_address_array(value):
+    return isinstance(value, list) and all(isinstance(item, str) and "@" in item for item in value)
+
+
+def is_percentage(maximum):
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum
+
+
+def is_flag(value):
+    return isinstance(value, bool)
+
+
+# The keys of a mapping that may be left out, with what they must be.
+MAPPING_OPTIONS = {
+    "keep": ("an array of addresses", is_address_array),
+    "max_removal_percent": ("a whole number from 0 to 100", is_percentage(100)),
+    "max_growth_percent": ("a whole number from 0 to 100000", is_percentage(100_000)),
+    "may_be_empty": ("true or false", is_flag),
+    "removals": ("true or false", is_flag),
+    "resubscribe": ("true, because false needs a ledger, which this version doesn't have", lambda value: value is True),
+}
+
+
 def mappings(text):
     def check(number, item):
         if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", str(item.get("group_guid"))):
             raise InvalidValue(f"group_guid of mapping {number} is invalid: expected a hyphenated UUID")
-        if not isinstance(item.get("list_id"), str):
-            raise InvalidValue(f"mapping {number} is invalid: expected a list_id")
+        if not is_list_id(item.get("list_id")):
+            raise InvalidValue(f"list_id of mapping {number} is invalid: expected a list id such as "
+                               "members.lists.example.org, or the list's posting address")
+        if set(item) - {"group_guid", "list_id", *MAPPING_OPTIONS}:
+            raise InvalidValue(f"mapping {number} has an unknown key: expected one of group_guid, list_id, "
+                               + ", ".join(MAPPING_OPTIONS))
+        for key, (expected, is_valid) in MAPPING_OPTIONS.items():
+            if item.get(key) is not None and not is_valid(item[key]):
+                raise InvalidValue(f"{key} of mapping {number} is invalid: expected {expected}")
 
+    items = json_array(text, check)
+    if not items:
+        raise InvalidValue("expected at least one mapping, because the mirror rejects an empty array")
     # Mappings that don't fit continue in further parameters. A single mapping is never split.
     parts = [[]]
-    for item in json_array(text, check):
+    for item in items:
         if parts[-1] and len(json.dumps(parts[-1] + [item], separators=(",", ":"))) > MAX_BYTES:
             parts.append([])
         parts[-1].append(item)
@@ -236,4 +276,5 @@ def main():
     print("immediately if Novi or Mailman rejects the old ones.")
 
 
-main()
+if __name__ == "__main__":
+    main()

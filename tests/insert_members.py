@@ -1,6 +1,8 @@
-"""Adds members to a list by writing to Mailman's SQLite database.
+"""Adds members to lists by writing to Mailman's SQLite database.
 
-usage: insert_members.py DATABASE LIST_ID < addresses
+usage: insert_members.py DATABASE < members
+
+Each line has a list id, a space, and an address.
 
 Used for lists of thousands, which take minutes to fill through Mailman's API, and
 for duplicate memberships, which the API creates only by accident.
@@ -10,7 +12,7 @@ import sqlite3
 import sys
 import uuid
 
-database, list_id = sys.argv[1:]
+(database,) = sys.argv[1:]
 connection = sqlite3.connect(database, timeout=30)
 
 
@@ -22,7 +24,8 @@ def preferences():
     return connection.execute("INSERT INTO preferences DEFAULT VALUES").lastrowid
 
 
-for email in filter(None, map(str.strip, sys.stdin)):
+for line in sys.stdin:
+    list_id, email = line.split()
     row = connection.execute("SELECT id FROM address WHERE email = ?", (email,)).fetchone()
     address = row[0] if row else connection.execute(
         "INSERT INTO address (email, display_name, verified_on, registered_on, preferences_id)"

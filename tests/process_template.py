@@ -59,7 +59,7 @@ def process(template, overrides):
         parameters[name] = value
     if overrides:
         sys.exit(f"unknown parameters: {', '.join(overrides)}")
-    conditions = template["Conditions"]
+    conditions, mappings = template["Conditions"], template["Mappings"]
     for resource in template["Resources"].values():
         # The location where `sam deploy` would have uploaded the build.
         if "CodeUri" in resource.get("Properties", {}):
@@ -100,6 +100,7 @@ def process(template, overrides):
         "Fn::Join": lambda value: value[0].join(map(str, evaluate(value[1]))),
         "Fn::Split": lambda value: evaluate(value[1]).split(value[0]),
         "Fn::Select": lambda value: evaluate(value[1])[int(value[0])],
+        "Fn::FindInMap": lambda value: mappings[value[0]][str(evaluate(value[1]))][value[2]],
         "Fn::GetAZs": lambda _: ["us-east-1a", "us-east-1b"],
         "Fn::GetAtt": lambda value: value if isinstance(value, str) else ".".join(value),
         "Fn::Sub": substitute,

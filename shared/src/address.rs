@@ -1,20 +1,23 @@
 //! Email addresses in a field as people fill it: one address, several, a name in front, a note after it, and the plus
 //! that Novi loses.
 //!
-//! An address here is text around an `@`. Nothing checks if mail can be sent to it. An address that may be cut off, and so
-//! be another person's, isn't clear: verification shows it, and no list gets it.
+//! An address here is text around an `@`. Nothing checks if mail can be sent to it.
 
 use crate::text::{is_invisible, trim};
 
-/// The only address in a field, if there is exactly one and it is clear where it ends.
+/// The maximum number of characters that are read of a field. Its text comes from Novi, and finding addresses takes time.
+const MAX_LENGTH: usize = 1_000;
+
+/// The only address in a field, if there is exactly one `@`, and it is clear where the address begins and ends. Another
+/// guess might be the address of another person.
 #[must_use]
 pub fn only(field: &str) -> Option<String> {
     if is_plain(trim(field)) {
         return Some(trim(field).to_owned());
     }
-    let mut all = find(field);
-    let first = all.next()?;
-    (all.next().is_none() && first.is_clear).then_some(first.text)
+    let is_short = field.chars().take(MAX_LENGTH + 1).count() <= MAX_LENGTH;
+    let found = find(field).next().filter(|found| found.is_clear && is_short && field.matches('@').count() == 1)?;
+    Some(found.text)
 }
 
 /// The first address in a field.
@@ -32,8 +35,20 @@ pub fn all(field: &str) -> Vec<String> {
     find(field).map(|address| address.text).collect()
 }
 
-/// The number of characters of a field that are read. An address has at most 254.
-const MAX_CHARACTERS: usize = 1_000;
+/// Every word with an `@` in a field, without the characters that can't be in an address. A word may be an address that
+/// follows a name, the spaces of which [`all`] reads as part of it.
+#[must_use]
+pub fn words(field: &str) -> Vec<String> {
+    let field: String = field.chars().filter(|c| is_shown(*c)).collect();
+    let ends = |c: char| c.is_whitespace() || (is_separator(c) && c != '@');
+    let words = field.split(ends).map(|word| word.trim_matches(['.', '-', '/', '|', '&', '\'']));
+    words.filter(|word| word.contains('@')).map(str::to_owned).collect()
+}
+
+/// True unless a character shows nothing, and so is part of no address.
+fn is_shown(c: char) -> bool {
+    !is_invisible(c) && (!c.is_control() || is_line_break(c) || is_space(c))
+}
 
 /// An address that was found in a field.
 struct Found {
@@ -77,9 +92,7 @@ fn is_in_domain(c: char) -> bool {
 
 /// Finds the addresses in a field.
 fn find(field: &str) -> impl Iterator<Item = Found> {
-    // What shows nothing is part of no address.
-    let is_shown = |c: char| !is_invisible(c) && (!c.is_control() || is_line_break(c) || is_space(c));
-    let field: Vec<char> = field.chars().filter(|c| is_shown(*c)).take(MAX_CHARACTERS).collect();
+    let field: Vec<char> = field.chars().take(MAX_LENGTH).filter(|c| is_shown(*c)).collect();
     // The end of the address before.
     let mut end = 0;
     let mut at = 0;
@@ -91,24 +104,68 @@ fn find(field: &str) -> impl Iterator<Item = Found> {
                 continue;
             }
             let domain = domain(&field, at);
-            let Some(mut local) = local(&field[end..at - 1], end > 0).filter(|_| !domain.text.is_empty()) else {
+            let before = &field[end..at - 1];
+            let Some(mut local) = local(before, end > 0).filter(|_| !domain.text.is_empty()) else {
                 end = at;
                 continue;
             };
-            let is_bracketed = is_in_brackets(&field[end..at - 1]) && field.get(domain.end) == Some(&'>');
-            let is_cut_off =
-                !is_bracketed && (has_glued_separator(&field[end..at - 1]) || has_loose_word(&field[domain.end..]));
+            let is_clear = !domain.has_gap && is_clear(before, &field[domain.end..]);
             (end, at) = (domain.end, domain.end);
             let next = field.get(domain.end);
             if local.starts_with('\'') && next == Some(&'\'') {
                 local.remove(0);
             }
             if !local.is_empty() {
-                let is_clear = !domain.has_gap && !is_cut_off && next != Some(&'@');
                 return Some(Found { text: format!("{local}@{}", domain.text), is_clear });
             }
         }
     })
+}
+
+/// True unless what surrounds an address may be a part of it, with a slip in between: `ann,lee@example.org`, or
+/// `ann@example.ne t`.
+fn is_clear(before: &[char], after: &[char]) -> bool {
+    let start = start_of_local(before);
+    let (Some(separator), preceding) = (before[..start].last(), &before[..start.saturating_sub(1)]) else {
+        return is_note(after);
+    };
+    let is_mailto = || {
+        let word = preceding.iter().rev().take(6).collect::<String>();
+        *separator == ':' && word.eq_ignore_ascii_case("otliam")
+    };
+    let is_word_before = match separator {
+        '<' => false,
+        ',' | ';' | '\u{ff0c}' | '\u{ff1b}' | '\u{3001}' => preceding.iter().any(|c| c.is_alphanumeric()),
+        c if is_line_break(*c) || before.get(start).is_some_and(|c| c.is_whitespace()) => false,
+        _ => preceding.last().is_some_and(|c| c.is_alphanumeric()) && !is_mailto(),
+    };
+    !is_word_before && (is_note(after) || (is_mailto() && after.first() == Some(&'?')))
+}
+
+/// True if there is no word after an address, except in brackets.
+fn is_note(after: &[char]) -> bool {
+    let mut depth = 0_usize;
+    for c in after {
+        match c {
+            '(' | '[' | '<' | '\u{ff08}' | '\u{ff1c}' => depth += 1,
+            ')' | ']' | '>' | '\u{ff09}' | '\u{ff1e}' => depth = depth.saturating_sub(1),
+            c if depth == 0 && c.is_alphanumeric() => return false,
+            _ => {}
+        }
+    }
+    true
+}
+
+/// Returns the index after the last separator. An apostrophe between two letters isn't one, whatever its shape.
+fn start_of_local(before: &[char]) -> usize {
+    let is_letter = |index: Option<usize>| index.and_then(|i| before.get(i)).is_some_and(|c| c.is_alphabetic());
+    let is_apostrophe = |i: usize| {
+        matches!(before[i], '\u{2018}' | '\u{2019}') && is_letter(i.checked_sub(1)) && is_letter(i.checked_add(1))
+    };
+    (0..before.len())
+        .rev()
+        .find(|i| is_separator(before[*i]) && !is_apostrophe(*i))
+        .map_or(0, |separator| separator + 1)
 }
 
 /// Returns the local part at the end of `before`. Each space in it is a plus that Novi has lost. If another address
@@ -121,7 +178,7 @@ fn local(before: &[char], follows_another: bool) -> Option<String> {
         let start = inner.iter().rposition(|c| *c == '"')?;
         return Some(with_pluses(&before[start..]));
     }
-    let start = last_separator(before).map_or(0, |separator| separator + 1);
+    let start = start_of_local(before);
     let text = &before[start..];
     if follows_another && start == 0 {
         let last = text.rsplit(|c| is_space(*c)).next()?;
@@ -134,49 +191,6 @@ fn local(before: &[char], follows_another: bool) -> Option<String> {
     let text = &text[skipped..];
     let text = &text[text.iter().take_while(|c| is_space(**c)).count()..];
     (!text.is_empty()).then(|| with_pluses(text))
-}
-
-/// Returns the index of the last separator. An apostrophe between two letters, which software likes to make typographic,
-/// isn't one.
-fn last_separator(text: &[char]) -> Option<usize> {
-    let is_letter = |index: Option<usize>| index.and_then(|index| text.get(index)).is_some_and(|c| c.is_alphabetic());
-    let is_apostrophe = |index: usize| {
-        matches!(text[index], '\u{2018}' | '\u{2019}')
-            && is_letter(index.checked_sub(1))
-            && is_letter(index.checked_add(1))
-    };
-    (0..text.len()).rev().find(|index| is_separator(text[*index]) && !is_apostrophe(*index))
-}
-
-/// True if the text in front of an `@` has a separator with a word directly on both sides, as in `ann,lee`. What follows
-/// it is then perhaps the end of a local part, and another person's. `mailto:` is no such word.
-fn has_glued_separator(before: &[char]) -> bool {
-    let Some(separator) = last_separator(before).filter(|index| !is_line_break(before[*index])) else { return false };
-    let (word, local) = (&before[..separator], &before[separator + 1..]);
-    let is_word = word.last().is_some_and(|c| c.is_alphanumeric());
-    let word: String = word.iter().rev().take_while(|c| c.is_alphanumeric()).collect();
-    is_word && local.first().is_some_and(|c| !c.is_whitespace()) && !word.eq_ignore_ascii_case("otliam")
-}
-
-/// True if the text in front of an `@` begins with `<`, perhaps after a name.
-fn is_in_brackets(before: &[char]) -> bool {
-    last_separator(before).is_some_and(|index| {
-        let mailto = before[..index].iter().rposition(|c| is_separator(*c)).filter(|_| before[index] == ':');
-        before[mailto.unwrap_or(index)] == '<'
-    })
-}
-
-/// True if a word follows outside of brackets. It may be the rest of the domain.
-fn has_loose_word(after: &[char]) -> bool {
-    let mut depth = 0_usize;
-    after.iter().any(|c| {
-        match c {
-            '(' | '[' | '<' => depth += 1,
-            ')' | ']' | '>' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        depth == 0 && c.is_alphanumeric()
-    })
 }
 
 /// True if a quoted local part ends after these characters, as in `"ann@home"@example.org`.
@@ -339,49 +353,85 @@ mod tests {
         ] {
             assert_eq!(all(field), expected, "{field:?}");
             assert_eq!(first(field).as_deref(), Some(expected[0]), "{field:?}");
-            assert_eq!(only(field).is_some(), expected.len() == 1, "{field:?}");
+            assert_eq!(only(field), None, "{field:?}");
+        }
+    }
+
+    #[test]
+    fn words_with_an_at_sign_are_found() {
+        for (field, expected) in [
+            ("Ann ann@a.example; bob@b.example.", &["ann@a.example", "bob@b.example"][..]),
+            ("<mailto:ann@a.example>/'bob@b.example'", &["ann@a.example", "bob@b.example"]),
+            ("\u{200b}ann@a.ex\u{ad}ample", &["ann@a.example"]),
+            ("a@@b.example", &["a@@b.example"]),
+            ("n/a", &[]),
+        ] {
+            assert_eq!(words(field), expected, "{field:?}");
         }
     }
 
     #[test]
     fn only_address_is_one_that_needs_no_guess() {
+        for field in ["ann@example.org", "Ann <ann@example.org>", "ann@ example.org", "ann@example.org (work)"] {
+            assert_eq!(only(field).as_deref(), Some("ann@example.org"), "{field}");
+        }
+        for field in
+            [",ann@example.org", "Ann Lee\nann@example.org", "Email: ann@example.org", "\"Lee, Ann\" ann@example.org"]
+        {
+            assert_eq!(only(field).as_deref(), Some("ann@example.org"), "{field}");
+        }
+        // What comes before may be a part of the local part, which would otherwise be another person's.
         for field in [
-            "ann@example.org",
-            "Ann <ann@example.org>",
-            "Lee, Ann <ann@example.org>",
-            "Ann<ann@example.org> work",
-            "<mailto:ann@example.org>",
-            "mailto:ann@example.org",
-            "Lee: ann@example.org",
-            "ann@ example.org",
-            "ann@example.org (work)",
+            "ann,lee@example.org",
+            "ann;lee@example.org",
+            "ann:lee@example.org",
+            "ann\u{ff0c}lee@example.org",
+            "ann\\lee@example.org",
+            "(ann)lee@example.org",
+            "ann\"lee@example.org",
+            "Lee, ann@example.org",
+            "\"ann@home\"@example.org",
+        ] {
+            assert_eq!(only(field), None, "{field}");
+        }
+        // What follows may be a part of the domain.
+        for field in [
+            "ann@exam ple.org",
+            "ann@example. org",
+            "ann@gmail.co m",
+            "ann@example.ne t",
+            "ann@mail.example,org",
+            "ann@mail.example;org",
+            "ann@example.org Dr. Lee",
+            "ann@example.org www.example.org",
+            "ann@example.org work",
+            "ann@a.example@b.example",
+            "no address",
+            "",
+        ] {
+            assert_eq!(only(field), None, "{field}");
+        }
+        for field in [
+            "ann@example.org,",
             "ann@example.org <Ann Lee>",
-            "ann@example.org.",
-            "ann@example.org;",
+            "MAILTO:ann@example.org?subject=Lee",
+            "(work) ann@example.org",
         ] {
             assert_eq!(only(field).as_deref(), Some("ann@example.org"), "{field}");
         }
-        // Where the domain ends is a guess.
-        for field in ["ann@exam ple.org", "ann@example. org", "ann@a.example@b.example", "no address", ""] {
-            assert_eq!(only(field), None, "{field}");
-        }
-        for field in ["ann@gmail.co m", "ann@example.or g", "ann@mail.example,org", "ann@example.org work"] {
-            assert_eq!(only(field), None, "{field}");
-        }
-        // Where the local part begins is one, too. What follows the separator may be another person's address.
-        for separator in [",", ";", ":", "\u{ff0c}", "\\", ")", "]", "\u{201d}"] {
-            let field = format!("ann{separator}lee@example.org");
-            assert_eq!(only(&field), None, "{field}");
+        // An apostrophe of another shape.
+        for name in ["o\u{2019}hara", "d\u{2018}angelo"] {
+            assert_eq!(only(&format!("{name}@example.org")), Some(format!("{name}@example.org")));
+            assert_eq!(first(&format!("\u{2018}{name}@example.org\u{2019}")), Some(format!("{name}@example.org")));
         }
     }
 
     #[test]
-    fn long_field_is_read_in_no_time() {
-        // A million words, each of which might go on with the domain.
-        assert_eq!(
-            first(&format!("a@b{}", " b".repeat(500_000))).as_deref().map(|email| email.len() < 1_000),
-            Some(true)
-        );
+    fn long_field_takes_no_time_and_has_no_clear_address() {
+        let field = format!("ann@b{}", " b".repeat(500_000));
+        assert_eq!(only(&field), None);
+        assert!(first(&field).is_some() && all(&field).len() == 1 && words(&field) == ["ann@b"]);
+        assert_eq!(only(&format!("ann@example.org{}", " ".repeat(5_000))).as_deref(), Some("ann@example.org"));
     }
 
     proptest! {

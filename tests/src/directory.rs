@@ -39,7 +39,7 @@ const NAMES: [(&str, &str); 24] = [
 pub struct Directory {
     /// Records by UUID, as Novi returns them. A UUID without a record has been deleted.
     pub people: BTreeMap<Uuid, Value>,
-    /// The members of each group, in Novi's order.
+    /// The members of each group, in Novi's order. A nil UUID stands for a row without an id.
     pub groups: BTreeMap<Uuid, Vec<Uuid>>,
 }
 

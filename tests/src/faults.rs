@@ -719,6 +719,11 @@ impl Runner {
             (Service::Ssm, Timing::Cold) => self.clock.advance(2),
             // The function calls ElastiCache at most once per second.
             (Service::ElastiCache, _) => self.clock.advance(2),
+            // The lock and the wait are part of the fault, because Mailman may still process a write.
+            (Service::Mailman, _) => {
+                self.redis.command(&["DEL", &format!("idaa:mirror:{}", self.list)])?;
+                self.clock.advance(361)
+            }
             // The cooldown is part of the fault, because Novi requested it.
             (Service::Novi, _) => {
                 self.redis.command(&["DEL", "idaa:novi_cooldown"])?;

@@ -226,6 +226,16 @@ impl Mirror {
         Self::start_function(&self.config, variables, &self.private)
     }
 
+    /// Starts another instance of the function with other mappings.
+    ///
+    /// # Errors
+    /// Fails if the instance doesn't start.
+    pub fn instance_with_mappings(&self, mappings: &Value) -> anyhow::Result<Function> {
+        let mut config = self.config.clone();
+        config["novi_mailman_sync"] = mappings.clone();
+        Self::start_function(&config, &[], &self.private)
+    }
+
     /// Inserts a proxy between the mirror and Mailman. Call this before the first run.
     ///
     /// # Errors

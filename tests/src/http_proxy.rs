@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::http_server::Server;
 
@@ -47,7 +47,7 @@ struct Forwarder {
     /// Notified about every request.
     arrivals: watch::Sender<()>,
     concurrency: Arc<Mutex<Concurrency>>,
-    /// The number of requests to deliver although their caller has disconnected.
+    /// The number of requests that aren't processed yet, including those of callers that have disconnected.
     delayed: watch::Sender<usize>,
 }
 
@@ -121,7 +121,7 @@ impl HttpProxy {
         }
     }
 
-    /// Waits until all delayed requests have been delivered and processed.
+    /// Waits until all requests have been delivered and processed, even those of callers that have disconnected.
     pub async fn wait_for_delayed(&self) {
         // This can't fail: the proxy owns the sender.
         let _ = self.forwarder.delayed.subscribe().wait_for(|delayed| *delayed == 0).await;
@@ -200,6 +200,16 @@ impl Forwarder {
         });
     }
 
+    /// Delivers a request that its caller waits for. The server processes it even if the caller disconnects.
+    async fn deliver(
+        &self,
+        forward: impl Future<Output = Result<Response<Full<Bytes>>, std::io::Error>> + Send + 'static,
+    ) -> Result<Response<Full<Bytes>>, std::io::Error> {
+        let (sender, response) = oneshot::channel();
+        self.run_delayed(async move { drop(sender.send(forward.await)) });
+        response.await.map_err(std::io::Error::other)?
+    }
+
     async fn apply(
         &self,
         fault: Option<HttpFault>,
@@ -225,14 +235,14 @@ impl Forwarder {
             }
             Some(HttpFault::Hold(until)) => {
                 until.acquire().await.map_err(std::io::Error::other)?.forget();
-                forward.await
+                self.deliver(forward).await
             }
             Some(HttpFault::Respond(status, body)) => Ok(respond(status, Bytes::from(body))),
             Some(HttpFault::DropResponse) => {
-                forward.await?;
+                self.deliver(forward).await?;
                 Err(std::io::Error::other("injected fault"))
             }
-            None => forward.await,
+            None => self.deliver(forward).await,
         }
     }
 

@@ -15,6 +15,7 @@ pub mod gzip;
 pub mod harness;
 pub mod http_proxy;
 pub mod http_server;
+pub mod lists;
 pub mod mailman;
 pub mod mariadb;
 pub mod model;

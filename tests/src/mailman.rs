@@ -258,23 +258,30 @@ impl Mailman {
         Ok(entries.iter().map(|entry| (text(entry, "member_id"), text(entry, "email"))).collect())
     }
 
-    /// Makes `addresses` members by writing to the SQLite database, which takes
-    /// only a moment even for thousands. An address that is already a member
-    /// gets a duplicate membership, as after overlapping subscriptions.
+    /// Makes `addresses` members of a list, like [`Self::insert_all_members`].
     ///
     /// # Errors
     /// Fails if the database can't be written.
     pub fn insert_members(&self, list: &str, addresses: impl IntoIterator<Item = String>) -> anyhow::Result<()> {
+        self.insert_all_members(addresses.into_iter().map(|address| (list, address)))
+    }
+
+    /// Makes addresses members of lists by writing to the SQLite database, which
+    /// takes only a moment even for thousands. An address that is already a member
+    /// gets a duplicate membership, as after overlapping subscriptions.
+    ///
+    /// # Errors
+    /// Fails if the database can't be written.
+    pub fn insert_all_members<'l>(&self, members: impl IntoIterator<Item = (&'l str, String)>) -> anyhow::Result<()> {
         use std::io::Write;
         let mut script = Command::new(venv().join("bin/python"))
             .arg(workspace().join("tests/insert_members.py"))
             .arg(self.database())
-            .arg(list)
             .stdin(Stdio::piped())
             .spawn()?;
         let mut stdin = script.stdin.take().context("the script's standard input is piped")?;
-        for address in addresses {
-            writeln!(stdin, "{address}")?;
+        for (list, address) in members {
+            writeln!(stdin, "{list} {address}")?;
         }
         drop(stdin);
         ensure!(script.wait()?.success(), "tests/insert_members.py failed");

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
+use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::{Frame, Incoming};
@@ -90,7 +91,7 @@ pub struct State {
     pub ignores_offset: bool,
     /// True if `TotalCount` grows from page to page.
     pub has_drifting_total: bool,
-    /// Faults: part of the path, the remaining number of calls, and the fault.
+    /// Faults: part of the path and the query, the remaining number of calls, and the fault.
     faults: Vec<(String, usize, NoviFault)>,
     /// True if the keys of all objects begin with a lower-case letter.
     pub has_camel_case_keys: bool,
@@ -107,9 +108,9 @@ pub struct State {
 }
 
 impl State {
-    /// Injects a fault into the next `times` calls with `path` in their path.
-    pub fn fail(&mut self, path: &str, times: usize, fault: NoviFault) {
-        self.faults.push((path.to_owned(), times, fault));
+    /// Injects a fault into the next `times` calls with `part` in their path or query.
+    pub fn fail(&mut self, part: &str, times: usize, fault: NoviFault) {
+        self.faults.push((part.to_owned(), times, fault));
     }
 
     /// Removes all faults.
@@ -123,9 +124,9 @@ impl State {
         self.calls.iter().filter(|(called, _)| called.contains(path)).count()
     }
 
-    fn next_fault(&mut self, path: &str) -> Option<NoviFault> {
+    fn next_fault(&mut self, target: &str) -> Option<NoviFault> {
         let (_, times, fault) =
-            self.faults.iter_mut().find(|(part, times, _)| *times > 0 && path.contains(part.as_str()))?;
+            self.faults.iter_mut().find(|(part, times, _)| *times > 0 && target.contains(part.as_str()))?;
         *times -= 1;
         Some(fault.clone())
     }
@@ -230,7 +231,8 @@ impl Handler {
             let mut state = lock(&self.state);
             let now = Instant::now();
             state.calls.push((path.clone(), now));
-            (state.next_fault(&path), state.is_over_limit(now), state.latency)
+            let target = request.uri().path_and_query().map_or(path.as_str(), PathAndQuery::as_str);
+            (state.next_fault(target), state.is_over_limit(now), state.latency)
         };
         self.arrivals.send_replace(());
         if !latency.is_zero() {
@@ -375,8 +377,8 @@ impl Handler {
                     return not_found;
                 };
                 let row = |id: &Uuid| {
-                    let id_text = id.hyphenated().to_string();
-                    self.private.add(&id_text);
+                    let id_text = (!id.is_nil()).then(|| id.hyphenated().to_string());
+                    self.private.add(id_text.as_deref().unwrap_or_default());
                     let name = state.directory.people.get(id).and_then(|record| record.get("Name").cloned());
                     json!({"UniqueID": id_text, "Name": name, "DuesPayerUniqueID": null})
                 };

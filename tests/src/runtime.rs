@@ -20,7 +20,7 @@ use crate::http_server::Server;
 use crate::privacy::Private;
 use crate::process;
 
-/// The timeout for an invocation.
+/// The timeout for an invocation, unless a longer one is set.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An instance. Dropping it stops it and asserts that its log contains no
@@ -89,6 +89,11 @@ impl Instance {
         *lock(&self.api.timeout) = timeout;
     }
 
+    /// Kills the instance. Its invocations in flight never end.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
     /// Invokes the function. Other invocations may be in flight.
     ///
     /// # Errors
@@ -98,7 +103,8 @@ impl Instance {
         let (sender, response) = oneshot::channel();
         self.api.pending().insert(id.clone(), sender);
         self.api.sender.send((id, Bytes::from(event.to_string())))?;
-        let response = tokio::time::timeout(TIMEOUT, response).await.context("the function timed out")??;
+        let timeout = TIMEOUT.max(*lock(&self.api.timeout));
+        let response = tokio::time::timeout(timeout, response).await.context("the function timed out")??;
         Ok(serde_json::from_slice(&response)?)
     }
 

@@ -253,6 +253,23 @@ async fn mappings_can_span_several_parameters() -> Result<()> {
     for n in 0..13 {
         assert_eq!(mailman.roster(&format!("list{n}.lists.example.org"), "member").await?.len(), 1);
     }
+
+    // A part that was deleted takes its mappings with it, so no run starts without it.
+    let prefix = format!("{prefix}-gap");
+    if let Some(parameters) = parameters.as_object_mut() {
+        parameters.remove("novi_mailman_sync/5");
+    }
+    moto.put(&prefix, &parameters).await?;
+    let output = Command::new(binary("mirror")?)
+        .env_clear()
+        .envs(CREDENTIALS)
+        .env("PARAMETER_PREFIX", &prefix)
+        .env("AWS_ENDPOINT_URL", &url)
+        .output()?;
+    let printed = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
+    assert!(printed.contains("novi_mailman_sync/5"), "{printed}");
+    private.assert_not_in(&printed);
     Ok(())
 }
 

@@ -202,7 +202,7 @@ async fn sample_events_of_mirror_take_effect() -> Result<()> {
     let list = mailman.create_list("members").await?;
     let function = Function::start("mirror", &config, &[("MIRROR_APPLY", "true")], &private)?;
     let events = events("mirror")?;
-    assert_eq!(events.len(), 5);
+    assert_eq!(events.len(), 6);
     for (name, event) in events {
         let report = function.invoke(&event).await?;
         assert_eq!(report["status"], "ok", "{name}: {report}");
@@ -214,6 +214,14 @@ async fn sample_events_of_mirror_take_effect() -> Result<()> {
         assert_eq!(report["dry_run"], !writes, "{name}");
         if name == "mirror-explain.json" {
             assert_eq!(report["explain"][0]["lists"][0]["wanted"], true, "{report}");
+        }
+        if name == "mirror-show.json" {
+            let shown = &report["lists"][0];
+            assert_eq!(
+                (&shown["joins"], &shown["leaves"]),
+                (&json!(["ada+lists@example.org"]), &json!([])),
+                "{report}"
+            );
         }
         assert_eq!(mailman.roster(&list, "member").await?.len(), usize::from(writes), "{name}");
         mailman

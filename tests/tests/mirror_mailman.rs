@@ -29,7 +29,9 @@ const VANISHED: &str = r#"{"title": "400 Bad Request", "description": "'NoneType
 async fn start(database: Database, members: usize, variables: &[(&str, &str)]) -> Result<(Mirror, Uuid)> {
     let mut directory = Directory::default();
     let group = directory.add_plain_group(&mut Rng::new(), members);
-    let mappings = json!([{"group_guid": group, "list_id": LIST, "max_removal_percent": 100}]);
+    let mapping =
+        json!({"group_guid": group, "list_id": LIST, "max_removal_percent": 100, "max_growth_percent": 1_000});
+    let mappings = json!([mapping]);
     let env = Mirror::start_on(Mailman::start_on(database).await?, directory, mappings, variables).await?;
     env.mailman.create_list("members").await?;
     Ok((env, group))
@@ -354,5 +356,184 @@ async fn four_addresses_are_subscribed_concurrently() -> Result<()> {
     let posts = proxy.requests().into_iter().filter(|request| request.line.starts_with("POST"));
     let distinct: BTreeSet<String> = posts.clone().map(|request| request.body).collect();
     assert_eq!((posts.count(), distinct.len()), (40, 40));
+    Ok(())
+}
+
+/// Addresses that fail for reasons of their own, run after run, keep no one else on the list.
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_do_not_wait_for_additions_that_always_fail() -> Result<()> {
+    let (mut env, group) = start(Database::Sqlite, 9, &[("MAILMAN_RETRY_SECONDS", "3")]).await?;
+    let proxy = env.insert_proxy().await?;
+    let failing: Vec<String> = addresses(&env, group).into_iter().take(3).collect();
+    let mut subscribed = 6;
+    for (status, leaver) in [(500, "one@example.org"), (500, "two@example.org"), (403, "three@example.org")] {
+        env.mailman.subscribe(LIST, leaver, "member").await?;
+        proxy.clear_faults();
+        for address in &failing {
+            let part = format!("\"subscriber\":\"{address}\"");
+            proxy.fail(&part, usize::MAX, HttpFault::Respond(status, "<html></html>"));
+        }
+        let report = env.run(json!({})).await?;
+        let entry = list(&report, LIST);
+        assert_eq!(
+            (&entry["subscribed"], &entry["unsubscribed"]),
+            (&json!(subscribed), &json!(1)),
+            "{status}: {report}"
+        );
+        assert_eq!(
+            (&entry["status"], &entry["rejected"]["other"]),
+            (&json!("partial"), &json!(3)),
+            "{status}: {report}"
+        );
+        assert!(!env.mailman.roster(LIST, "member").await?.contains_key(leaver), "{status}");
+        subscribed = 0;
+    }
+    proxy.clear_faults();
+    assert_eq!(env.run(json!({})).await?["status"], "ok");
+    assert_members(&env, group).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pending_requests_are_read_once_for_all_addresses() -> Result<()> {
+    let (mut env, group) = start(Database::Sqlite, 8, &[]).await?;
+    let proxy = env.insert_proxy().await?;
+    for address in addresses(&env, group).into_iter().take(5) {
+        let request = json!({"list_id": LIST, "subscriber": address});
+        assert_eq!(env.mailman.request(Method::POST, "members", Some(request)).await?.0, 202);
+    }
+    let report = env.run(json!({})).await?;
+    assert_eq!((&report["status"], &list(&report, LIST)["subscribed"]), (&json!("ok"), &json!(8)), "{report}");
+    assert_members(&env, group).await?;
+    let requests = proxy.requests();
+    let reads = requests.iter().filter(|request| request.line.starts_with(&format!("GET /3.1/lists/{LIST}/requests")));
+    assert_eq!(reads.count(), 1, "{requests:?}");
+    Ok(())
+}
+
+/// A proxy may answer in Mailman's place.
+#[tokio::test(flavor = "multi_thread")]
+async fn removal_counts_only_if_mailman_confirms_it() -> Result<()> {
+    let (mut env, group) = start(Database::Sqlite, 4, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.insert_proxy().await?;
+    env.run(json!({})).await?;
+    env.mailman.subscribe(LIST, "gone@example.org", "member").await?;
+    for body in [r#"{"gone@example.org": false}"#, "{}", "<html>Please sign in.</html>"] {
+        proxy.fail("DELETE", usize::MAX, HttpFault::Respond(200, body));
+        let report = env.run(json!({})).await?;
+        let entry = list(&report, LIST);
+        assert_eq!(entry["unsubscribed"], 0, "{body}: {report}");
+        assert_ne!(entry["status"], "ok", "{body}: {report}");
+        proxy.clear_faults();
+    }
+    let report = env.run(json!({})).await?;
+    assert_eq!((&report["status"], &list(&report, LIST)["unsubscribed"]), (&json!("ok"), &json!(1)), "{report}");
+    assert_members(&env, group).await
+}
+
+/// Without a Redis, the instance remembers which addresses Mailman may still be writing.
+#[tokio::test(flavor = "multi_thread")]
+async fn address_with_an_open_write_is_left_alone_by_later_runs() -> Result<()> {
+    let (mut env, group) = start(Database::Sqlite, 4, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.insert_proxy().await?;
+    let slow = addresses(&env, group).into_iter().next().unwrap_or_default();
+    let deliver = Arc::new(Semaphore::new(0));
+    proxy.fail(&format!("\"subscriber\":\"{slow}\""), 1, HttpFault::TimeOutThenDeliver(Arc::clone(&deliver)));
+    // A removal that times out is retried in the same run, but not if the next requests fail too.
+    env.mailman.subscribe(LIST, "gone@example.org", "member").await?;
+    proxy.fail("DELETE", 1, HttpFault::TimeOutThenDeliver(Arc::clone(&deliver)));
+    proxy.fail("DELETE", 8, HttpFault::Respond(500, "<html></html>"));
+    let report = env.run(json!({})).await?;
+    assert_eq!(list(&report, LIST)["subscribed"], 3, "{report}");
+    let reason = list(&report, LIST)["reason"].as_str().unwrap_or_default();
+    for write in ["subscription of 1 address", "removal of 1 address"] {
+        assert!(reason.contains(&format!("did not respond in time to the {write}")), "{reason}");
+    }
+    proxy.clear_faults();
+    proxy.clear_requests();
+    let report = env.run(json!({})).await?;
+    let entry = list(&report, LIST);
+    assert_eq!(
+        (&entry["status"], &entry["subscribed"], &entry["unsubscribed"]),
+        (&json!("partial"), &json!(0), &json!(0)),
+        "{report}"
+    );
+    assert!(entry["reason"].as_str().is_some_and(|reason| reason.contains("earlier request about 2 addresses")));
+    assert!(proxy.requests().iter().all(|request| request.line.starts_with("GET")), "{:?}", proxy.requests());
+    deliver.add_permits(2);
+    proxy.wait_for_delayed().await;
+    assert_eq!(env.run(json!({})).await?["status"], "ok");
+    assert_members(&env, group).await
+}
+
+/// A member with a changed address would otherwise be on no list.
+#[tokio::test(flavor = "multi_thread")]
+async fn removals_wait_while_no_subscription_reaches_mailman() -> Result<()> {
+    let (mut env, group) = start(Database::Sqlite, 2, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.insert_proxy().await?;
+    assert_eq!(env.run(json!({})).await?["status"], "ok");
+    let former = {
+        let directory = &mut env.novi.state().directory;
+        let member = directory.groups[&group][0];
+        let former = directory.address(member);
+        directory.person(member)["Email"] = json!("changed@example.org");
+        former
+    };
+    for (status, expected) in [(403, "403"), (500, "database or server error")] {
+        proxy.fail("POST", usize::MAX, HttpFault::Respond(status, "<html>Forbidden</html>"));
+        let report = env.run(json!({})).await?;
+        let entry = list(&report, LIST);
+        assert_eq!((&entry["status"], &entry["unsubscribed"]), (&json!("failed"), &json!(0)), "{report}");
+        assert!(entry["reason"].as_str().is_some_and(|reason| reason.contains(expected)), "{report}");
+        assert!(env.mailman.roster(LIST, "member").await?.contains_key(&former));
+        proxy.clear_faults();
+    }
+    // The member's own change is not stopped by another address that always fails.
+    let address = {
+        let directory = &mut env.novi.state().directory;
+        let failing = directory.add(&mut Rng::new());
+        directory.groups.entry(group).and_modify(|members| members.push(failing));
+        directory.address(failing)
+    };
+    proxy.fail(&format!("\"subscriber\":\"{address}\""), usize::MAX, HttpFault::Respond(403, "<html></html>"));
+    let report = env.run(json!({})).await?;
+    let entry = list(&report, LIST);
+    assert_eq!(
+        (&entry["status"], &entry["subscribed"], &entry["unsubscribed"], &entry["rejected"]["other"]),
+        (&json!("partial"), &json!(1), &json!(1), &json!(1)),
+        "{report}"
+    );
+    let roster = env.mailman.roster(LIST, "member").await?;
+    assert!(roster.contains_key("changed@example.org") && !roster.contains_key(&former));
+    Ok(())
+}
+
+/// The time for retries is for the whole run, not for each list.
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_share_the_time_for_retries() -> Result<()> {
+    const LISTS: usize = 24;
+    let mut directory = Directory::default();
+    let group = directory.add_plain_group(&mut Rng::new(), 2);
+    let list_id = |n| format!("list{n}.lists.example.org");
+    let mappings: Vec<_> = (0..LISTS).map(|n| json!({"group_guid": group, "list_id": list_id(n)})).collect();
+    let mut env = Mirror::start(directory, json!(mappings), &[("MAILMAN_RETRY_SECONDS", "3")]).await?;
+    for n in 0..LISTS {
+        env.mailman.create_list(&format!("list{n}")).await?;
+    }
+    let proxy = env.insert_proxy().await?;
+    // Mailman is down, or its database can't be written.
+    for (part, fault) in [("/3.1/", HttpFault::DropRequest), ("POST", HttpFault::Respond(500, "<html></html>"))] {
+        proxy.fail(part, usize::MAX, fault);
+        let report = env.run(json!({})).await?;
+        assert_eq!(report["status"], "failed", "{report}");
+        let seconds = report["seconds"].as_f64().unwrap_or_default();
+        assert!(seconds < 24.0, "each list has waited by itself: {report}");
+        proxy.clear_faults();
+    }
+    // It is back: nothing is left of the failures.
+    let report = env.run(json!({})).await?;
+    assert_eq!(report["status"], "ok", "{report}");
+    for n in 0..LISTS {
+        assert_eq!(env.mailman.memberships(&list_id(n)).await?.len(), 2);
+    }
     Ok(())
 }

@@ -465,8 +465,8 @@ async fn mirror_counts_every_answer_that_is_no_record_as_unknown() -> Result<()>
     let (env, ids) = start_mirror(6, &[("NOVI_TIMEOUT_MS", "400")]).await?;
     assert_eq!(env.run(json!({})).await?["status"], "ok");
     let everyone = addresses(&env.novi, &ids);
-    // Someone else opted out, and would leave if all records were known.
-    env.novi.state().directory.person(ids[5])["UnsubscribeFromEmails"] = json!(true);
+    // Someone else is no longer a member, and would leave if all records were known.
+    env.novi.state().directory.person(ids[5])["Active"] = json!(false);
     let empty_body = ("empty body", json_body(""), "");
     for (name, fault, _) in outages().into_iter().chain([empty_body]) {
         env.novi.state().fail(&path_of(ids[0]), usize::MAX, fault);

@@ -1,5 +1,5 @@
-//! The operator's commands with the real AWS CLI: `make parameters` against moto, and `make invoke-mirror` against the
-//! emulator.
+//! The operator's commands: `make parameters` with the real AWS CLI against moto, `make invoke-mirror` with the real one
+//! against the emulator, and with one that returns given reports.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -13,24 +13,58 @@ use tests::aws::{CREDENTIALS, Moto};
 use tests::directory::Directory;
 use tests::function::{Function, venv};
 use tests::harness::Mirror;
+use tests::lists::{Lists, People, people};
 use tests::privacy::Private;
 use tests::workspace;
 
-/// Runs scripts of `ops/` with input on standard input. The `aws` in their `PATH` records its arguments and then
-/// executes the real one.
+/// Runs scripts of `ops/` with input on standard input. The `aws` in their `PATH` records its arguments and then does
+/// `action`.
 struct Operator {
     dir: TempDir,
 }
 
 impl Operator {
+    /// Executes the real AWS CLI.
     fn new() -> Result<Self> {
+        Self::with_action(&format!("exec {} \"$@\"", venv().join("bin/aws").display()))
+    }
+
+    /// Keeps each event, and returns these results of invocations, one after the other.
+    fn with_results(results: &[Value]) -> Result<Self> {
+        let operator = Self::with_action(concat!(
+            "cd \"$(dirname \"$0\")\"\n",
+            "next=$(ls | grep -c '^event')\n",
+            "cat > event$next\n",
+            "for last; do :; done\n",
+            "exec cp result$next \"$last\"\n"
+        ))?;
+        for (number, result) in results.iter().enumerate() {
+            std::fs::write(operator.dir.path().join(format!("result{number}")), result.to_string())?;
+        }
+        Ok(operator)
+    }
+
+    fn with_action(action: &str) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         let wrapper = dir.path().join("aws");
-        let (log, real) = (dir.path().join("arguments"), venv().join("bin/aws"));
-        let script = format!("#!/bin/sh\nprintf '%s\\n' \"$*\" >> {}\nexec {} \"$@\"\n", log.display(), real.display());
-        std::fs::write(&wrapper, script)?;
+        let log = dir.path().join("arguments");
+        std::fs::write(&wrapper, format!("#!/bin/sh\nprintf '%s\\n' \"$*\" >> {}\n{action}\n", log.display()))?;
         std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
         Ok(Self { dir })
+    }
+
+    /// Invokes the mirror with these arguments.
+    fn invoke_mirror(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        self.run("invoke_mirror.py", &[&["--function", "function"], arguments].concat(), "http://127.0.0.1:9", input)
+    }
+
+    /// Returns the events that were sent, in their order.
+    fn events(&self) -> Result<Vec<Value>> {
+        (0..)
+            .map(|number| self.dir.path().join(format!("event{number}")))
+            .take_while(|path| path.exists())
+            .map(|path| Ok(serde_json::from_slice(&std::fs::read(path)?)?))
+            .collect()
     }
 
     fn run(&self, script: &str, arguments: &[&str], endpoint: &str, input: &str) -> Result<Output> {
@@ -129,10 +163,15 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         "there must be exactly sixty mappings: {returned}"
     );
 
-    // Replacing one parameter with fewer mappings, and an invalid input.
-    let output = operator.run("parameters.py", &["--only", "novi_mailman_sync"], &url, "[]\n")?;
+    // Replacing one parameter with fewer mappings, and invalid inputs.
+    let mapping = json!({"group_guid": group, "list_id": "a@lists.example.org", "keep": ["owner@example.org"],
+        "max_removal_percent": 100, "max_growth_percent": null, "may_be_empty": true, "removals": false});
+    let input = format!("{}\n", json!([mapping]));
+    let output = operator.run("parameters.py", &["--only", "novi_mailman_sync"], &url, &input)?;
     assert!(text(&output).contains("set, version 1") && text(&output).contains("1 written"), "{}", text(&output));
     assert_eq!(moto.parameter_type("/idaa/novi_mailman_sync/1").await?, None, "the additional part must be deleted");
+    let output = operator.run("parameters.py", &["--only", "novi_mailman_sync"], &url, "[]\n")?;
+    assert!(!output.status.success() && text(&output).contains("at least one mapping"), "{}", text(&output));
     let output =
         operator.run("parameters.py", &["--only", "api_keys"], &url, "[{\"name\":\"x\",\"key\":\"hush\"}]\n")?;
     assert!(!output.status.success() && text(&output).contains("shorter than 20") && !text(&output).contains("hush"));
@@ -154,6 +193,57 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     // Pressing only Enter changes nothing.
     let output = operator.run("parameters.py", &["--only", "novi_idaa_api_key"], &url, "\n")?;
     assert!(text(&output).contains("0 written"), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<()> {
+    let mapping = json!({"group_guid": "39120341-3c8e-47b0-9a40-45b5659b2044", "list_id": "members@lists.example.org",
+        "keep": ["owner@example.org"], "max_removal_percent": 100, "max_growth_percent": 100_000, "may_be_empty": true,
+        "removals": false, "resubscribe": true});
+    let all_null = json!({"group_guid": mapping["group_guid"], "list_id": "a-b_c+d.lists.example.org", "keep": null,
+        "max_removal_percent": null, "max_growth_percent": null, "may_be_empty": null, "removals": null});
+    let expected = [
+        ("group_guid", json!("hush"), "group_guid of mapping 2 is invalid: expected a hyphenated UUID"),
+        ("list_id", json!("hush"), "list_id of mapping 2 is invalid: expected a list id"),
+        ("list_id", json!("hush@localhost"), "list_id of mapping 2 is invalid: expected a list id"),
+        ("list_id", json!("hush@a@example.org"), "list_id of mapping 2 is invalid: expected a list id"),
+        ("list_id", json!(5), "list_id of mapping 2 is invalid: expected a list id"),
+        ("keep", json!("hush@example.org"), "keep of mapping 2 is invalid: expected an array of addresses"),
+        ("keep", json!(["hush"]), "keep of mapping 2 is invalid: expected an array of addresses"),
+        ("max_removal_percent", json!(101), "max_removal_percent of mapping 2 is invalid: expected a whole number"),
+        ("max_growth_percent", json!(true), "max_growth_percent of mapping 2 is invalid: expected a whole number"),
+        ("max_growth_percent", json!(1.5), "max_growth_percent of mapping 2 is invalid: expected a whole number"),
+        ("may_be_empty", json!("hush"), "may_be_empty of mapping 2 is invalid: expected true or false"),
+        ("removals", json!(0), "removals of mapping 2 is invalid: expected true or false"),
+        ("resubscribe", json!(false), "resubscribe of mapping 2 is invalid: expected true"),
+        ("hush@example.org", json!(true), "mapping 2 has an unknown key: expected one of group_guid"),
+    ];
+    let mut inputs = vec![json!([mapping, all_null]), json!([])];
+    for (key, value, _) in &expected {
+        let mut invalid = mapping.clone();
+        invalid[*key] = value.clone();
+        inputs.push(json!([mapping, invalid]));
+    }
+    // One process for all of them, because starting the script takes seconds.
+    let program = "import json, sys\nimport parameters\nerrors = []\nfor mappings in json.load(sys.stdin):\n    try:\n        \
+                   parameters.mappings(json.dumps(mappings))\n        errors.append(None)\n    \
+                   except parameters.InvalidValue as error:\n        errors.append(str(error))\nprint(json.dumps(errors))\n";
+    let mut child = Command::new(venv().join("bin/python"))
+        .args(["-B", "-c", program])
+        .env("PYTHONPATH", workspace().join("ops"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("the child has a standard input")?.write_all(json!(inputs).to_string().as_bytes())?;
+    let errors: Vec<Option<String>> = serde_json::from_slice(&child.wait_with_output()?.stdout)?;
+    let errors: Vec<String> = errors.into_iter().map(Option::unwrap_or_default).collect();
+    assert_eq!(errors[0], "", "a valid array");
+    assert!(errors[1].contains("at least one mapping"), "{}", errors[1]);
+    assert_eq!(errors.len(), expected.len() + 2);
+    for ((_, _, expected), error) in expected.iter().zip(&errors[2..]) {
+        assert!(error.starts_with(expected) && !error.contains("hush"), "{error}");
+    }
     Ok(())
 }
 
@@ -255,9 +345,25 @@ async fn invoke_script_runs_the_mirror_and_prints_its_report_as_a_table() -> Res
         "{}",
         text(&output)
     );
-    let output = invoke(&["--list", &list, "--force", &list], "")?;
+    let output = invoke(&["--show"], "")?;
+    let shown = text(&output);
+    assert!(!output.status.success() && shown.contains(&format!("{list}: 0 would join, 11 would leave")), "{shown}");
+    let leavers: Vec<String> = env.mailman.roster(&list, "member").await?.into_keys().collect();
+    for address in &leavers {
+        let row = shown.lines().find(|line| line.starts_with("leaves ") && line.contains(address.as_str()));
+        assert!(row.is_some_and(|row| row.len() > "leaves  ".len() + address.len()), "{address}: {shown}");
+    }
+    let output = invoke(&["--force", &list], "n\n")?;
+    assert!(!output.status.success() && text(&output).contains("Apply exactly this? [y/N] "), "{}", text(&output));
+    assert_eq!(env.mailman.roster(&list, "member").await?.len(), 11, "the answer was no");
+    let output = invoke(&["--force", &list], "y\n")?;
     assert!(output.status.success() && text(&output).contains("forced"), "{}", text(&output));
     assert!(env.mailman.roster(&list, "member").await?.is_empty());
+    let output = invoke(&["--force", &list, "--yes"], "")?;
+    assert!(output.status.success() && text(&output).contains("There is nothing to force."), "{}", text(&output));
+    for address in &leavers {
+        assert!(!operator.arguments()?.contains(address.as_str()), "an address was in the process list");
+    }
 
     let output = invoke(&["--list", "other.lists.example.org"], "")?;
     assert!(
@@ -265,6 +371,222 @@ async fn invoke_script_runs_the_mirror_and_prints_its_report_as_a_table() -> Res
         "{}",
         text(&output)
     );
+    Ok(())
+}
+
+const LIST: &str = "members.lists.example.org";
+
+/// Returns what the mirror reports of a list, with `changes` to it.
+fn list_report(changes: &Value) -> Value {
+    let mut list = json!({
+        "list_id": LIST, "status": "ok", "wanted": 9, "roster": 7, "subscribed": 0, "unsubscribed": 0, "moved": 0, "kept": 0,
+        "withheld": 0,
+        "skipped": {"inactive": 0, "opted_out": 0, "no_email": 0, "invalid_email": 0, "not_found": 0, "unknown": 0,
+            "not_yet_read": 0, "duplicate": 0, "left": 0},
+        "rejected": {"invalid": 0, "banned": 0, "other": 0}, "reason": null,
+    });
+    list.as_object_mut().into_iter().for_each(|list| list.extend(changes.as_object().cloned().unwrap_or_default()));
+    list
+}
+
+fn run_report(status: &str, dry_run: bool, lists: &[Value]) -> Value {
+    json!({"status": status, "dry_run": dry_run, "lists": lists, "ledger": null, "novi_calls": 12, "mailman_calls": 3,
+        "seconds": 1.25})
+}
+
+/// A blocked list, as `show` reports it.
+fn blocked() -> Value {
+    let event = json!({"force": {LIST: {"leaves": 4, "unknown": 1}}});
+    let mut list = list_report(&json!({
+        "status": "blocked",
+        "reason": format!("Blocked because 4 of 7 addresses would leave. If the plan is right, invoke once with the event {event}"),
+        "joins": ["ada@example.org", "bea@example.org"],
+        "leaves": ["cyd@example.org", "dot@example.org", "eve@example.org", "fay@example.org"],
+        "moves": [],
+        "leave_reasons": {"cyd@example.org": "inactive", "dot@example.org": "opted_out", "eve@example.org": "not_in_group",
+            "fay@example.org": "unknown_address"},
+    }));
+    list["skipped"]["unknown"] = json!(1);
+    list
+}
+
+#[test]
+fn show_option_prints_who_would_join_and_leave_and_why() -> Result<()> {
+    let unchanged = list_report(&json!({"list_id": "other.lists.example.org", "joins": [], "leaves": [], "moves": [],
+        "leave_reasons": {}}));
+    let operator = Operator::with_results(&[run_report("blocked", true, &[blocked(), unchanged])])?;
+    let output = operator.invoke_mirror(&["--show"], "")?;
+    assert!(!output.status.success(), "a calling script must see that a list is blocked");
+    assert_eq!(operator.events()?, [json!({"show": true})]);
+    let printed = text(&output);
+    let (_, table) =
+        printed.split_once(&format!("\n{LIST}: 2 would join, 4 would leave\n")).context(printed.clone())?;
+    let rows: Vec<Vec<&str>> = table.lines().map(|line| line.splitn(3, "  ").map(str::trim).collect()).collect();
+    assert_eq!(
+        rows,
+        [
+            ["change", "address", "why"],
+            ["joins", "ada@example.org", "an active member of the list's groups"],
+            ["joins", "bea@example.org", "an active member of the list's groups"],
+            ["leaves", "cyd@example.org", "not active in Novi, or without a status that counts"],
+            ["leaves", "dot@example.org", "unsubscribed from emails in Novi"],
+            ["leaves", "eve@example.org", "known to Novi, but not in a group of this list"],
+            ["leaves", "fay@example.org", "no record that was read has this address"],
+        ],
+        "{printed}"
+    );
+    assert!(!printed.contains("other.lists.example.org: "), "it has no changes: {printed}");
+    Ok(())
+}
+
+#[test]
+fn force_option_asks_and_sends_exactly_what_it_showed() -> Result<()> {
+    let show = json!({"show": true, "lists": [LIST]});
+    let force = json!({"force": {LIST: {"joins": 2, "leaves": 4, "unknown": 1}}, "lists": [LIST]});
+    let shown = run_report("blocked", true, &[blocked()]);
+    let applied = run_report(
+        "ok",
+        false,
+        &[list_report(&json!({"subscribed": 2, "unsubscribed": 4,
+        "reason": "The plan was forced although 4 of 7 addresses would leave."}))],
+    );
+    for (arguments, input, is_sent) in [
+        (&["--force", LIST][..], "y\n", true),
+        (&["--force", LIST], "Yes\n", true),
+        (&["--force", LIST, "--yes"], "", true),
+        (&["--force", LIST], "n\n", false),
+        (&["--force", LIST], "\n", false),
+        (&["--force", LIST], "", false),
+    ] {
+        let operator = Operator::with_results(&[shown.clone(), applied.clone()])?;
+        let output = operator.invoke_mirror(arguments, input)?;
+        let printed = text(&output);
+        assert!(printed.contains(&format!("{LIST}: 2 would join, 4 would leave")), "{printed}");
+        assert!(printed.contains("This allows at most 2 joins, 4 leaves, 1 unknown."), "{printed}");
+        assert!(printed.contains("If they may be readable in a later run, wait."), "{printed}");
+        assert_eq!(printed.contains("Apply exactly this? [y/N] "), arguments.len() == 2, "{printed}");
+        let expected = if is_sent { vec![show.clone(), force.clone()] } else { vec![show.clone()] };
+        assert_eq!(operator.events()?, expected, "{arguments:?} {input:?}: {printed}");
+        assert_eq!(output.status.success(), is_sent, "{printed}");
+        assert_eq!(printed.contains("The plan was forced"), is_sent, "{printed}");
+        assert_eq!(printed.contains("Nothing was written."), !is_sent, "{printed}");
+    }
+    Ok(())
+}
+
+/// The event of the second run is the first run's, so a plan that has grown since is blocked again.
+#[test]
+fn force_option_reports_a_list_that_is_blocked_again() -> Result<()> {
+    let operator = Operator::with_results(&[
+        run_report("blocked", true, &[blocked()]),
+        json!({"errorType": "Mirror.blocked", "errorMessage":
+            format!("run ended with status blocked: {}", run_report("blocked", false, &[blocked()]))}),
+    ])?;
+    let output = operator.invoke_mirror(&["--force", LIST], "y\n")?;
+    assert!(!output.status.success());
+    let (_, second) = text(&output).split_once("[y/N] ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap_or_default();
+    assert!(second.contains("blocked, 12 calls") && second.contains("Blocked because 4 of 7"), "{second}");
+    Ok(())
+}
+
+#[test]
+fn force_option_sends_nothing_if_there_is_nothing_to_force_or_not_all_is_shown() -> Result<()> {
+    let missing =
+        "Blocked because a group_guid that is mapped to this list does not exist in Novi. Correct the mapping.";
+    let mut cut = blocked();
+    cut["left_out"] = json!(1_200);
+    for (status, list, success, message) in [
+        (
+            "ok",
+            list_report(&json!({"joins": [], "leaves": [], "moves": [], "leave_reasons": {}})),
+            true,
+            "There is nothing to force.",
+        ),
+        (
+            "ok",
+            list_report(
+                &json!({"subscribed": 1, "joins": ["ada@example.org"], "leaves": [], "moves": [], "leave_reasons": {}}),
+            ),
+            true,
+            "There is nothing to force.",
+        ),
+        (
+            "blocked",
+            list_report(&json!({"status": "blocked", "reason": missing, "joins": [], "leaves": [], "moves": [],
+            "leave_reasons": {}})),
+            false,
+            "There is nothing to force.",
+        ),
+        (
+            "failed",
+            list_report(&json!({"status": "failed", "reason": "Mailman has no list with this id."})),
+            false,
+            "There is nothing to force.",
+        ),
+        ("blocked", cut, false, "Not forced, because the table isn't complete."),
+    ] {
+        let operator = Operator::with_results(&[run_report(status, true, &[list])])?;
+        let output = operator.invoke_mirror(&["--force", LIST, "--yes"], "")?;
+        let printed = text(&output);
+        assert!(printed.contains(message), "{printed}");
+        assert_eq!(output.status.success(), success, "{printed}");
+        assert_eq!(operator.events()?.len(), 1, "{printed}");
+        assert_eq!(printed.contains("5,000 addresses"), message.starts_with("Not"), "{printed}");
+        assert_eq!(printed.contains("1200 more are left out"), message.starts_with("Not"), "{printed}");
+    }
+    // Options that contradict each other, or would ask for less than the operator thinks.
+    for (arguments, error) in [
+        (&["--force", LIST, "--list", LIST][..], "leave out --list"),
+        (&["--force", LIST, "--dry-run"], "not allowed with"),
+        (&["--show", "--explain"], "not allowed with"),
+        (&["--yes"], "--yes needs --force"),
+    ] {
+        let operator = Operator::with_results(&[])?;
+        let output = operator.invoke_mirror(arguments, "")?;
+        assert!(!output.status.success() && text(&output).contains(error), "{}", text(&output));
+        assert!(operator.events()?.is_empty());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn force_option_applies_the_plan_of_every_kind_of_list_that_waits() -> Result<()> {
+    let mut lists = Lists::default();
+    let kinds = [
+        ("Blocked because 7 of 20", people(13, 7, 2)),
+        ("Blocked because 8 addresses would be subscribed", people(6, 1, 8)),
+        ("Held because 7 of 20", People { stay: 13, leave: 7, unknown: 1, ..People::default() }),
+        ("Held because 6 addresses would be subscribed", People { stay: 6, join: 6, unknown: 2, ..People::default() }),
+        ("could not be read", People { stay: 20, leave: 2, join: 1, unknown: 1, ..People::default() }),
+        ("A group of this list is empty while others are not", people(8, 1, 1)),
+    ];
+    for (_, people) in kinds {
+        lists.add(people, json!({}));
+    }
+    lists.add_group(kinds.len() - 1, 0, json!({}));
+    let (env, lists) = lists.start(&[]).await?;
+    let operator = Operator::new()?;
+    for ((reason, _), test) in kinds.iter().zip(&lists) {
+        let arguments = ["--function", "function", "--force", &test.id, "--yes"];
+        let output = operator.run("invoke_mirror.py", &arguments, &env.function.endpoint(), "")?;
+        let printed = text(&output);
+        assert!(output.status.success() && printed.contains(reason), "{printed}");
+        for address in &test.leave {
+            let row = printed.lines().find(|line| line.starts_with("leaves ") && line.contains(address.as_str()));
+            assert!(row.is_some_and(|row| row.ends_with("no record that was read has this address")), "{printed}");
+        }
+        test.expect(&env, &test.wanted(&env), &printed).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn lists_that_the_report_only_counts_are_counted() -> Result<()> {
+    let mut report =
+        run_report("partial", false, &[list_report(&json!({"status": "partial", "reason": "1 record is unknown."}))]);
+    report["ok_lists"] = json!(990);
+    let output = Operator::with_results(&[report])?.invoke_mirror(&[], "")?;
+    assert!(output.status.success() && text(&output).contains("and 990 more lists that are ok"), "{}", text(&output));
     Ok(())
 }
 

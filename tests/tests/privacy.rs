@@ -142,16 +142,24 @@ async fn mirror_logs_no_personal_data() -> Result<()> {
         json!({"explain": ["leak@example.org"]}),
         json!({"leak@example.org": 1}),
         json!({"lists": ["leak@example.org"]}),
+        json!({"force": ["leak@example.org"]}),
+        json!({"force": {"leak@example.org": {"leaves": 1}}}),
+        json!({"force": {id.as_str(): {"leak@example.org": 1}}}),
+        json!({"show": true}),
+        json!({"show": "leak@example.org"}),
         json!("leak@example.org"),
     ] {
         let returned = env.function.invoke(&event).await?;
-        // Only the result of an explanation contains the requested addresses.
-        if event.get("explain").is_none() {
+        // Only the results of an explanation and of a show contain addresses.
+        let names_addresses = event.get("explain").is_some() || event["show"] == true;
+        if names_addresses {
+            assert!(returned.get("errorMessage").is_none(), "{returned}");
+        } else {
             assert_eq!(env.private.found_in(&returned.to_string()).len(), 0, "{returned}");
         }
     }
     std::fs::write(env.function.config_file(), "{\"mailman_password\": \"leak@example.org")?;
-    env.function.invoke(&json!({"force": [id]})).await?;
+    env.function.invoke(&json!({"force": {id.as_str(): {"leaves": 100}}})).await?;
 
     let log = env.function.log();
     assert!(log.contains("\"message\":\"run completed\"") && log.contains(r#""level":"WARN""#), "{log}");

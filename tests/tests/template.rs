@@ -344,7 +344,7 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
         .filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm")
         .map(|r| &r["Properties"])
         .collect();
-    assert_eq!(alarms.len(), 11);
+    assert_eq!(alarms.len(), 13);
     for alarm in alarms {
         assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&json!(["Alarms"]), &json!(["Alarms"])));
         let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
@@ -354,7 +354,37 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
         assert_eq!(alarm["AlarmName"], format!("bridge {section}"));
     }
     let dashboard = resources["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap_or_default();
-    serde_json::from_str::<Value>(dashboard).context("the dashboard isn't valid JSON")?;
+    let dashboard: Value = serde_json::from_str(dashboard).context("the dashboard isn't valid JSON")?;
+    let shown = list(&dashboard["widgets"][0]["properties"]["alarms"]).into_iter().collect::<BTreeSet<_>>();
+    let all = resources.iter().filter(|(_, resource)| resource["Type"] == "AWS::CloudWatch::Alarm");
+    assert_eq!(shown, all.map(|(name, _)| format!("{name}.Arn")).collect(), "the dashboard shows every alarm");
+    Ok(())
+}
+
+/// A list that is held goes off at once. What stays partial or withheld goes off after 24 hours, however often runs are.
+#[test]
+fn lists_that_wait_go_off_at_once_or_after_a_day() -> Result<()> {
+    for seconds in [900, 1_800, 3_600, 7_200, 10_800, 21_600, 43_200, 86_400] {
+        let resources =
+            resources_for_all(&[&json!({"MirrorPeriodSeconds": seconds})])?.pop().context("there is one template")?;
+        let alarm = |name: &str| resources[name]["Properties"].clone();
+        let held = alarm("MirrorHeldAlarm");
+        assert_eq!((&held["MetricName"], &held["EvaluationPeriods"]), (&json!("ListsHeld"), &json!(1)));
+        assert_eq!((&held["Statistic"], &held["Period"]), (&json!("Maximum"), &json!(seconds)));
+
+        let partial = alarm("MirrorPartialAlarm");
+        let metrics = partial["Metrics"].as_array().context("it has several metrics")?;
+        let queried: Vec<&Value> =
+            metrics.iter().map(|metric| &metric["MetricStat"]).filter(|stat| !stat.is_null()).collect();
+        let names: Vec<&Value> = queried.iter().map(|stat| &stat["Metric"]["MetricName"]).collect();
+        assert_eq!(names, ["ListsPartial", "Withheld"]);
+        for stat in queried {
+            // A run by hand that concerns only some lists must not end the alarm.
+            assert_eq!((&stat["Stat"], &stat["Period"]), (&json!("Maximum"), &json!(seconds)));
+        }
+        assert_eq!(partial["EvaluationPeriods"].as_u64().map(|periods| periods * seconds), Some(86_400));
+        assert_eq!(partial.get("DatapointsToAlarm"), None, "all of them");
+    }
     Ok(())
 }
 
@@ -384,8 +414,11 @@ fn every_queried_metric_is_emitted() -> Result<()> {
         "NoviMismatch",
         "ListsOk",
         "ListsPartial",
+        "ListsUnfinished",
         "ListsBlocked",
         "ListsFailed",
+        "ListsHeld",
+        "Withheld",
     ];
     for name in ours.iter().chain(&more) {
         assert!(dashboard.contains(&format!("\"{name}\"")), "the dashboard doesn't show {name}");

@@ -1,38 +1,77 @@
 //! An email address, compared case-insensitively. It identifies a person, so it has no `Debug` and no `Display`.
 
-use email_address::{EmailAddress, Options};
+use std::collections::BTreeSet;
+
+use idna::AsciiDenyList;
+use idna::uts46::{DnsLength, Hyphens, Uts46};
+use shared::address;
 
 /// An address in lower case, as Mailman stores it. It may be invalid.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Address(Box<str>);
 
 impl Address {
+    /// Returns an address as Mailman writes it.
+    ///
+    /// Only ASCII is lowered. Other letters may become ASCII ones, and so the address of another person.
     pub(crate) fn new(text: &str) -> Self {
-        Self(text.trim().to_lowercase().into())
+        Self(text.trim().to_ascii_lowercase().into())
+    }
+
+    /// Parses the address in a record of Novi, or in an entry of `keep`, and normalizes it.
+    ///
+    /// # Errors
+    /// If the text isn't exactly one valid address, returns everything in it that may be one. A text without an `@` has
+    /// nothing that may be.
+    pub(crate) fn parse(text: &str) -> Result<Self, BTreeSet<Self>> {
+        let only = address::only(text).and_then(|only| Self::normalized(&only)).filter(Self::is_valid);
+        only.ok_or_else(|| {
+            let mut readings = address::all(text);
+            readings.extend(address::words(text));
+            readings.push(text.to_owned());
+            readings.retain(|reading| reading.contains('@'));
+            let has_apostrophe = |reading: &&String| reading.contains(['\u{2018}', '\u{2019}']);
+            let straight = |reading: &String| reading.replace(['\u{2018}', '\u{2019}'], "'");
+            readings.extend(readings.iter().filter(has_apostrophe).map(straight).collect::<Vec<_>>());
+            readings.iter().map(|reading| Self::normalized(reading).unwrap_or_else(|| Self::new(reading))).collect()
+        })
+    }
+
+    /// Returns the address after the last space in a text, if there is one in front of the `@`. [`Address::parse`] reads it
+    /// as the plus that Novi loses, but it may also end a name in front of this address.
+    pub(crate) fn after_space(text: &str) -> Option<Self> {
+        let (before, _) = text.split_once('@')?;
+        let is_inner = before.trim_end().contains(char::is_whitespace) && !text.contains(['<', '"']);
+        let word = address::words(text).into_iter().next().filter(|_| is_inner)?;
+        Self::normalized(&word).filter(Self::is_valid)
+    }
+
+    /// Returns an address with the A-label of its domain. Returns `None` if it has no such domain.
+    fn normalized(text: &str) -> Option<Self> {
+        // The Kelvin sign and the long s, which become `k` and `s`.
+        const CONFUSABLE: [char; 2] = ['\u{212a}', '\u{17f}'];
+        let (local, domain) = text.rsplit_once('@').filter(|_| !text.contains(CONFUSABLE))?;
+        // Domains with hyphens in the third and fourth position exist.
+        let to_ascii = |domain: &str| {
+            let domain = domain.as_bytes();
+            let ascii =
+                Uts46::new().to_ascii(domain, AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify).ok()?;
+            Some(ascii.into_owned())
+        };
+        Some(Self::new(&format!("{local}@{}", to_ascii(domain)?)))
     }
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// True if it roughly looks like an address, which is sufficient for `keep`.
-    pub(crate) fn is_plausible(&self) -> bool {
-        self.0.contains('@') && !self.0.contains(char::is_whitespace)
-    }
-
-    /// True if mail can be sent to it and Mailman accepts it: it is plain ASCII, and its domain has at least two
-    /// labels.
-    pub(crate) fn is_valid(&self) -> bool {
-        const OPTIONS: Options =
-            Options { minimum_sub_domains: 2, allow_domain_literal: false, allow_display_text: false };
-        let Some((_, domain)) = self.0.rsplit_once('@') else {
-            return false;
-        };
-        self.0.is_ascii()
-            && self.0.len() <= 254
-            && !self.0.contains([' ', '"', ',', ';'])
-            && !domain.contains('_')
-            && EmailAddress::parse_with_options(&self.0, OPTIONS).is_ok()
+    /// True if Mailman accepts it. The local part may have dots anywhere, as addresses of some carriers do.
+    fn is_valid(&self) -> bool {
+        let is_local = |b: u8| b.is_ascii_alphanumeric() || b"-!#$%&'*+./=?_`{}~".contains(&b);
+        self.0.len() <= 254
+            && self.0.rsplit_once('@').is_some_and(|(local, domain)| {
+                (1..=64).contains(&local.len()) && local.bytes().all(is_local) && domain.contains('.')
+            })
     }
 }
 
@@ -42,40 +81,91 @@ shared::unprintable!(Address);
 mod tests {
     use super::*;
 
+    /// Returns the address, or what it may be instead.
+    fn parse(text: &str) -> Result<String, Vec<String>> {
+        let texts = |addresses: BTreeSet<Address>| addresses.iter().map(|a| a.as_str().to_owned()).collect();
+        Address::parse(text).map(|address| address.as_str().to_owned()).map_err(texts)
+    }
+
     #[test]
-    fn address_is_valid_if_it_can_receive_mail_and_mailman_accepts_it() {
-        for valid in [
-            "ada@example.org",
-            "Ada.Lovelace+lists@Example.org",
-            "o'hara@example.co.uk",
-            "a*b@example.org",
-            "x@xn--bcher-kva.example",
-            "_under@example.org",
+    fn address_is_normalized() {
+        for (text, expected) in [
+            ("ada@example.org", "ada@example.org"),
+            ("Ada.Lovelace+lists@Example.org", "ada.lovelace+lists@example.org"),
+            ("ada lists@example.org", "ada+lists@example.org"),
+            ("ada @ example.org", "ada@example.org"),
+            ("\u{200b}ada@exam\u{ad}ple.org\u{feff}", "ada@example.org"),
+            ("ada\u{0}@example.org\r\n", "ada@example.org"),
+            ("mailto:ada@example.org", "ada@example.org"),
+            ("<ada@example.org>", "ada@example.org"),
+            ("Ada <mailto:ada@example.org>", "ada@example.org"),
+            ("ada@example.org.", "ada@example.org"),
+            ("ada@B\u{fc}cher.example", "ada@xn--bcher-kva.example"),
+            ("ada@bu\u{308}cher.example", "ada@xn--bcher-kva.example"),
+            ("x@xn--bcher-kva.example", "x@xn--bcher-kva.example"),
+            ("ada@example\u{3002}org", "ada@example.org"),
+            ("o'hara@example.co.uk", "o'hara@example.co.uk"),
+            ("a*b@example.org", "a*b@example.org"),
+            ("_under@example.org", "_under@example.org"),
+            ("ada@ab--cd.example", "ada@ab--cd.example"),
+            // Carriers have issued such addresses.
+            ("a..b@carrier.example", "a..b@carrier.example"),
+            ("taro.@carrier.example", "taro.@carrier.example"),
         ] {
-            assert!(Address::new(valid).is_valid(), "{valid}");
+            assert_eq!(parse(text), Ok(expected.to_owned()), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn address_after_a_name_may_be_the_one() {
+        let after_space = |text| Address::after_space(text).map(|address| address.as_str().to_owned());
+        for (text, expected) in [
+            ("Ann Lee ann@B\u{fc}cher.example", Some("ann@xn--bcher-kva.example")),
+            ("ann lists@example.org", Some("lists@example.org")),
+            ("ann@example.org", None),
+            ("ann @example.org", None),
+            ("Ann Lee <ann@example.org>", None),
+            ("no address", None),
+        ] {
+            assert_eq!(after_space(text).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn everything_in_an_unclear_field_that_may_be_an_address_is_found() {
+        for (text, expected) in [
+            ("", &[][..]),
+            ("n/a", &[]),
+            ("a@x.example; b@x.example", &["a@x.example", "a@x.example; b@x.example", "b@x.example"]),
+            (
+                "Ada a@x.example,b@x.example",
+                &["a@x.example", "ada a@x.example,b@x.example", "ada+a@x.example", "b@x.example"],
+            ),
+            ("a@@x.example", &["a@@x.example"]),
+            ("o\u{2019}hara@x.example", &["hara@x.example", "o'hara@x.example", "o\u{2019}hara@x.example"]),
+            ("ann,lee@x.example", &["ann,lee@x.example", "lee@x.example"]),
+            ("ada@localhost", &["ada@localhost"]),
+            ("ada@exa_mple.org", &["ada@exa_mple.org"]),
+            ("d\u{e4}@example.org", &["d\u{e4}@example.org"]),
+            // Only ASCII is lowered: the Kelvin sign doesn't make this kate's address.
+            ("\u{212a}ate@example.org", &["\u{212a}ate@example.org"]),
+            ("ada@ban\u{212a}.example", &["ada@ban\u{212a}.example"]),
+        ] {
+            assert_eq!(parse(text), Err(expected.iter().map(|text| (*text).to_owned()).collect()), "{text:?}");
         }
         for invalid in [
-            "",
             "ada",
             "@example.org",
             "ada@",
-            "ada@localhost",
-            "a@@example.org",
-            "a..b@example.org",
-            ".a@example.org",
-            "ada@exa_mple.org",
             "ada@[10.0.0.1]",
-            "Ada <ada@example.org>",
-            "a@example.org,b@example.org",
-            "a@example.org;+b@example.org",
-            "dä@example.org",
-            "ada@bücher.example",
-            "ada@example..org",
             "ada@-example.org",
+            "ada@xn--ascii-.example",
+            "a|b@example.org",
+            "\"ada lovelace\"@example.org",
         ] {
-            assert!(!Address::new(invalid).is_valid(), "{invalid}");
+            assert!(parse(invalid).is_err(), "{invalid}");
         }
-        let long = format!("{}@example.org", "a".repeat(65));
-        assert!(!Address::new(&long).is_valid());
+        assert!(parse(&format!("{}@example.org", "a".repeat(65))).is_err());
+        assert!(parse(&format!("a@{}example.org", "a.".repeat(130))).is_err());
     }
 }

@@ -1,16 +1,23 @@
 //! The directory: the state of people and groups, as read from Novi.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use shared::member::{MemberId, MemberRules, Record};
 use uuid::Uuid;
 
 use crate::address::Address;
+use crate::mapping::Target;
 
 /// The status of one person.
+#[derive(PartialEq, Eq)]
 pub(crate) enum MemberStatus {
     /// Active, and not opted out of emails.
-    Member { address: Address, name: Option<String> },
+    Member {
+        address: Address,
+        name: Option<String>,
+        /// The address if the space in `Email` isn't a lost plus.
+        after_space: Option<Address>,
+    },
     /// `Active`, `UnsubscribeFromEmails` or, if it matters, `MemberStatus` is hidden from the API key, so the address is
     /// neither added nor removed.
     Hidden(Address),
@@ -20,12 +27,16 @@ pub(crate) enum MemberStatus {
     OtherStatus(Address),
     /// `UnsubscribeFromEmails` is true.
     OptedOut(Address),
+    /// `Email` is not one valid address. Whatever may be an address in it is neither added nor removed.
+    InvalidEmail(BTreeSet<Address>),
     /// `Email` is null or blank.
     NoEmail,
     /// Novi has no such person: it returned 404, or a record without an identity.
     NotFound,
     /// The record could not be read, or doesn't show its `Email`.
     Unknown,
+    /// No attempt was made to read the record, because time ran out.
+    NotYetRead,
 }
 
 impl MemberStatus {
@@ -37,43 +48,45 @@ impl MemberStatus {
         if !record.shows_email() {
             return Self::Unknown;
         }
-        let Some(address) = record.mailing_address().map(|email| Address::new(&email)) else {
+        let Some(email) = record.email_text() else {
             // A name of the wrong type is still an identity.
             return if matches!(record.identity(), Ok(None)) { Self::NotFound } else { Self::NoEmail };
+        };
+        let address = match Address::parse(email) {
+            Ok(address) => address,
+            Err(readings) => return Self::InvalidEmail(readings),
         };
         match (record.active.flag(), record.unsubscribed.flag(), record.has_member_status(rules)) {
             (None, _, _) | (_, None, _) | (_, _, None) => Self::Hidden(address),
             (Some(false), _, _) => Self::Inactive(address),
             (_, _, Some(false)) => Self::OtherStatus(address),
             (_, Some(true), _) => Self::OptedOut(address),
-            (Some(true), Some(false), Some(true)) => Self::Member { address, name: record.display_name() },
+            (Some(true), Some(false), Some(true)) => {
+                let after_space = Address::after_space(email).filter(|after_space| *after_space != address);
+                Self::Member { address, name: record.display_name(), after_space }
+            }
         }
     }
 }
 
-/// The effect of a member status on its address.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Membership<'s> {
-    /// The address belongs on the list, with this display name.
-    Wanted(Option<&'s str>),
-    /// The address is neither added nor removed. An invalid-looking address or a hidden field isn't a reason to remove
-    /// it.
-    Unchanged,
-    /// This record does not put the address on the list.
-    Unwanted,
-}
-
 impl MemberStatus {
-    /// Returns the address, if there is one, and its membership.
-    pub(crate) fn membership(&self) -> Option<(&Address, Membership<'_>)> {
-        Some(match self {
-            Self::Member { address, name } if address.is_valid() => (address, Membership::Wanted(name.as_deref())),
-            Self::Member { address, .. } | Self::Hidden(address) => (address, Membership::Unchanged),
-            Self::Inactive(address) | Self::OtherStatus(address) | Self::OptedOut(address) => {
-                (address, Membership::Unwanted)
-            }
-            Self::NoEmail | Self::NotFound | Self::Unknown => return None,
-        })
+    /// Returns the addresses of the record.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Address> {
+        let (one, several) = match self {
+            Self::Member { address, .. }
+            | Self::Hidden(address)
+            | Self::Inactive(address)
+            | Self::OtherStatus(address)
+            | Self::OptedOut(address) => (Some(address), None),
+            Self::InvalidEmail(readings) => (None, Some(readings)),
+            Self::NoEmail | Self::NotFound | Self::Unknown | Self::NotYetRead => (None, None),
+        };
+        one.into_iter().chain(several.into_iter().flatten())
+    }
+
+    /// True if the record has this address.
+    pub(crate) fn has_address(&self, address: &Address) -> bool {
+        self.addresses().any(|of| of == address)
     }
 }
 
@@ -87,6 +100,13 @@ pub(crate) struct Group {
     pub(crate) end: GroupEnd,
 }
 
+impl Group {
+    /// True if the group was read to its end and is empty.
+    pub(crate) fn is_vacant(&self) -> bool {
+        self.end == GroupEnd::Complete && self.members.is_empty() && self.rows_without_id == 0
+    }
+}
+
 /// The result of reading a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum GroupEnd {
@@ -98,13 +118,32 @@ pub(crate) enum GroupEnd {
     Incomplete(String),
 }
 
-/// The status of every person that was read.
+/// The status of every person that was read. People who are missing were not yet read.
 pub(crate) type Directory = HashMap<MemberId, MemberStatus>;
 
 /// The groups and people of all lists.
 pub(crate) struct People {
     pub(crate) groups: HashMap<Uuid, Group>,
     pub(crate) directory: Directory,
+}
+
+impl People {
+    /// Returns the groups of a list that were read.
+    pub(crate) fn groups_of(&self, target: &Target) -> impl Iterator<Item = (&Uuid, &Group)> {
+        target.groups.iter().filter_map(|id| self.groups.get_key_value(id))
+    }
+
+    /// Returns the distinct members of a list's groups.
+    pub(crate) fn members_of(&self, target: &Target) -> HashSet<MemberId> {
+        let mut members = HashSet::with_capacity(self.groups_of(target).map(|(_, group)| group.members.len()).sum());
+        members.extend(self.groups_of(target).flat_map(|(_, group)| group.members.iter().copied()));
+        members
+    }
+
+    /// Returns the status of one person.
+    pub(crate) fn status(&self, member: MemberId) -> &MemberStatus {
+        self.directory.get(&member).unwrap_or(&MemberStatus::NotYetRead)
+    }
 }
 
 shared::unprintable!(MemberStatus, People);
@@ -132,14 +171,18 @@ mod tests {
             }
             let record = Record::parse(record.to_string().as_bytes()).ok().flatten();
             match MemberStatus::from_record(record.as_ref(), rules) {
-                MemberStatus::Member { address, name } => format!("{} {}", address.as_str(), name.unwrap_or_default()),
+                MemberStatus::Member { address, name, .. } => {
+                    format!("{} {}", address.as_str(), name.unwrap_or_default())
+                }
                 MemberStatus::Hidden(_) => "hidden".to_owned(),
                 MemberStatus::Inactive(_) => "inactive".to_owned(),
                 MemberStatus::OtherStatus(_) => "other status".to_owned(),
                 MemberStatus::OptedOut(_) => "opted out".to_owned(),
                 MemberStatus::NoEmail => "no email".to_owned(),
                 MemberStatus::NotFound => "not found".to_owned(),
+                MemberStatus::InvalidEmail(readings) => format!("invalid, {} readings", readings.len()),
                 MemberStatus::Unknown => "unknown".to_owned(),
+                MemberStatus::NotYetRead => "not yet read".to_owned(),
             }
         };
         for (changes, expected) in [
@@ -162,9 +205,13 @@ mod tests {
             (json!({"Email": "ABSENT", "Name": "", "FirstName": "", "LastName": ""}), "unknown"),
             (json!({"Email": "Ada <ada@example.org>"}), "ada@example.org Ada L."),
             (json!({"Email": "\u{200b}ada@example.org"}), "ada@example.org Ada L."),
-            // Several addresses are none, and stay as they are.
-            (json!({"Email": "ada@example.org, bea@example.org"}), "ada@example.org,+bea@example.org Ada L."),
+            (json!({"Email": "ada@B\u{fc}cher.example"}), "ada@xn--bcher-kva.example Ada L."),
+            // Several addresses are not one, independent of the other fields.
+            (json!({"Email": "ada@example.org, bea@example.org"}), "invalid, 3 readings"),
+            (json!({"Email": "ada@example.org, bea@example.org", "Active": false}), "invalid, 3 readings"),
+            (json!({"Email": "n/a"}), "invalid, 0 readings"),
             (json!({"Email": "\u{200b}"}), "no email"),
+            (json!({"LastName": "Love\u{202e}lace", "FirstName": "A\u{0}da\r\n"}), "ada+x@example.org Ada L."),
         ] {
             assert_eq!(describe(changes.clone(), &MemberRules::default()), expected, "{changes}");
         }

@@ -1,8 +1,11 @@
 //! The event: the options of one run. Parsed strictly, because a misspelled `dry_run` would otherwise write.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value};
 
 use crate::address::Address;
+use crate::force::Force;
 use crate::mapping::{ListId, Mappings};
 
 /// The reason why an event is invalid. It quotes no value.
@@ -11,7 +14,7 @@ use crate::mapping::{ListId, Mappings};
 pub(crate) struct InvalidEvent(String);
 
 /// The keys of an event.
-const KEYS: [&str; 5] = ["dry_run", "lists", "force", "explain", "probe"];
+const KEYS: [&str; 6] = ["dry_run", "lists", "force", "explain", "show", "probe"];
 
 /// The options of one run.
 #[derive(Default)]
@@ -20,10 +23,12 @@ pub(crate) struct Event {
     pub(crate) dry_run: bool,
     /// The only lists to process, or `None` for all lists.
     pub(crate) lists: Option<Vec<ListId>>,
-    /// The lists to apply in this run even if their plans are blocked.
-    pub(crate) force: Vec<ListId>,
+    /// How far the guards of some lists are lifted in this run.
+    pub(crate) force: BTreeMap<ListId, Force>,
     /// Addresses to explain, as they were sent.
     pub(crate) explain: Vec<String>,
+    /// True if the result contains the addresses that would join and leave.
+    pub(crate) show: bool,
     /// True if this is a probe instead of a run. It has no other options.
     pub(crate) probe: bool,
 }
@@ -49,10 +54,11 @@ impl Event {
             match key.as_str() {
                 "dry_run" => event.dry_run = value.as_bool().ok_or("dry_run: expected true or false")?,
                 "lists" => event.lists = Some(lists("lists", value)?),
-                "force" => event.force = lists("force", value)?,
+                "force" => event.force = force(value)?,
                 "explain" => event.explain = strings("explain", "addresses", value)?.map(str::to_owned).collect(),
-                "probe" if *value == Value::Bool(true) => event.probe = true,
-                "probe" => return Err("probe: expected true".to_owned()),
+                "show" | "probe" if *value != Value::Bool(true) => return Err(format!("{key}: expected true")),
+                "show" => event.show = true,
+                "probe" => event.probe = true,
                 _ => return Err(format!("unknown key; expected one of {}", KEYS.join(", "))),
             }
         }
@@ -62,8 +68,8 @@ impl Event {
         if event.probe && map.len() > 1 {
             return Err("probe: expected no other key next to it".to_owned());
         }
-        // An explanation must not change what it explains, and a probe writes nothing.
-        event.dry_run |= map.contains_key("explain") || event.probe;
+        // An explanation must not change what it explains, nor a preview what it shows. A probe writes nothing.
+        event.dry_run |= map.contains_key("explain") || event.show || event.probe;
         Ok(event)
     }
 
@@ -71,7 +77,7 @@ impl Event {
     pub(crate) fn check(&self, mappings: &Mappings) -> Result<(), InvalidEvent> {
         // The list is not quoted, because an operator may have entered an address instead of a list id.
         let lists = self.lists.iter().flatten().zip(1..).map(|(list, number)| ("lists", number, list));
-        let force = self.force.iter().zip(1..).map(|(list, number)| ("force", number, list));
+        let force = self.force.keys().zip(1..).map(|(list, number)| ("force", number, list));
         match lists.chain(force).find(|(_, _, list)| !mappings.contains(list)) {
             None => Ok(()),
             Some((key, number, _)) => {
@@ -87,7 +93,7 @@ impl Event {
 
     /// Returns the addresses to explain, each with the text that was sent.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = (&str, Address)> {
-        self.explain.iter().map(|text| (text.as_str(), Address::new(text)))
+        self.explain.iter().map(|text| (text.as_str(), Address::parse(text).unwrap_or_else(|_| Address::new(text))))
     }
 }
 
@@ -107,6 +113,23 @@ fn lists(name: &str, value: &Value) -> Result<Vec<ListId>, String> {
         .collect()
 }
 
+/// Parses `force`.
+fn force(value: &Value) -> Result<BTreeMap<ListId, Force>, String> {
+    let Some(map) = value.as_object() else {
+        return Err(r#"force: expected an object of list ids and numbers such as {"members.lists.example.org":{"leaves":7}}. The reason of a blocked list contains it"#
+            .to_owned());
+    };
+    let mut forces = BTreeMap::new();
+    for ((text, numbers), number) in map.iter().zip(1..) {
+        let list = ListId::parse(text).ok_or_else(|| format!("entry {number} of force is not a valid list id"))?;
+        let force = Force::parse(numbers).map_err(|error| format!("entry {number} of force: {error}"))?;
+        if forces.insert(list, force).is_some() {
+            return Err(format!("entry {number} of force names the same list as an earlier entry"));
+        }
+    }
+    Ok(forces)
+}
+
 shared::unprintable!(Event);
 
 #[cfg(test)]
@@ -123,16 +146,22 @@ mod tests {
     fn event_options_are_parsed() {
         let event = Event::parse(&json!({})).unwrap_or_default();
         assert!(!event.dry_run && event.lists.is_none() && event.force.is_empty() && event.explain.is_empty());
-        let event = Event::parse(&json!({"lists": ["a@lists.example.org"], "force": ["a.lists.example.org"]}))
-            .unwrap_or_default();
+        let event = json!({"lists": ["a@lists.example.org"], "force": {"a@lists.example.org": {"leaves": 7}}});
+        let event = Event::parse(&event).unwrap_or_default();
         let a = ListId::parse("a.lists.example.org").unwrap();
-        assert!(event.includes(&a) && event.force.contains(&a));
+        assert!(event.includes(&a) && !event.dry_run);
+        assert_eq!(event.force.get(&a), Some(&Force { leaves: 7, ..Force::default() }));
         assert!(!event.includes(&ListId::parse("b.lists.example.org").unwrap()));
     }
 
     #[test]
-    fn explain_is_always_a_dry_run() {
-        for event in [json!({"explain": ["a@b.org"]}), json!({"explain": [], "dry_run": false})] {
+    fn explain_and_show_are_always_dry_runs() {
+        for event in [
+            json!({"explain": ["a@b.org"]}),
+            json!({"explain": [], "dry_run": false}),
+            json!({"show": true}),
+            json!({"show": true, "dry_run": false, "force": {"a.b.org": {}}}),
+        ] {
             assert!(Event::parse(&event).is_ok_and(|event| event.dry_run), "{event}");
         }
     }
@@ -166,7 +195,16 @@ mod tests {
             (json!({"lists": "secret"}), "lists: expected an array"),
             (json!({"lists": []}), "lists: expected at least one list id"),
             (json!({"lists": [1]}), "lists: expected an array of list ids"),
-            (json!({"force": ["secret"]}), "entry 1 of force is not a valid list id"),
+            (json!({"force": ["a.b.org"]}), r#"expected an object of list ids and numbers such as {"members."#),
+            (json!({"force": {"secret": {}}}), "entry 1 of force is not a valid list id"),
+            (json!({"force": {"a.b.org": 7}}), "entry 1 of force: expected an object with any of joins"),
+            (json!({"force": {"a.b.org": {"secret": 7}}}), "entry 1 of force: unknown key"),
+            (json!({"force": {"a.b.org": {"leaves": "secret"}}}), "entry 1 of force: leaves: expected a whole number"),
+            (json!({"force": {"a.b.org": {"leaves": -1}}}), "leaves: expected a whole number"),
+            (json!({"force": {"a.b.org": {"unknown": 1.5}}}), "unknown: expected a whole number"),
+            (json!({"force": {"a.b.org": {}, "a@b.org": {}}}), "entry 2 of force names the same list"),
+            (json!({"show": false}), "show: expected true"),
+            (json!({"show": "secret"}), "show: expected true"),
             (json!({"explain": "secret@example.org"}), "explain: expected an array of addresses"),
             (json!({"explain": [1]}), "explain: expected an array of addresses"),
             (json!({"probe": "secret"}), "probe: expected true"),

@@ -1,12 +1,12 @@
 //! Explains why an address is or isn't on a list.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use crate::address::Address;
-use crate::directory::{GroupEnd, MemberStatus, Membership, People};
+use crate::directory::{Group, GroupEnd, MemberStatus, People};
 use crate::event::Event;
 use crate::mapping::Target;
-use crate::plan::{Plan, Verdict};
+use crate::plan::{Candidates, Plan, Verdict};
 use crate::report::{Explanation, ListExplanation};
 use crate::roster::Roster;
 
@@ -15,21 +15,29 @@ pub(crate) type Planned<'p> = Option<(&'p Roster, &'p Plan)>;
 
 /// Explains every address in the event for every list of this run.
 pub(crate) fn explain(event: &Event, targets: &[&Target], people: &People, plans: &[Planned<'_>]) -> Vec<Explanation> {
-    event
+    let mut explanations: Vec<(Address, Explanation)> = event
         .addresses()
-        .map(|(requested, address)| Explanation {
-            address: requested.to_owned(),
-            lists: targets
-                .iter()
-                .zip(plans)
-                .map(|(target, planned)| explain_one(&address, target, people, *planned))
-                .collect(),
-        })
-        .collect()
+        .map(|(text, address)| (address, Explanation { address: text.to_owned(), lists: Vec::new() }))
+        .collect();
+    for (target, planned) in targets.iter().zip(plans) {
+        let unread = Roster::default();
+        let candidates = Candidates::new(target, people, planned.map_or(&unread, |(roster, _)| roster));
+        for (address, explanation) in &mut explanations {
+            explanation.lists.push(explain_one(address, target, people, &candidates, *planned));
+        }
+    }
+    explanations.into_iter().map(|(_, explanation)| explanation).collect()
 }
 
-fn explain_one(address: &Address, target: &Target, people: &People, planned: Planned<'_>) -> ListExplanation {
-    let (is_wanted, mut why) = reasons(address, target, people);
+fn explain_one(
+    address: &Address,
+    target: &Target,
+    people: &People,
+    candidates: &Candidates<'_>,
+    planned: Planned<'_>,
+) -> ListExplanation {
+    let is_wanted = candidates.wanted.contains_key(address) && !candidates.untouched.contains(address);
+    let mut why = if is_wanted { Vec::new() } else { reasons(address, target, people, candidates) };
     let subscribed = planned.map(|(roster, _)| roster.contains(address));
     if let Some((_, plan)) = planned {
         why.extend(pending_change(address, target, plan, is_wanted, subscribed == Some(true)));
@@ -42,45 +50,43 @@ fn explain_one(address: &Address, target: &Target, people: &People, planned: Pla
     }
 }
 
-/// Returns true if the address is wanted, and otherwise the reasons why it isn't.
-fn reasons(address: &Address, target: &Target, people: &People) -> (bool, Vec<String>) {
-    let groups = || target.groups.iter().filter_map(|group| people.groups.get(group));
-    let members: HashSet<_> = groups().flat_map(|group| group.members.iter()).collect();
-    let (mut is_wanted, mut is_unchanged) = (false, false);
-    let mut has_unknown =
-        groups().any(|group| group.rows_without_id > 0 || matches!(group.end, GroupEnd::Incomplete(_)));
-    let mut reasons = BTreeSet::new();
-    for member in members {
-        let status = people.directory.get(member).unwrap_or(&MemberStatus::Unknown);
-        has_unknown |= matches!(status, MemberStatus::Unknown);
-        let Some((_, membership)) = status.membership().filter(|(of, _)| *of == address) else { continue };
-        is_wanted |= matches!(membership, Membership::Wanted(_));
-        is_unchanged |= membership == Membership::Unchanged;
-        reasons.extend(match status {
+/// Returns the reasons why an address isn't wanted.
+fn reasons(address: &Address, target: &Target, people: &People, candidates: &Candidates<'_>) -> Vec<String> {
+    let members = people.members_of(target).into_iter().map(|member| people.status(member));
+    let mut reasons: BTreeSet<&str> = members
+        .filter(|status| status.has_address(address))
+        .filter_map(|status| match status {
             MemberStatus::Hidden(_) => Some(
                 "its record hides Active, UnsubscribeFromEmails or MemberStatus, so the address is neither added nor \
-                     removed",
+                 removed",
             ),
             MemberStatus::Inactive(_) => Some("its record is not active in Novi"),
             MemberStatus::OtherStatus(_) => Some("its record's MemberStatus is not one of MEMBER_STATUSES"),
             MemberStatus::OptedOut(_) => Some("its record is unsubscribed from emails in Novi"),
-            MemberStatus::Member { .. } if membership == Membership::Unchanged => {
-                Some("the address is not valid, so it is neither added nor removed")
+            MemberStatus::Member { .. } if target.is_list_address(address) => {
+                Some("the address belongs to a list, so it is neither added nor removed")
             }
             _ => None,
-        });
-    }
-    if is_wanted && !is_unchanged {
-        return (true, Vec::new());
-    }
+        })
+        .collect();
     if reasons.is_empty() {
-        reasons.insert(if has_unknown {
+        reasons.insert(if candidates.untouched.contains(address) {
+            "its record has an Email that is not clearly one valid address, so the address is neither added nor removed"
+        } else if has_unread(target, people) {
             "no record that could be read has this address, but some records could not be read"
         } else {
             "no record in the groups of this list has this address"
         });
     }
-    (false, reasons.into_iter().map(str::to_owned).collect())
+    reasons.into_iter().map(str::to_owned).collect()
+}
+
+/// True if some records of the list's groups were not read.
+fn has_unread(target: &Target, people: &People) -> bool {
+    let is_partly_unread = |group: &Group| group.rows_without_id > 0 || matches!(group.end, GroupEnd::Incomplete(_));
+    let is_unread = |status: &MemberStatus| matches!(status, MemberStatus::Unknown | MemberStatus::NotYetRead);
+    people.groups_of(target).any(|(_, group)| is_partly_unread(group))
+        || people.members_of(target).into_iter().any(|member| is_unread(people.status(member)))
 }
 
 /// Returns the reason if `wanted` and `subscribed` differ, and this run does not change that.
@@ -91,16 +97,80 @@ fn pending_change(
     is_wanted: bool,
     is_subscribed: bool,
 ) -> Option<String> {
-    let joins = plan.subscribe.binary_search_by(|subscriber| subscriber.address.cmp(address)).is_ok();
-    let leaves = plan.unsubscribe.binary_search(address).is_ok();
-    match plan.verdict {
-        Verdict::Blocked(block) if joins || leaves => Some(format!("the list is blocked: {block}")),
+    let joins = plan.joins.binary_search_by(|subscriber| subscriber.address.cmp(address)).is_ok();
+    let leaves = plan.leaves.binary_search_by(|leaver| leaver.address.cmp(address)).is_ok();
+    let is_removed = plan.unsubscribe().binary_search(&address).is_ok();
+    match &plan.verdict {
+        Verdict::Blocked(blocks) if joins || leaves => Some(format!("the list is blocked: {}", plan.describe(blocks))),
+        Verdict::Held { blocks, .. } if joins || leaves => Some(format!("the list is held: {}", plan.describe(blocks))),
         _ if is_subscribed && !is_wanted && target.keep.contains(address) => {
             Some("it stays subscribed because of keep".to_owned())
         }
-        _ if is_subscribed && !is_wanted && !leaves && plan.withheld > 0 => {
+        _ if is_subscribed && !is_wanted && target.is_add_only => {
+            Some("it stays subscribed because no one is removed from this list (removals)".to_owned())
+        }
+        _ if leaves && !is_removed => {
             Some("it stays subscribed because removals from this list are withheld".to_owned())
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
+    use serde_json::json;
+    use shared::member::MemberId;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::mapping::Mappings;
+
+    #[test]
+    fn every_address_is_explained() {
+        let mapping = json!({
+            "group_guid": Uuid::nil().to_string(), "list_id": "a.lists.example.org", "keep": ["kept@example.org"],
+        });
+        let target = Mappings::parse(vec![mapping]).targets.remove(0);
+        let address = Address::new;
+        let statuses = [
+            MemberStatus::Member { address: address("ann@example.org"), name: None, after_space: None },
+            MemberStatus::Member { address: address("a-owner@lists.example.org"), name: None, after_space: None },
+            MemberStatus::Inactive(address("inactive@example.org")),
+            MemberStatus::OptedOut(address("out@example.org")),
+            MemberStatus::Hidden(address("hidden@example.org")),
+            MemberStatus::InvalidEmail(BTreeSet::from([address("one@example.org"), address("two@example.org")])),
+            MemberStatus::Unknown,
+        ];
+        let id = |n: usize| MemberId::parse(&Uuid::from_u128(n as u128 + 1).hyphenated().to_string()).unwrap();
+        let members = (0..statuses.len()).map(id).collect();
+        let people = People {
+            groups: HashMap::from([(Uuid::nil(), Group { members, rows_without_id: 0, end: GroupEnd::Complete })]),
+            directory: statuses.into_iter().enumerate().map(|(n, status)| (id(n), status)).collect(),
+        };
+        let mut roster = Roster::default();
+        roster.extend(["ann", "inactive", "kept", "stays-1", "stays-2"].map(|n| address(&format!("{n}@example.org"))));
+        let plan = Plan::new(&target, &people, &roster, &BTreeSet::new(), None);
+        let explained = [
+            ("Ann <ANN@example.org>", true, ""),
+            ("inactive@example.org", false, "its record is not active in Novi; the list is blocked"),
+            ("out@example.org", false, "its record is unsubscribed from emails in Novi"),
+            ("hidden@example.org", false, "its record hides Active"),
+            ("two@example.org", false, "its record has an Email that is not clearly one valid address"),
+            ("a-owner@lists.example.org", false, "the address belongs to a list"),
+            ("kept@example.org", false, "some records could not be read; it stays subscribed because of keep"),
+            ("stays-1@example.org", false, "some records could not be read; the list is blocked"),
+            ("zoe@example.org", false, "no record that could be read has this address, but some"),
+        ];
+        let addresses: Vec<&str> = explained.iter().map(|(address, _, _)| *address).collect();
+        let event = Event::parse(&json!({ "explain": addresses })).unwrap_or_default();
+        let explanations = explain(&event, &[&target], &people, &[Some((&roster, &plan))]);
+        for (explanation, (text, wanted, why)) in explanations.iter().zip(explained) {
+            let list = &explanation.lists[0];
+            let found = list.why.as_deref().unwrap_or_default();
+            assert_eq!((explanation.address.as_str(), list.wanted), (text, wanted));
+            assert!(found.contains(why) && found.is_empty() == why.is_empty(), "{text}: {found}");
+        }
     }
 }

@@ -10,6 +10,7 @@ mod apply;
 mod directory;
 mod event;
 mod explain;
+mod force;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod lock;
@@ -23,6 +24,9 @@ mod report;
 mod roster;
 mod run;
 mod settings;
+mod show;
+mod status;
+mod unread;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Mutex;
@@ -71,6 +75,8 @@ pub async fn run() -> anyhow::Result<()> {
         may_write: settings.apply,
         cache,
         instance_id: InstanceId::new(),
+        open_writes: Mutex::default(),
+        unread: Mutex::default(),
     };
     lambda_runtime::run(service_fn(|event| invoke(&mirror, event))).await.map_err(anyhow::Error::from_boxed)
 }
@@ -104,12 +110,11 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Answer, Di
         Ok(Ok(Answer::Run(report))) => {
             tracing::info!(report = report.to_log_json(), "run completed");
             report.lists.iter().for_each(ListReport::log);
-            // An explanation contains addresses, which an error must not. It answers a question, and nothing failed.
-            if !report.status.is_error() || !report.explain.is_empty() {
+            if !report.is_error() {
                 return Ok(Answer::Run(report));
             }
             let status = report.status.as_str();
-            let json = serde_json::to_string(&report).unwrap_or_default();
+            let json = report.to_log_json();
             Err(Diagnostic {
                 error_type: format!("Mirror.{status}"),
                 error_message: format!("run ended with status {status}: {json}"),

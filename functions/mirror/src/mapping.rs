@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use shared::member::parse_hyphenated;
@@ -42,9 +43,9 @@ impl fmt::Display for ListId {
 /// The limits of changes to a list in one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// The maximum number of addresses that may leave, in percent of the roster.
+    /// The maximum number of addresses that may leave, in percent of the base.
     pub(crate) max_removal_percent: u64,
-    /// The maximum number of addresses that may join, in percent of the roster.
+    /// The maximum number of addresses that may join, in percent of the base.
     pub(crate) max_growth_percent: u64,
 }
 
@@ -59,9 +60,15 @@ impl Default for Limits {
 pub(crate) struct Target {
     pub(crate) list: ListId,
     pub(crate) groups: BTreeSet<Uuid>,
+    /// The groups that may be empty while others aren't.
+    pub(crate) may_be_empty: BTreeSet<Uuid>,
     /// Addresses that are never unsubscribed.
     pub(crate) keep: BTreeSet<Address>,
     pub(crate) limits: Limits,
+    /// True if no one is removed from the list (`"removals": false`).
+    pub(crate) is_add_only: bool,
+    /// Every list that a mapping names. Their addresses are no member's.
+    pub(crate) mapped_lists: Arc<BTreeSet<ListId>>,
     /// True if an invalid mapping doesn't even name its list. It may be meant for this list, in which case the
     /// addresses that it adds are unknown.
     pub(crate) has_unresolved_mapping: bool,
@@ -89,6 +96,8 @@ pub(crate) struct Mappings {
     pub(crate) sources: Vec<Source>,
     pub(crate) targets: Vec<Target>,
     pub(crate) invalid: Vec<InvalidMapping>,
+    /// Every list that a mapping names, even if the mapping is invalid.
+    pub(crate) lists: Arc<BTreeSet<ListId>>,
 }
 
 const PARAMETER: &str = "novi_mailman_sync";
@@ -103,7 +112,7 @@ impl Mappings {
         Ok(Self::parse(raw.required_array(PARAMETER, EXPECTED)?))
     }
 
-    fn parse(items: Vec<Value>) -> Self {
+    pub(crate) fn parse(items: Vec<Value>) -> Self {
         let mut targets: BTreeMap<ListId, Target> = BTreeMap::new();
         let (mut sources, mut invalid): (Vec<Source>, Vec<InvalidMapping>) = Default::default();
         for (index, item) in items.into_iter().enumerate() {
@@ -131,23 +140,48 @@ impl Mappings {
         for list in invalid.iter().filter_map(|invalid| invalid.list.as_ref()) {
             targets.remove(list);
         }
-        if invalid.iter().any(|invalid| invalid.list.is_none()) {
-            targets.values_mut().for_each(|target| target.has_unresolved_mapping = true);
+        let named = targets.keys().chain(invalid.iter().filter_map(|invalid| invalid.list.as_ref()));
+        let lists: Arc<BTreeSet<ListId>> = Arc::new(named.cloned().collect());
+        let has_unresolved_mapping = invalid.iter().any(|invalid| invalid.list.is_none());
+        for target in targets.values_mut() {
+            target.has_unresolved_mapping = has_unresolved_mapping;
+            target.mapped_lists = Arc::clone(&lists);
         }
-        Self { sources, targets: targets.into_values().collect(), invalid }
+        Self { sources, targets: targets.into_values().collect(), invalid, lists }
     }
 
     /// True if a mapping names this list, even if the mapping is invalid.
     pub(crate) fn contains(&self, list: &ListId) -> bool {
-        self.targets.iter().any(|target| target.list == *list)
-            || self.invalid.iter().any(|invalid| invalid.list.as_ref() == Some(list))
+        self.lists.contains(list)
     }
 }
 
 impl Target {
+    /// True if mail to this address reaches a list that a mapping names: to post, or as a command.
+    pub(crate) fn is_list_address(&self, address: &Address) -> bool {
+        const COMMANDS: [&str; 8] =
+            ["bounces", "confirm", "join", "leave", "owner", "request", "subscribe", "unsubscribe"];
+        let Some((local, domain)) = address.as_str().rsplit_once('@') else { return false };
+        // What follows a plus only matters to the command.
+        let before_plus = |text: &'_ str| text.split_once('+').map_or(text.len(), |(before, _)| before.len());
+        let is_list = |name: &str| {
+            let id = ListId::parse(&format!("{name}.{domain}"));
+            id.is_some_and(|id| self.mapped_lists.contains(&id))
+        };
+        let mut dashes = local.match_indices('-');
+        is_list(local)
+            || is_list(&local[..before_plus(local)])
+            || dashes.any(|(dash, _)| {
+                let rest = &local[dash + 1..];
+                COMMANDS.contains(&&rest[..before_plus(rest)]) && is_list(&local[..dash])
+            })
+    }
+
     fn merge(&mut self, other: Self) {
         self.groups.extend(other.groups);
+        self.may_be_empty.extend(other.may_be_empty);
         self.keep.extend(other.keep);
+        self.is_add_only |= other.is_add_only;
         self.limits = Limits {
             max_removal_percent: self.limits.max_removal_percent.min(other.limits.max_removal_percent),
             max_growth_percent: self.limits.max_growth_percent.min(other.limits.max_growth_percent),
@@ -156,7 +190,16 @@ impl Target {
 
     /// Parses one mapping. Serde isn't used, because its errors quote the input, and a mapping may contain addresses.
     fn parse(item: &Value) -> Result<Self, String> {
-        const KEYS: [&str; 5] = ["group_guid", "list_id", "keep", "max_removal_percent", "max_growth_percent"];
+        const KEYS: [&str; 8] = [
+            "group_guid",
+            "list_id",
+            "keep",
+            "max_removal_percent",
+            "max_growth_percent",
+            "may_be_empty",
+            "removals",
+            "resubscribe",
+        ];
         let map = item.as_object().ok_or("expected a JSON object")?;
         if !map.keys().all(|key| KEYS.contains(&key.as_str())) {
             return Err(format!("unknown key; expected one of {}", KEYS.join(", ")));
@@ -170,17 +213,30 @@ impl Target {
             map.get("list_id").and_then(Value::as_str).and_then(ListId::parse).ok_or(
                 "list_id: expected a list id such as members.lists.example.org, or the list's posting address",
             )?;
+        if !flag(map, "resubscribe", true)? {
+            return Err("resubscribe: false needs the ledger, which this version doesn't have".to_owned());
+        }
         let defaults = Limits::default();
         Ok(Self {
             list,
             groups: BTreeSet::from([group]),
+            may_be_empty: flag(map, "may_be_empty", false)?.then_some(group).into_iter().collect(),
             keep: keep(map)?,
+            is_add_only: !flag(map, "removals", true)?,
             has_unresolved_mapping: false,
+            mapped_lists: Arc::default(),
             limits: Limits {
                 max_removal_percent: percent(map, "max_removal_percent", defaults.max_removal_percent, 100)?,
                 max_growth_percent: percent(map, "max_growth_percent", defaults.max_growth_percent, 100_000)?,
             },
         })
+    }
+}
+
+fn flag(map: &Map<String, Value>, name: &str, default: bool) -> Result<bool, String> {
+    match map.get(name) {
+        None | Some(Value::Null) => Ok(default),
+        Some(value) => value.as_bool().ok_or_else(|| format!("{name}: expected true or false (default {default})")),
     }
 }
 
@@ -192,10 +248,13 @@ fn keep(map: &Map<String, Value>) -> Result<BTreeSet<Address>, String> {
     };
     let mut addresses = BTreeSet::new();
     for (index, item) in items.iter().enumerate() {
-        // Any plausible address is accepted, because an invalid-looking one may be subscribed, and keeping it must be
-        // possible.
-        let address = item.as_str().map(Address::new).filter(Address::is_plausible);
-        addresses.insert(address.ok_or_else(|| format!("entry {} of keep is not an address", index + 1))?);
+        let text = item.as_str().unwrap_or_default();
+        match Address::parse(text) {
+            Ok(address) => drop(addresses.insert(address)),
+            // An invalid address may be subscribed, and keeping it must be possible.
+            Err(readings) if !readings.is_empty() => addresses.extend(readings),
+            Err(_) => return Err(format!("entry {} of keep is not an address", index + 1)),
+        }
     }
     Ok(addresses)
 }
@@ -284,6 +343,66 @@ mod tests {
     }
 
     #[test]
+    fn options_are_merged_and_may_be_empty_counts_for_its_own_group() {
+        let mapping = |group: &str, options: Value| {
+            let mut mapping = json!({"group_guid": group, "list_id": "a.lists.example.org"});
+            if let (Some(mapping), Value::Object(options)) = (mapping.as_object_mut(), options) {
+                mapping.extend(options);
+            }
+            mapping
+        };
+        let groups = |target: &Target| target.may_be_empty.iter().map(Uuid::to_string).collect::<Vec<_>>();
+        let defaults = parse(json!([mapping(GROUP, json!({"removals": true, "resubscribe": true}))]));
+        assert!(!defaults.targets[0].is_add_only && defaults.targets[0].may_be_empty.is_empty());
+        let mappings = parse(json!([
+            mapping(GROUP, json!({"may_be_empty": true, "removals": true})),
+            mapping(OTHER, json!({"may_be_empty": false, "removals": false})),
+        ]));
+        assert!(mappings.targets[0].is_add_only);
+        assert_eq!(groups(&mappings.targets[0]), [GROUP]);
+    }
+
+    #[test]
+    fn resubscribe_false_is_an_error_without_a_ledger() {
+        let mappings = parse(json!([
+            {"group_guid": GROUP, "list_id": "a.lists.example.org", "resubscribe": false},
+            {"group_guid": GROUP, "list_id": "b.lists.example.org"},
+        ]));
+        assert_eq!(
+            mappings.invalid[0].reason,
+            "Mapping 1 is invalid: resubscribe: false needs the ledger, which this version doesn't have."
+        );
+        assert!(!mappings.targets[0].has_unresolved_mapping && mappings.targets.len() == 1);
+    }
+
+    #[test]
+    fn keep_is_normalized_as_addresses_of_novi_are() {
+        let keep = json!([
+            "Ann <Ann@B\u{fc}cher.example>",
+            "\u{200b}bob@x.example.",
+            "a b@x.example",
+            "c@x.example;d@x.example"
+        ]);
+        let mappings = parse(json!([{"group_guid": GROUP, "list_id": "a.lists.example.org", "keep": keep}]));
+        let keep = &mappings.targets[0].keep;
+        for address in ["ann@xn--bcher-kva.example", "bob@x.example", "a+b@x.example", "c@x.example", "d@x.example"] {
+            assert!(keep.contains(&Address::new(address)), "{address}");
+        }
+    }
+
+    #[test]
+    fn every_mapped_list_is_known_to_every_list() {
+        let mappings = parse(json!([
+            {"group_guid": GROUP, "list_id": "a.lists.example.org"},
+            {"group_guid": "x", "list_id": "b.lists.example.org"},
+            {"group_guid": GROUP, "list_id": "c.lists.example.org"},
+        ]));
+        let names: Vec<&str> = mappings.lists.iter().map(ListId::as_str).collect();
+        assert_eq!(names, ["a.lists.example.org", "b.lists.example.org", "c.lists.example.org"]);
+        assert!(mappings.targets.iter().all(|target| target.mapped_lists == mappings.lists));
+    }
+
+    #[test]
     fn mapping_without_a_list_id_is_unresolved_for_all_lists() {
         let target = json!({"group_guid": GROUP, "list_id": "a.lists.example.org"});
         assert!(!parse(json!([target])).targets[0].has_unresolved_mapping);
@@ -311,6 +430,14 @@ mod tests {
             (
                 json!({"group_guid": GROUP, "list_id": "a.b.org", "max_growth_percent": -1}),
                 "max_growth_percent: expected",
+            ),
+            (
+                json!({"group_guid": GROUP, "list_id": "a.b.org", "may_be_empty": "secret"}),
+                "may_be_empty: expected true or false (default false)",
+            ),
+            (
+                json!({"group_guid": GROUP, "list_id": "a.b.org", "removals": 0}),
+                "removals: expected true or false (default true)",
             ),
         ] {
             let mappings = parse(json!([item]));

@@ -2,47 +2,22 @@
 //!
 //! It names lists and counts people. Only a requested explanation contains addresses, and it is never logged.
 
-use serde::Serialize;
+mod size;
+
+use std::cmp::Reverse;
+
+use serde::{Serialize, Serializer};
 use shared::cache::lock_key;
 
 use crate::apply::{Applied, Rejected};
 use crate::mailman::MailmanError;
 use crate::mapping::{InvalidMapping, ListId};
-use crate::plan::{Plan, Skipped, Verdict};
-
-/// The status of a list or a run, from best to worst.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Status {
-    /// The list has the members it should have.
-    #[default]
-    Ok,
-    /// Something was withheld, rejected or unreadable.
-    Partial,
-    /// The plan looks wrong, and the list is unchanged.
-    Blocked,
-    /// The list is unchanged or unfinished because of a failure.
-    Failed,
-    /// Time ran out. The next run continues.
-    Unfinished,
-}
-
-impl Status {
-    /// True if the invocation must end as a function error, so that alarms see it.
-    pub(crate) fn is_error(self) -> bool {
-        self >= Self::Blocked
-    }
-
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Partial => "partial",
-            Self::Blocked => "blocked",
-            Self::Failed => "failed",
-            Self::Unfinished => "unfinished",
-        }
-    }
-}
+use crate::plan::reason::reasons;
+use crate::plan::{Plan, Skipped};
+use crate::read::ReadingEnd;
+use crate::report::size::{Cut, MAX_LOGGED, MAX_RESULT, cut_text, escaped_size};
+use crate::show::Shown;
+use crate::status::Status;
 
 /// The report of one list.
 #[derive(Default, Serialize)]
@@ -54,11 +29,21 @@ pub(crate) struct ListReport {
     roster: usize,
     subscribed: usize,
     unsubscribed: usize,
+    /// Always zero, because only the ledger knows former addresses.
+    moved: usize,
     kept: usize,
-    withheld: usize,
+    pub(crate) withheld: usize,
     skipped: Skipped,
     rejected: Rejected,
+    /// [`Report`] adds it, cut if the report is too large.
+    #[serde(skip)]
     reason: Option<String>,
+    /// True if an operator has to look at the list at once, although it isn't blocked.
+    #[serde(skip)]
+    pub(crate) is_held_or_in_doubt: bool,
+    /// Contains addresses. [`Report`] adds it to the result, so that it is in no log and no error.
+    #[serde(skip)]
+    pub(crate) shown: Option<Shown>,
 }
 
 impl ListReport {
@@ -76,11 +61,18 @@ impl ListReport {
         Self::without_plan(mapping.list.as_ref(), Status::Failed, reason)
     }
 
+    /// Reports that there is nothing to mirror.
+    pub(crate) fn without_mappings() -> Self {
+        let reason = "novi_mailman_sync has no mapping, so no list is mirrored. Add a mapping, or stop the schedule.";
+        Self::without_plan(None, Status::Failed, reason.to_owned())
+    }
+
     /// Reports a list that another run has locked.
     pub(crate) fn locked(list: &ListId) -> Self {
         let reason = format!(
             "Another run holds the lock {}, so the list is left unchanged. The lock is released when that run ends, \
-             and expires with its invocation at the latest. The next scheduled run retries.",
+             and expires with its invocation at the latest. If Mailman may still be processing a request of that run, \
+             the lock stays for six minutes. The next scheduled run retries.",
             lock_key(list.as_str())
         );
         Self::without_plan(Some(list), Status::Failed, reason)
@@ -93,7 +85,7 @@ impl ListReport {
 
     /// Reports a plan that isn't applied, because this is a dry run, or because the plan is blocked or empty.
     pub(crate) fn planned(plan: &Plan) -> Self {
-        Self::of(plan, plan.subscribe.len(), plan.unsubscribe.len())
+        Self::of(plan, plan.subscribe().len(), plan.unsubscribe().len())
     }
 
     /// Reports a plan and the part of it that was applied.
@@ -109,11 +101,36 @@ impl ListReport {
             );
             report.add_reason(Status::Partial, &reason);
         }
-        if applied.timed_out > 0 {
+        let open = [("subscription", &applied.open_subscriptions), ("removal", &applied.open_removals)];
+        for (write, open) in open.into_iter().filter(|(_, open)| !open.is_empty()) {
             let reason = format!(
-                "Mailman did not respond in time to the subscription of {}, and may process it for up to six more \
-                 minutes. Do not change the list until then. The next run checks the result.",
-                addresses(applied.timed_out)
+                "Mailman did not respond in time to the {write} of {}, and may process it for up to six more minutes. \
+                 The list stays locked until then, or without a Redis these addresses are left alone. The next run \
+                 after that checks the result.",
+                addresses(open.len())
+            );
+            report.add_reason(Status::Partial, &reason);
+        }
+        if applied.postponed > 0 {
+            let reason = format!(
+                "Mailman may still be processing an earlier request about {}, so nothing was written about them. A run \
+                 after six minutes goes on.",
+                addresses(applied.postponed)
+            );
+            report.add_reason(Status::Partial, &reason);
+        }
+        if applied.waiting_removals > 0 {
+            let reason = format!(
+                "Mailman responded in time to no subscription, so the removal of {} waits for the next run.",
+                addresses(applied.waiting_removals)
+            );
+            report.add_reason(Status::Partial, &reason);
+        }
+        if applied.not_removed > 0 {
+            let reason = format!(
+                "{} stayed on the roster, although Mailman or a proxy in front of it accepted the removal. Check these, \
+                 and remove the members by hand.",
+                addresses(applied.not_removed)
             );
             report.add_reason(Status::Partial, &reason);
         }
@@ -138,27 +155,27 @@ impl ListReport {
             subscribed,
             unsubscribed,
             kept: plan.kept,
-            withheld: plan.withheld,
+            withheld: plan.withheld(),
             skipped: plan.skipped,
+            is_held_or_in_doubt: plan.is_held_or_in_doubt(),
             ..Self::default()
         };
-        for warning in &plan.warnings {
-            report.add_reason(Status::Partial, warning);
-        }
-        match plan.verdict {
-            Verdict::Sound => {}
-            Verdict::Forced(block) => report.add_reason(Status::Ok, &format!("The plan was forced although {block}.")),
-            Verdict::Blocked(block) => {
-                (report.subscribed, report.unsubscribed) = (0, 0);
-                let remedy = match block.force_event(&plan.list) {
-                    Some(event) => format!("If the plan is right, invoke once with the event {event}"),
-                    None => "Correct the mapping, or allow the API key to read the group.".to_owned(),
-                };
-                let reason = format!("Blocked because {block}. The list is left unchanged. {remedy}");
-                report.add_reason(Status::Blocked, &reason);
-            }
+        for (status, reason) in reasons(plan) {
+            report.add_reason(status, &reason);
         }
         report
+    }
+
+    /// True if the list was changed, or would be in a dry run.
+    pub(crate) fn has_changes(&self) -> bool {
+        self.subscribed + self.unsubscribed > 0
+    }
+
+    /// Reports that reading Novi ended before everyone on this list was read.
+    pub(crate) fn reading_ended(&mut self, end: ReadingEnd) {
+        if self.skipped.not_yet_read > 0 {
+            self.add_reason(Status::Unfinished, &format!("{end}."));
+        }
     }
 
     /// Adds sentences to the reason, and raises the status to at least `status`.
@@ -182,7 +199,6 @@ fn reason_of(error: MailmanError) -> String {
 }
 
 /// The explanation of an address.
-#[derive(Serialize)]
 pub(crate) struct Explanation {
     /// The address as it was sent in the event.
     pub(crate) address: String,
@@ -200,36 +216,179 @@ pub(crate) struct ListExplanation {
     pub(crate) why: Option<String>,
 }
 
+impl ListExplanation {
+    /// True if the address is or should be on the list, or may be.
+    fn is_related(&self) -> bool {
+        self.wanted || self.subscribed != Some(false)
+    }
+}
+
 /// The report of a run.
-#[derive(Serialize)]
 pub(crate) struct Report {
     pub(crate) status: Status,
     pub(crate) dry_run: bool,
+    /// True if a record was read from Novi, or anything was written to Mailman.
+    pub(crate) has_progress: bool,
     pub(crate) lists: Vec<ListReport>,
     pub(crate) novi_calls: u64,
     pub(crate) mailman_calls: u64,
     /// The duration of the run in seconds.
     pub(crate) seconds: f64,
     /// Contains addresses, so it is part of the result but never of the log.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) explain: Vec<Explanation>,
 }
 
-impl Report {
-    /// Returns the report as JSON, without the parts that must not be logged.
-    pub(crate) fn to_log_json(&self) -> String {
-        #[derive(Serialize)]
-        struct Line<'r> {
-            status: Status,
-            dry_run: bool,
-            lists: &'r [ListReport],
-            novi_calls: u64,
-            mailman_calls: u64,
-            seconds: f64,
-        }
-        let Self { status, dry_run, ref lists, novi_calls, mailman_calls, seconds, .. } = *self;
-        serde_json::to_string(&Line { status, dry_run, lists, novi_calls, mailman_calls, seconds }).unwrap_or_default()
+/// A report, with or without addresses.
+#[derive(Serialize)]
+struct View<'r> {
+    status: Status,
+    dry_run: bool,
+    lists: Vec<ListView<'r>>,
+    /// The number of lists with status `ok`, if these are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ok_lists: Option<usize>,
+    /// The number of other lists that are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lists_left_out: Option<usize>,
+    /// Always `null`, because there is no ledger.
+    ledger: Option<()>,
+    novi_calls: u64,
+    mailman_calls: u64,
+    seconds: f64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    explain: Vec<ExplanationView<'r>>,
+}
+
+/// The report of one list, with or without addresses.
+#[derive(Serialize)]
+struct ListView<'r> {
+    #[serde(flatten)]
+    list: &'r ListReport,
+    reason: Option<String>,
+    #[serde(flatten)]
+    shown: Option<&'r Shown>,
+}
+
+impl<'r> ListView<'r> {
+    fn new(list: &'r ListReport, has_addresses: bool, cut: Cut) -> Self {
+        let reason = list.reason.as_ref().map(|reason| cut_text(reason, cut.max_reason));
+        Self { list, reason, shown: list.shown.as_ref().filter(|_| has_addresses) }
     }
 }
 
-shared::unprintable!(Explanation, Report);
+/// The explanation of an address, as far as it fits.
+#[derive(Serialize)]
+struct ExplanationView<'r> {
+    address: &'r str,
+    lists: Vec<&'r ListExplanation>,
+    /// The number of lists that are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<usize>,
+}
+
+impl<'r> ExplanationView<'r> {
+    fn new(explanation: &'r Explanation, cut: Cut) -> Self {
+        let lists = explanation.lists.iter().filter(|list| list.is_related() || !cut.omits_unrelated);
+        let lists: Vec<_> = lists.take(cut.max_explained).collect();
+        let left_out = explanation.lists.len() - lists.len();
+        Self { address: &explanation.address, lists, left_out: (left_out > 0).then_some(left_out) }
+    }
+}
+
+impl Report {
+    /// True if the invocation must end as a function error, so that alarms see it.
+    ///
+    /// An unfinished run that got anywhere is not an error, because the next run goes on. A run that was asked for
+    /// addresses answers a question, whatever it finds.
+    pub(crate) fn is_error(&self) -> bool {
+        let needs_attention = match self.status {
+            Status::Ok | Status::Partial => false,
+            Status::Unfinished => !self.has_progress,
+            Status::Blocked | Status::Failed => true,
+        };
+        needs_attention && self.explain.is_empty() && self.lists.iter().all(|list| list.shown.is_none())
+    }
+
+    /// Returns the report as JSON, without the parts that must not be logged, and small enough for a log line.
+    pub(crate) fn to_log_json(&self) -> String {
+        let json = |cut| serde_json::to_string(&self.view(false, cut)).unwrap_or_default();
+        json(Cut::choose(MAX_LOGGED, self.lists.len(), |cut| escaped_size(&json(cut))))
+    }
+
+    fn view(&self, has_addresses: bool, cut: Cut) -> View<'_> {
+        let Self { status, dry_run, ref lists, novi_calls, mailman_calls, seconds, ref explain, .. } = *self;
+        let (ok, mut shown): (Vec<&ListReport>, Vec<&ListReport>) =
+            lists.iter().partition(|list| cut.counts_ok_lists && list.status == Status::Ok);
+        let left_out = shown.len().saturating_sub(cut.max_lists);
+        if left_out > 0 {
+            shown.sort_by_key(|list| Reverse(list.status));
+            shown.truncate(cut.max_lists);
+        }
+        let explain = explain.iter().filter(|_| has_addresses).map(|explained| ExplanationView::new(explained, cut));
+        View {
+            status,
+            dry_run,
+            lists: shown.into_iter().map(|list| ListView::new(list, has_addresses, cut)).collect(),
+            ok_lists: cut.counts_ok_lists.then_some(ok.len()),
+            lists_left_out: (left_out > 0).then_some(left_out),
+            ledger: None,
+            novi_calls,
+            mailman_calls,
+            seconds,
+            explain: explain.collect(),
+        }
+    }
+}
+
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let size = |cut| serde_json::to_vec(&self.view(true, cut)).unwrap_or_default().len();
+        self.view(true, Cut::choose(MAX_RESULT, self.lists.len(), size)).serialize(serializer)
+    }
+}
+
+shared::unprintable!(ListReport, Explanation, Report);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(status: Status, has_progress: bool) -> Report {
+        Report {
+            status,
+            dry_run: false,
+            has_progress,
+            lists: vec![ListReport::without_plan(None, status, "x".to_owned())],
+            novi_calls: 0,
+            mailman_calls: 0,
+            seconds: 0.0,
+            explain: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn blocked_and_failed_runs_and_runs_without_progress_are_errors() {
+        for (status, has_progress, expected) in [
+            (Status::Ok, false, false),
+            (Status::Partial, false, false),
+            (Status::Unfinished, true, false),
+            (Status::Unfinished, false, true),
+            (Status::Blocked, true, true),
+            (Status::Failed, true, true),
+        ] {
+            assert_eq!(report(status, has_progress).is_error(), expected, "{}", status.as_str());
+        }
+    }
+
+    #[test]
+    fn addresses_are_in_the_result_and_never_in_the_log_or_an_error() {
+        let mut report = report(Status::Blocked, true);
+        report.lists[0].shown = Some(Shown::of_one_leaver("ada@example.org"));
+        assert!(!report.is_error(), "an error would hide what was asked for");
+        assert!(serde_json::to_string(&report).unwrap().contains(r#""leaves":["ada@example.org"]"#));
+        report.explain.push(Explanation { address: "bea@example.org".to_owned(), lists: Vec::new() });
+        assert!(serde_json::to_string(&report).unwrap().contains("bea@example.org"));
+        let line = report.to_log_json();
+        assert!(line.contains(r#""ledger":null"#) && !line.contains("@example.org"), "{line}");
+    }
+}

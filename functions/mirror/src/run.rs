@@ -1,6 +1,6 @@
 //! One run: reads everything, plans every list, judges every plan, and only then applies the sound ones.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,25 +12,32 @@ use shared::member::MemberRules;
 use shared::metrics::{self, Metric};
 use shared::novi::{self, NoviError};
 use shared::parameters::{ParameterStore, Unavailable};
+use shared::sync::lock;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::apply::apply;
-use crate::directory::{Group, People};
+use crate::apply::{OpenWrites, apply};
+use crate::directory::{Group, MemberStatus, People};
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
 use crate::lock::{InstanceId, Locks};
-use crate::mailman::{Mailman, MailmanError, RetryBudget, Timeouts};
-use crate::mapping::Target;
+use crate::mailman::{Mailman, MailmanError, Timeouts};
+use crate::mapping::{ListId, Mappings, Target};
 use crate::parameters::Parameters;
-use crate::plan::{Plan, Verdict};
+use crate::plan::Plan;
 use crate::probe::{self, ProbeReport};
-use crate::read::{Caller, NoviRateLimiter, OutOfTime, PeopleRecords, ReadOptions, Reader};
-use crate::report::{Explanation, ListReport, Report, Status};
+use crate::read::{Caller, NoviRateLimiter, PeopleRecords, ReadOptions, Reader, ReadingEnd};
+use crate::report::{Explanation, ListReport, Report};
 use crate::roster::Roster;
+use crate::show::show;
+use crate::status::Status;
+use crate::unread::Unread;
 
 /// The reserve before the invocation's deadline. No work starts that would not end before the reserve begins.
 const DEADLINE_RESERVE: Duration = Duration::from_secs(10);
+
+/// The maximum number of concurrent reads. Mailman's REST API has two workers by default.
+const MAILMAN_CONCURRENCY: usize = 2;
 
 /// The reason why a run did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +72,10 @@ pub(crate) struct Mirror {
     pub(crate) cache: Option<MemberCache>,
     /// Identifies this instance as the owner of its locks.
     pub(crate) instance_id: InstanceId,
+    /// The addresses that Mailman may still be writing because of an earlier run.
+    pub(crate) open_writes: Mutex<OpenWrites>,
+    /// What the most recent run could not read of each list.
+    pub(crate) unread: Mutex<HashMap<ListId, Unread>>,
 }
 
 /// A list's roster, or the error that prevented reading it and the time of that error.
@@ -72,21 +83,21 @@ type RosterResult = Result<Roster, (MailmanError, Instant)>;
 
 /// The reason why Novi could not be read. Nothing may be concluded from a partial read, so no list is changed.
 enum ReadError {
-    OutOfTime(OutOfTime),
+    Ended(ReadingEnd),
     /// Novi rejected every call, for this reason.
     AccessDenied(NoviError),
 }
 
-impl From<OutOfTime> for ReadError {
-    fn from(out_of_time: OutOfTime) -> Self {
-        Self::OutOfTime(out_of_time)
+impl From<ReadingEnd> for ReadError {
+    fn from(end: ReadingEnd) -> Self {
+        Self::Ended(end)
     }
 }
 
 impl ReadError {
     fn status(&self) -> Status {
         match self {
-            Self::OutOfTime(_) => Status::Unfinished,
+            Self::Ended(_) => Status::Unfinished,
             Self::AccessDenied(_) => Status::Failed,
         }
     }
@@ -94,8 +105,8 @@ impl ReadError {
     /// Returns the sentences for the report.
     fn reason(&self) -> String {
         match self {
-            Self::OutOfTime(error) => format!(
-                "{error}, so the list is left unchanged. The next run retries. If this repeats, see Limits in \
+            Self::Ended(end) => format!(
+                "{end}, so the list is left unchanged. The next run retries. If this repeats, see Limits in \
                  docs/operations.md."
             ),
             Self::AccessDenied(error) => {
@@ -116,14 +127,21 @@ struct Outcome {
     explanations: Vec<Explanation>,
     /// The records to prewarm the cache with.
     updates: Vec<MemberUpdate>,
+    /// True if at least one record was read.
+    has_read: bool,
+    /// The lists that Mailman may still be changing.
+    open: BTreeSet<ListId>,
 }
 
 /// One run.
 struct Run<'r> {
     event: &'r Event,
+    mappings: &'r Mappings,
     dry_run: bool,
     reader: Reader<'r>,
     mailman: Mailman<'r>,
+    open_writes: &'r Mutex<OpenWrites>,
+    unread: &'r Mutex<HashMap<ListId, Unread>>,
 }
 
 impl Mirror {
@@ -159,8 +177,10 @@ impl Mirror {
         let cutoff = deadline.checked_sub(DEADLINE_RESERVE).unwrap_or(started);
         let read_options =
             ReadOptions { collect_for_cache: self.read_options.collect_for_cache && !dry_run, ..self.read_options };
+        let mappings = &parameters.mappings;
         let run = Run {
             event,
+            mappings,
             dry_run,
             reader: Reader::new(
                 &self.novi,
@@ -169,28 +189,34 @@ impl Mirror {
                 &self.rate_limiter,
                 read_options,
                 &self.member_rules,
-                cutoff,
+                reading_cutoff(started, cutoff),
             ),
             mailman: Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(parameters), cutoff),
+            open_writes: &self.open_writes,
+            unread: &self.unread,
         };
-        let mappings = &parameters.mappings;
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.includes(&target.list)).collect();
         let invalid = mappings.invalid.iter().filter(|mapping| match &mapping.list {
             Some(list) => event.includes(list),
             None => event.lists.is_none(),
         });
         let mut lists: Vec<ListReport> = invalid.map(ListReport::invalid).collect();
+        if mappings.lists.is_empty() && lists.is_empty() {
+            lists.push(ListReport::without_mappings());
+        }
 
         // Dry runs don't take locks.
         let cache = self.cache.as_ref().filter(|_| !dry_run);
         let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
-        let locks = Locks::lock(cache, &self.instance_id, &targets, seconds).await;
+        let locks = Locks::lock(cache, &self.instance_id, &targets, seconds, cutoff).await;
         let cache_is_down = locks.any_undetermined();
         let (locked, unlocked): (Vec<&Target>, Vec<&Target>) =
             targets.into_iter().partition(|target| locks.is_taken(&target.list));
         lists.extend(locked.iter().map(|target| ListReport::locked(&target.list)));
         let outcome = AssertUnwindSafe(run.sync(&unlocked)).catch_unwind().await;
-        locks.release().await;
+        let all = || unlocked.iter().map(|target| target.list.clone()).collect();
+        let open = outcome.as_ref().map_or_else(|_| all(), |outcome| outcome.open.clone());
+        locks.release(&open, cutoff + DEADLINE_RESERVE / 2).await;
         let mut outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
         lists.append(&mut outcome.lists);
 
@@ -208,7 +234,10 @@ impl Mirror {
             Metric::Count("ListsOk", count(Status::Ok)),
             Metric::Count("ListsPartial", count(Status::Partial)),
             Metric::Count("ListsBlocked", count(Status::Blocked)),
-            Metric::Count("ListsFailed", count(Status::Failed) + count(Status::Unfinished)),
+            Metric::Count("ListsFailed", count(Status::Failed)),
+            Metric::Count("ListsUnfinished", count(Status::Unfinished)),
+            Metric::Count("ListsHeld", lists.iter().filter(|list| list.is_held_or_in_doubt).count() as u64),
+            Metric::Count("Withheld", lists.iter().map(|list| list.withheld as u64).sum()),
             Metric::Count("NoviCalls", run.reader.caller.calls()),
             Metric::Count("NoviRateLimited", run.reader.caller.rate_limited()),
             Metric::Count("NoviRefused", u64::from(run.reader.caller.access_denied().is_some())),
@@ -219,6 +248,7 @@ impl Mirror {
         Report {
             status: lists.iter().map(|list| list.status).max().unwrap_or_default(),
             dry_run,
+            has_progress: outcome.has_read || lists.iter().any(ListReport::has_changes),
             lists,
             novi_calls: run.reader.caller.calls(),
             mailman_calls: run.mailman.calls(),
@@ -228,6 +258,14 @@ impl Mirror {
     }
 }
 
+/// Returns the end of the time for reading Novi. A fifth of the run is left for Mailman, but at least enough for a bulk
+/// removal, if the run isn't much shorter than that.
+fn reading_cutoff(started: Instant, cutoff: Instant) -> Instant {
+    let total = cutoff.saturating_duration_since(started);
+    let reserve = (total / 5).clamp(Duration::from_secs(15), Duration::from_secs(120)).min(total * 3 / 4);
+    cutoff.checked_sub(reserve).unwrap_or(started)
+}
+
 impl Run<'_> {
     /// Reads, plans and judges all lists, and then applies the sound plans.
     async fn sync(&self, targets: &[&Target]) -> Outcome {
@@ -235,8 +273,8 @@ impl Run<'_> {
         // Reads Novi and Mailman in parallel, so that only the slower one takes time. A roster that is older than the
         // records causes no wrong removal, because addresses that were added since aren't considered.
         let novi = async { self.read(targets).await.map(|read| (read, Instant::now())) };
-        let read = tokio::try_join!(novi, self.rosters(targets).map(Ok));
-        let (((people, updates), read_at), mut rosters) = match read {
+        let read = tokio::try_join!(novi, self.rosters(targets).map(Ok), self.other_missing_lists(targets).map(Ok));
+        let (((people, updates, ended), read_at), mut rosters, mut missing_lists) = match read {
             Err(error) => {
                 let report =
                     |target: &&Target| ListReport::without_plan(Some(&target.list), error.status(), error.reason());
@@ -246,6 +284,7 @@ impl Run<'_> {
             Ok(read) => read,
         };
         outcome.updates = updates;
+        outcome.has_read = people.directory.values().any(|status| !matches!(status, MemberStatus::Unknown));
         // Mailman may have recovered while Novi was being read.
         for (target, roster) in targets.iter().zip(&mut rosters) {
             if let Err((error, failed_at)) = roster
@@ -255,49 +294,83 @@ impl Run<'_> {
                 *roster = self.roster(target).await;
             }
         }
-        let plans = self.plan(targets, &people, rosters);
+        for (target, roster) in targets.iter().zip(&rosters) {
+            if matches!(roster, Err((MailmanError::NoSuchList, _))) {
+                missing_lists.insert(target.list.clone());
+            }
+        }
+        let plans = self.plan(targets, &people, rosters, &missing_lists);
         let planned: Vec<_> =
             plans.iter().map(|result| result.as_ref().ok().map(|(roster, plan)| (roster, plan))).collect();
         outcome.explanations = explain(self.event, targets, &people, &planned);
-        for (target, result) in targets.iter().zip(plans) {
-            outcome.lists.push(match result {
-                Err(error) => ListReport::from_error(&target.list, error),
-                Ok((_, plan)) if self.dry_run || plan.is_empty() => ListReport::planned(&plan),
-                Ok((_, plan)) => match plan.verdict {
-                    Verdict::Blocked(_) => ListReport::planned(&plan),
-                    Verdict::Sound | Verdict::Forced(_) => {
-                        ListReport::applied(&plan, &apply(&self.mailman, &plan).await)
-                    }
-                },
-            });
+        let shown = if self.event.show { show(&planned, &people) } else { Vec::new() };
+        let mut shown = shown.into_iter();
+        let mut reports: Vec<Option<ListReport>> = Vec::new();
+        reports.resize_with(targets.len(), || None);
+        let mut order: Vec<usize> = (0..targets.len()).collect();
+        // If time is always short, each list gets its turn.
+        fastrand::shuffle(&mut order);
+        for index in order {
+            let report = match &plans[index] {
+                Err(error) => ListReport::from_error(&targets[index].list, *error),
+                Ok((_, plan)) if self.dry_run || plan.is_empty() => ListReport::planned(plan),
+                Ok((_, plan)) => {
+                    let applied = apply(&self.mailman, plan, self.open_writes).await;
+                    outcome.open.extend(applied.has_open_writes().then(|| plan.list.clone()));
+                    ListReport::applied(plan, &applied)
+                }
+            };
+            reports[index] = Some(report);
+        }
+        for mut report in reports.into_iter().flatten() {
+            report.shown = shown.next().flatten();
+            ended.into_iter().for_each(|end| report.reading_ended(end));
+            outcome.lists.push(report);
         }
         outcome
     }
 
     /// Reads the groups of all lists, and then each of their members once.
-    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<MemberUpdate>), ReadError> {
+    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<MemberUpdate>, Option<ReadingEnd>), ReadError> {
         let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
         let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
         let mut members = HashSet::with_capacity(groups.values().map(|group| group.members.len()).sum());
         members.extend(groups.values().flat_map(|group| group.members.iter().copied()));
         tracing::info!(groups = groups.len(), members = members.len(), "read groups");
-        let PeopleRecords { directory, updates } = self.reader.people(members).await?;
+        let PeopleRecords { directory, updates, ended } = self.reader.people(members).await;
         tracing::info!(members = directory.len(), calls = self.reader.caller.calls(), "read members");
         match self.reader.caller.access_denied() {
             Some(error) => Err(ReadError::AccessDenied(error)),
-            None => Ok((People { groups, directory }, updates)),
+            None => Ok((People { groups, directory }, updates, ended)),
         }
     }
 
     /// Reads the rosters, in the order of the targets.
     async fn rosters(&self, targets: &[&Target]) -> Vec<RosterResult> {
-        /// Mailman's REST API has two workers by default.
-        const CONCURRENCY: usize = 2;
-        stream::iter(targets).map(|target| self.roster(target)).buffered(CONCURRENCY).collect().await
+        stream::iter(targets).map(|target| self.roster(target)).buffered(MAILMAN_CONCURRENCY).collect().await
     }
 
     async fn roster(&self, target: &Target) -> RosterResult {
-        RetryBudget::new().roster(&self.mailman, &target.list).await.map_err(|error| (error, Instant::now()))
+        self.mailman.roster(&target.list).await.map_err(|error| (error, Instant::now()))
+    }
+
+    /// Returns the mapped lists that Mailman doesn't have, without the targets. Reading the rosters tells about those.
+    async fn other_missing_lists(&self, targets: &[&Target]) -> BTreeSet<ListId> {
+        let targets: HashSet<&ListId> = targets.iter().map(|target| &target.list).collect();
+        let others = self.mappings.lists.iter().filter(|list| !targets.contains(list));
+        let check = |list| async move {
+            match self.mailman.has_list(list).await {
+                Ok(true) => None,
+                Ok(false) => Some(ListId::clone(list)),
+                // Such a list is more likely to exist than not. A run that concerns it reports the error.
+                Err(error) => {
+                    tracing::warn!(%list, %error, "checking that Mailman has the list failed");
+                    None
+                }
+            }
+        };
+        let checks = stream::iter(others).map(check).buffer_unordered(MAILMAN_CONCURRENCY);
+        checks.filter_map(std::future::ready).collect().await
     }
 
     /// Plans every list with a readable roster.
@@ -306,11 +379,16 @@ impl Run<'_> {
         targets: &[&Target],
         people: &People,
         rosters: Vec<RosterResult>,
+        missing_lists: &BTreeSet<ListId>,
     ) -> Vec<Result<(Roster, Plan), MailmanError>> {
         let make = |(target, roster): (&&Target, RosterResult)| {
             let roster = roster.map_err(|(error, _)| error)?;
-            let forced = self.event.force.contains(&target.list);
-            let plan = Plan::new(target, &people.groups, &people.directory, &roster, forced);
+            let unread = Unread::new(target, people);
+            let mut unread_before = lock(self.unread);
+            let before = unread_before.get(&target.list);
+            let force = self.event.force.get(&target.list).map(|force| unread.limit(*force, before));
+            unread_before.insert(target.list.clone(), unread);
+            let plan = Plan::new(target, people, &roster, missing_lists, force);
             tracing::info!(%plan, "list planned");
             Ok((roster, plan))
         };

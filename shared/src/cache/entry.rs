@@ -17,12 +17,12 @@ pub enum Lookup {
     Miss,
 }
 
-/// What Novi said about one member.
+/// A verified member, as read from Novi.
 pub struct MemberUpdate {
     /// The member's id.
     pub id: MemberId,
-    /// The member's identity, or `None` if Novi doesn't know the member.
-    pub identity: Option<Identity>,
+    /// The member's identity.
+    pub identity: Identity,
     /// When Novi said so.
     pub at: SystemTime,
 }

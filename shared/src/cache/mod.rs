@@ -110,16 +110,13 @@ impl MemberCache {
 
     /// Writes records from Novi to Redis, so that other instances find them. Does nothing without Redis.
     ///
-    /// Newer entries are left alone. Entries of people that Novi doesn't know are deleted. Takes at most `limit`, and
-    /// ends early if Redis stops responding. Returns the number of updates that Redis has processed.
+    /// Newer entries are left alone, and nothing is deleted. Takes at most `limit`, and ends early if Redis stops
+    /// responding. Returns the number of updates that Redis has processed.
     pub async fn prewarm(&self, updates: Vec<MemberUpdate>, limit: Duration) -> usize {
         /// Commands in flight: enough to keep the connection busy.
         const CONCURRENCY: usize = 64;
         let Some(redis) = &self.redis else { return 0 };
-        let (removed, known): (Vec<MemberUpdate>, Vec<MemberUpdate>) =
-            updates.into_iter().partition(|update| update.identity.is_none());
-        // Deletions come first: a former member must not be verified, and a full Redis can still delete.
-        let processed = stream::iter(removed.into_iter().chain(known))
+        let processed = stream::iter(updates)
             .map(|update| redis.prewarm(RECONNECT_WAIT, update, self.ttls))
             .buffer_unordered(CONCURRENCY)
             .take_while(|outcome| std::future::ready(outcome.is_some()))
@@ -235,11 +232,17 @@ impl Session<'_> {
         }
     }
 
-    /// Releases a lock if `owner` still holds it.
-    pub async fn release(&mut self, name: &str, owner: &str) {
-        if let Some(redis) = &self.cache.redis {
-            self.with_budget(redis, redis.release(self.reconnect_wait, name, owner)).await;
-        }
+    /// Releases a lock if `owner` still holds it. Returns true if Redis responded.
+    pub async fn release(&mut self, name: &str, owner: &str) -> bool {
+        let Some(redis) = &self.cache.redis else { return false };
+        self.with_budget(redis, redis.release(self.reconnect_wait, name, owner)).await.is_some()
+    }
+
+    /// Keeps a lock for `seconds`, during which no run can claim it, if `owner` still holds it or it has expired. Returns
+    /// true if Redis responded.
+    pub async fn keep(&mut self, name: &str, owner: &str, seconds: u64) -> bool {
+        let Some(redis) = &self.cache.redis else { return false };
+        self.with_budget(redis, redis.keep(self.reconnect_wait, name, owner, seconds)).await.is_some()
     }
 }
 

@@ -65,8 +65,15 @@ const RELEASE: &str = r"
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return 0";
 
-/// Writes an entry, or deletes it if there is nothing to write, unless a newer entry exists. An entry from the future and
-/// a value that isn't an entry don't count as newer.
+/// Keeps a claim beyond its run, unless another instance holds it. The new owner is no instance, so no run can claim the
+/// key before it expires.
+const KEEP: &str = r"
+local owner = redis.call('GET', KEYS[1])
+if not owner or owner == ARGV[1] then redis.call('SET', KEYS[1], 'open', 'EX', ARGV[2]) end
+return 0";
+
+/// Writes an entry, unless a newer entry exists. An entry from the future and a value that isn't an entry don't count as
+/// newer.
 const PREWARM: &str = r"
 local at, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 local current = redis.pcall('GET', KEYS[1])
@@ -75,11 +82,7 @@ if type(current) == 'string' then
   local cached_at = is_json and type(entry) == 'table' and tonumber(entry.cached_at)
   if cached_at and cached_at > at and cached_at <= now then return 0 end
 end
-if ARGV[4] then
-  redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[3])
-else
-  redis.call('DEL', KEYS[1])
-end
+redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[3])
 return 1";
 
 /// The cache in Redis.
@@ -141,7 +144,7 @@ impl RedisCache {
         self.query(reconnect_wait, redis::cmd("DEL").arg(key(id))).await
     }
 
-    /// Writes or deletes the entry of one member. An entry that is too large to be read is left out. Returns
+    /// Writes the entry of one member. An entry that has expired or is too large to be read is left out. Returns
     /// `Some(false)` if Redis rejected the command, and `None` if it didn't respond.
     pub(super) async fn prewarm(
         &self,
@@ -153,15 +156,10 @@ impl RedisCache {
         const TIMEOUT: Duration = Duration::from_secs(5);
         let (at, now) = (unix(update.at), unix_now());
         let expiry = (at + ttls.ttl + ttls.stale).saturating_sub(now);
+        let value = value(&Entry { verified: true, identity: update.identity, cached_at: at });
+        let Some(value) = value.filter(|_| expiry > 0) else { return Some(true) };
         let mut command = redis::cmd("EVAL");
-        command.arg(PREWARM).arg(1).arg(key(update.id)).arg(at).arg(now).arg(expiry);
-        if let Some(identity) = update.identity {
-            if expiry == 0 {
-                return Some(true);
-            }
-            let Some(value) = value(&Entry { verified: true, identity, cached_at: at }) else { return Some(true) };
-            command.arg(value);
-        }
+        command.arg(PREWARM).arg(1).arg(key(update.id)).arg(at).arg(now).arg(expiry).arg(value);
         let generation = self.generation();
         match tokio::time::timeout(TIMEOUT, self.connection.query::<()>(reconnect_wait, &command)).await {
             Ok(Ok(())) => Some(true),
@@ -181,6 +179,10 @@ impl RedisCache {
 
     pub(super) async fn release(&self, reconnect_wait: Duration, key: &str, owner: &str) -> Option<()> {
         self.query(reconnect_wait, redis::cmd("EVAL").arg(RELEASE).arg(1).arg(key).arg(owner)).await
+    }
+
+    pub(super) async fn keep(&self, reconnect_wait: Duration, key: &str, owner: &str, seconds: u64) -> Option<()> {
+        self.query(reconnect_wait, redis::cmd("EVAL").arg(KEEP).arg(1).arg(key).arg(owner).arg(seconds)).await
     }
 
     pub(super) async fn cool_down(&self, reconnect_wait: Duration, seconds: u64) -> Option<()> {

@@ -64,14 +64,19 @@ impl RawParameters {
     /// `{name}/1`, `{name}/2`, …
     ///
     /// # Errors
-    /// Fails if the parameter, or a part of it, is missing or not an array.
+    /// Fails if the parameter, or a part of it, is missing or not an array. A part is also missing if there is a later
+    /// one, or one whose name isn't a number.
     pub fn required_array(&self, name: &'static str, expected: &'static str) -> Result<Vec<Value>, ParameterError> {
         let mut items = self.array(name, name, expected)?;
-        let part = |key: &str| key.strip_prefix(name)?.strip_prefix('/')?.parse::<u64>().ok();
-        let mut parts: Vec<(u64, &str)> = self.0.keys().filter_map(|key| Some((part(key)?, key.as_str()))).collect();
-        parts.sort_unstable();
-        for (_, key) in parts {
-            items.extend(self.array(key, name, expected)?);
+        let is_part = |key: &&String| key.strip_prefix(name).is_some_and(|rest| rest.starts_with('/'));
+        for number in 1..=self.0.keys().filter(is_part).count() {
+            let key = format!("{name}/{number}");
+            if !self.0.contains_key(&key) {
+                let expected =
+                    format!("{expected} in all of its parts, which are numbered from 1, but {key} is missing");
+                return Err(ParameterError::Invalid { name, expected });
+            }
+            items.extend(self.array(&key, name, expected)?);
         }
         Ok(items)
     }
@@ -191,6 +196,24 @@ mod tests {
         assert_eq!(raw.optional("blank").unwrap(), None);
         assert_eq!(raw.required_array("a", "numbers").unwrap().len(), 2);
         assert_eq!(raw.required_url("u", "the root", false).unwrap().as_str(), "https://x/");
+    }
+
+    #[test]
+    fn gap_between_the_parts_of_an_array_is_an_error_that_names_it() {
+        let read = |json: &str| raw(json).required_array("a", "numbers").map(|items| items.len());
+        assert_eq!(read(r#"{"a":[1],"a/2":"[3]","a/1":"[2]","ab/7":"[]"}"#).unwrap(), 3);
+        let parts: Vec<String> = (1..=12).map(|n| format!(r#""a/{n}":"[{n}]""#)).collect();
+        assert_eq!(read(&format!(r#"{{"a":[0],{}}}"#, parts.join(","))).unwrap(), 13);
+        for (json, gap) in [
+            (r#"{"a":[1],"a/1":"[2]","a/3":"[4]"}"#, "a/2"),
+            (r#"{"a":[1],"a/2":"[2]"}"#, "a/1"),
+            (r#"{"a":[1],"a/0":"[2]"}"#, "a/1"),
+            (r#"{"a":[1],"a/1":"[2]","a/2b":"[3]"}"#, "a/2"),
+            (r#"{"a":[1],"a/1":"[2]","a/01":"[3]"}"#, "a/2"),
+        ] {
+            let error = read(json).unwrap_err().to_string();
+            assert!(error.contains(&format!("but {gap} is missing")), "{json}: {error}");
+        }
     }
 
     #[test]

@@ -50,9 +50,9 @@ async fn main() -> Result<()> {
     };
     println!("Running for {} minutes on SQLite and PostgreSQL, starting with seed {seed}", duration.as_secs() / 60);
     let started = Instant::now();
-    // A sequence mostly waits, so four concurrent ones keep two cores busy.
-    let tasks: Vec<_> = (seed..seed + 4)
-        .map(|first| tokio::spawn(run_sequences(Database::for_seed(first), (first..).step_by(4), started + duration)))
+    // A sequence mostly waits, so eight concurrent ones keep two cores busy.
+    let tasks: Vec<_> = (seed..seed + 8)
+        .map(|first| tokio::spawn(run_sequences(Database::for_seed(first), (first..).step_by(8), started + duration)))
         .collect();
     let mut tally = Tally::default();
     for task in tasks {

@@ -1,6 +1,7 @@
 //! A client for Mailman 3's REST API (3.1).
 //!
 //! Each method sends one request or reads one roster, and classifies the result. The caller decides how to handle it.
+//! The client only notes since when Mailman has been failing, because all callers share the time for retries.
 //!
 //! Properties of the API, measured with core 3.3.10:
 //!
@@ -9,14 +10,13 @@
 //! - Transient database errors are returned as 400 with a description.
 //! - Responses may quote an address, so bodies are never logged.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use secrecy::ExposeSecret;
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 use shared::http_client::{self, BodyError, TransportError};
 use shared::parameters::ParameterStore;
@@ -25,34 +25,12 @@ use url::Url;
 
 use crate::address::Address;
 use crate::mailman::error::{MailmanError, WriteOutcome};
+use crate::mailman::response::{Response, Subscription, error_from, inconsistent};
+use crate::mailman::retry_budget::RetryBudget;
 use crate::mapping::ListId;
 use crate::parameters::{ActiveParameters, MailmanAccess, Parameters};
 use crate::plan::Subscriber;
 use crate::roster::Roster;
-
-/// The result of one subscription request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subscription {
-    /// The address is subscribed, either by this request or already before it.
-    Done,
-    /// The address isn't subscribed, because an earlier subscription request for it is pending.
-    Pending,
-    /// Mailman rejected the address.
-    Refused(Refusal),
-    /// Mailman returned 400 without an explanation that this client knows.
-    ///
-    /// Mailman does so for every exception, such as another subscriber's pending request that is discarded while
-    /// Mailman searches the pending requests. A retry may therefore succeed.
-    Unexplained,
-}
-
-/// The reason why Mailman rejected an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Invalid,
-    Banned,
-    Other,
-}
 
 /// Time limits for requests to Mailman.
 #[derive(Clone, Copy)]
@@ -60,122 +38,22 @@ pub(crate) struct Timeouts {
     /// The maximum duration of one request. A bulk removal takes seconds, and each wait for a locked database takes
     /// five.
     pub(crate) request: Duration,
-    /// The maximum duration of retries, from the first transient failure on.
+    /// How long transient failures are retried without a success in between.
     pub(crate) retry: Duration,
 }
 
 /// A client for one run.
 pub(crate) struct Mailman<'r> {
     http: &'r reqwest::Client,
-    pub(crate) timeouts: Timeouts,
+    request_timeout: Duration,
     parameters: ActiveParameters<'r>,
     /// The time by which every request ends.
     cutoff: Instant,
     calls: AtomicU64,
-}
-
-/// A response with its complete body.
-pub(super) struct Response {
-    pub(super) status: StatusCode,
-    pub(super) body: bytes::Bytes,
-    /// True if the request was a write.
-    is_write: bool,
-}
-
-impl Response {
-    /// Returns Mailman's description of an error. It may quote an address.
-    fn description(&self) -> String {
-        #[derive(Deserialize)]
-        struct Error {
-            description: String,
-        }
-        serde_json::from_slice::<Error>(&self.body).map(|error| error.description).unwrap_or_default()
-    }
-
-    /// True if this is a transient failure of Mailman's database or process. It is a 5xx, or a 400 if Mailman reports
-    /// an exception as a bad request.
-    fn is_transient(&self) -> bool {
-        // SQLAlchemy names the driver that failed, and that driver's error.
-        const DATABASE_ERRORS: [&str; 7] = [
-            "database is locked",
-            "OperationalError",
-            "IntegrityError",
-            "UniqueViolation",
-            "(psycopg2.",
-            "(sqlite3.",
-            "invalid transaction",
-        ];
-        match self.status {
-            status if status.is_server_error() => true,
-            StatusCode::BAD_REQUEST => {
-                let description = self.description();
-                DATABASE_ERRORS.iter().any(|marker| description.contains(marker))
-            }
-            _ => false,
-        }
-    }
-
-    /// Parses a page of a roster.
-    fn roster_page(&self) -> Result<RosterPage, MailmanError> {
-        self.parse("its roster is not the expected JSON")
-    }
-
-    /// Parses the pending requests.
-    fn requests(&self) -> Result<Requests, MailmanError> {
-        self.parse("its pending requests are not the expected JSON")
-    }
-
-    fn parse<T: DeserializeOwned>(&self, cause: &'static str) -> Result<T, MailmanError> {
-        if self.status != StatusCode::OK {
-            return Err(error_from(self));
-        }
-        serde_json::from_slice(&self.body).map_err(|_| inconsistent(cause))
-    }
-
-    /// Classifies the response to a subscription request.
-    fn subscription(&self) -> Result<Subscription, MailmanError> {
-        match self.status {
-            StatusCode::CREATED => Ok(Subscription::Done),
-            // Accepted, but waiting for a confirmation or an approval.
-            StatusCode::ACCEPTED => Ok(Subscription::Pending),
-            StatusCode::CONFLICT if self.description().contains("pending") => Ok(Subscription::Pending),
-            StatusCode::CONFLICT => Ok(Subscription::Done),
-            StatusCode::BAD_REQUEST if !self.is_transient() => match self.description().as_str() {
-                description if description.contains("No such list") => Err(MailmanError::NoSuchList),
-                description if description.contains("banned") => Ok(Subscription::Refused(Refusal::Banned)),
-                description if description.contains("Invalid") => Ok(Subscription::Refused(Refusal::Invalid)),
-                description if description.contains("List posting address") => {
-                    Ok(Subscription::Refused(Refusal::Other))
-                }
-                _ => Ok(Subscription::Unexplained),
-            },
-            _ => Err(error_from(self)),
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct RosterPage {
-    total_size: usize,
-    #[serde(default)]
-    entries: Vec<RosterEntry>,
-}
-
-#[derive(Deserialize)]
-struct RosterEntry {
-    email: String,
-}
-
-#[derive(Deserialize)]
-struct Requests {
-    #[serde(default)]
-    entries: Vec<PendingRequest>,
-}
-
-#[derive(Deserialize)]
-struct PendingRequest {
-    email: String,
-    token: String,
+    /// The time for retries of reads.
+    pub(super) reads: RetryBudget,
+    /// The time for retries of writes. Mailman can be read while its database can't be written.
+    pub(super) writes: RetryBudget,
 }
 
 impl<'r> Mailman<'r> {
@@ -187,6 +65,8 @@ impl<'r> Mailman<'r> {
     /// The maximum number of rows to allocate memory for in advance. If a roster claims to have more, the allocation
     /// grows as it is read.
     const MAX_PREALLOCATED: usize = 200_000;
+    /// The maximum duration of a read after the time for retries is used up. Each list is still tried once.
+    const FAILING_TIMEOUT: Duration = Duration::from_secs(5);
     /// The maximum number of attempts to read a roster that changes while it is being read.
     const MAX_ROSTER_READS: usize = 3;
 
@@ -199,10 +79,12 @@ impl<'r> Mailman<'r> {
     ) -> Self {
         Self {
             http,
-            timeouts,
+            request_timeout: timeouts.request,
             parameters: ActiveParameters::new(parameters, current),
             cutoff,
             calls: AtomicU64::new(0),
+            reads: RetryBudget::new(timeouts.retry),
+            writes: RetryBudget::new(timeouts.retry),
         }
     }
 
@@ -212,7 +94,7 @@ impl<'r> Mailman<'r> {
     }
 
     /// Reads the members of a list, without its owners, moderators and non-members.
-    pub(crate) async fn roster(&self, list: &ListId) -> Result<Roster, MailmanError> {
+    pub(super) async fn read_roster(&self, list: &ListId) -> Result<Roster, MailmanError> {
         for _ in 0..Self::MAX_ROSTER_READS {
             if let Some(roster) = self.roster_once(list).await? {
                 return Ok(roster);
@@ -263,32 +145,61 @@ impl<'r> Mailman<'r> {
             "pre_approved": true,
             "send_welcome_message": false,
         });
-        let response = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await?;
-        response.subscription()
-    }
-
-    /// Discards the pending subscription requests of an address.
-    pub(crate) async fn discard_requests(&self, list: &ListId, address: &Address) -> Result<(), MailmanError> {
-        let response = self.send(&Method::GET, self.url(&["lists", list.as_str(), "requests"]), None).await?;
-        let requests = response.requests()?;
-        let discard = json!({ "action": "discard" });
-        for request in requests.entries.iter().filter(|request| Address::new(&request.email) == *address) {
-            let url = self.url(&["lists", list.as_str(), "requests", &request.token]);
-            let response = self.send(&Method::POST, url, Some(&discard)).await?;
-            // 404: the request no longer exists.
-            if !response.status.is_success() && response.status != StatusCode::NOT_FOUND {
-                return Err(error_from(&response));
-            }
+        let response = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await;
+        let subscription = response.and_then(|response| response.subscription());
+        // An unexplained rejection is neither a success nor an outage.
+        if subscription != Ok(Subscription::Unexplained) {
+            self.writes.note(&subscription);
         }
-        Ok(())
+        subscription
     }
 
-    /// Unsubscribes addresses silently, in one request. Addresses that aren't subscribed count as done.
-    pub(crate) async fn unsubscribe(&self, list: &ListId, addresses: &[&Address]) -> Result<(), MailmanError> {
+    /// Checks that a request to subscribe reaches Mailman, with one that subscribes no one: it names no subscriber, so
+    /// Mailman rejects it.
+    ///
+    /// # Errors
+    /// Returns the error if Mailman doesn't respond, or if another server does, such as a proxy that forbids the
+    /// request.
+    pub(crate) async fn check_subscriptions(&self, list: &ListId) -> Result<(), MailmanError> {
+        let body = json!({ "list_id": list.as_str(), "subscriber": "" });
+        let response = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await?;
+        if response.rejects_missing_subscriber() { Ok(()) } else { Err(error_from(&response)) }
+    }
+
+    /// Reads the pending subscription requests of a list. Returns the tokens of each address.
+    pub(super) async fn read_subscription_requests(
+        &self,
+        list: &ListId,
+    ) -> Result<HashMap<Address, Vec<String>>, MailmanError> {
+        let response = self.send(&Method::GET, self.url(&["lists", list.as_str(), "requests"]), None).await?;
+        response.requests()
+    }
+
+    /// Discards a pending subscription request. One that no longer exists counts as discarded.
+    pub(crate) async fn discard_request(&self, list: &ListId, token: &str) -> Result<(), MailmanError> {
+        let url = self.url(&["lists", list.as_str(), "requests", token]);
+        let response = self.send(&Method::POST, url, Some(&json!({ "action": "discard" }))).await;
+        let discarded = response.and_then(|response| match response.status {
+            StatusCode::NOT_FOUND => Ok(()),
+            status if status.is_success() => Ok(()),
+            _ => Err(error_from(&response)),
+        });
+        self.writes.note(&discarded);
+        discarded
+    }
+
+    /// Unsubscribes addresses silently, in one request. Returns those that Mailman says it has removed.
+    pub(crate) async fn unsubscribe(
+        &self,
+        list: &ListId,
+        addresses: &[&Address],
+    ) -> Result<HashSet<Address>, MailmanError> {
         let emails: Vec<&str> = addresses.iter().map(|address| address.as_str()).collect();
         let url = self.url(&["lists", list.as_str(), "roster", "member"]);
-        let response = self.send(&Method::DELETE, url, Some(&json!({ "emails": emails }))).await?;
-        if response.status.is_success() { Ok(()) } else { Err(error_from(&response)) }
+        let response = self.send(&Method::DELETE, url, Some(&json!({ "emails": emails }))).await;
+        let removed = response.and_then(|response| response.removed());
+        self.writes.note(&removed);
+        removed
     }
 
     /// True if there is enough time left to start an operation that takes as long as `needed`.
@@ -353,16 +264,19 @@ impl<'r> Mailman<'r> {
             return Err(MailmanError::OutOfTime);
         }
         self.calls.fetch_add(1, Ordering::Relaxed);
+        let is_write = *method != Method::GET;
+        // A write isn't cut short, because its outcome would be unknown.
+        let is_failing = !is_write && (self.reads.is_used_up() || self.writes.is_used_up());
+        let timeout = if is_failing { self.request_timeout.min(Self::FAILING_TIMEOUT) } else { self.request_timeout };
         let mut request = self
             .http
             .request(method.clone(), url)
             .basic_auth(&access.username, Some(access.password.expose_secret()))
-            .timeout(remaining.min(self.timeouts.request));
+            .timeout(remaining.min(timeout));
         if let Some(body) = body {
             // Only with a body, because Mailman rejects a request that has a content type and no body.
             request = request.json(body);
         }
-        let is_write = *method != Method::GET;
         let outcome = |write_outcome| if is_write { write_outcome } else { WriteOutcome::NotApplied };
         let response = request.send().await.map_err(|error| MailmanError::NoResponse {
             cause: http_client::cause(&error),
@@ -379,55 +293,9 @@ impl<'r> Mailman<'r> {
             BodyError::TooLarge => MailmanError::Unexpected(status),
             BodyError::Truncated | BodyError::Malformed => MailmanError::NoResponse {
                 cause: "the response was truncated",
-                outcome: outcome(WriteOutcome::Unknown),
+                outcome: outcome(WriteOutcome::MaybeSettling),
             },
         })?;
         Ok(Response { status, body, is_write })
     }
 }
-
-/// Returns the error for an unsuccessful response that has no special meaning for its request.
-pub(super) fn error_from(response: &Response) -> MailmanError {
-    let outcome = match response.status {
-        _ if !response.is_write => WriteOutcome::NotApplied,
-        // A proxy in front of Mailman timed out, but Mailman may still be processing the request.
-        StatusCode::GATEWAY_TIMEOUT => WriteOutcome::MaybeInProgress,
-        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE => WriteOutcome::MaybeSettling,
-        _ => WriteOutcome::Unknown,
-    };
-    match response.status {
-        _ if response.is_transient() => MailmanError::Transient { cause: "a database or server error", outcome },
-        StatusCode::NOT_FOUND => MailmanError::NoSuchList,
-        other => MailmanError::Unexpected(other),
-    }
-}
-
-/// Returns the error for a read that gave no consistent result.
-fn inconsistent(cause: &'static str) -> MailmanError {
-    MailmanError::Transient { cause, outcome: WriteOutcome::NotApplied }
-}
-
-/// Parses a response in every way that the client does.
-#[cfg(fuzzing)]
-pub(crate) fn parse_response(status: StatusCode, body: &[u8]) {
-    for is_write in [false, true] {
-        let response = Response { status, body: bytes::Bytes::copy_from_slice(body), is_write };
-        if let Ok(page) = response.roster_page() {
-            assert_eq!(status, StatusCode::OK);
-            let mut roster = Roster::default();
-            roster.extend(page.entries.iter().map(|entry| Address::new(&entry.email)));
-        }
-        if let Ok(requests) = response.requests() {
-            requests.entries.iter().for_each(|request| drop((Address::new(&request.email), &request.token)));
-        }
-        match response.subscription() {
-            Ok(Subscription::Done) => assert!(matches!(status.as_u16(), 201 | 409)),
-            Ok(Subscription::Pending) => assert!(matches!(status.as_u16(), 202 | 409)),
-            Ok(Subscription::Refused(_) | Subscription::Unexplained) => assert_eq!(status, StatusCode::BAD_REQUEST),
-            // An error never quotes the body, because its texts are fixed.
-            Err(error) => drop(error.to_string()),
-        }
-    }
-}
-
-shared::unprintable!(Response, RosterPage, Requests);

@@ -1,6 +1,14 @@
 //! Errors of requests to Mailman, and the possible outcomes of a failed write.
 
+use std::time::Duration;
+
 use http::StatusCode;
+
+/// The minimum wait before a write is retried after its response was lost. A locked database may delay the first
+/// request for this long.
+pub(crate) const SETTLE_DELAY: Duration = Duration::from_secs(6);
+/// How long a write may be in progress after the client has disconnected.
+pub(crate) const OPEN_WRITE_PERIOD: Duration = Duration::from_secs(360);
 
 /// The reason why a list could not be read or written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,10 +60,17 @@ pub(crate) enum WriteOutcome {
     NotApplied,
     /// Possibly applied. Mailman has finished processing it.
     Unknown,
-    /// Possibly applied, or about to be within moments: the connection closed before the response arrived, or a proxy
-    /// in front of Mailman lost the response.
+    /// Possibly applied, or about to be within moments: the connection closed before the whole response arrived, or a
+    /// proxy in front of Mailman lost the response. Known after [`SETTLE_DELAY`].
     MaybeSettling,
-    /// Possibly applied, or still in progress for a long time. Mailman processes a request for up to six minutes, and
-    /// continues after the client has disconnected.
+    /// Possibly applied, or still in progress for up to [`OPEN_WRITE_PERIOD`]. Mailman continues after the client has
+    /// disconnected.
     MaybeInProgress,
+}
+
+impl WriteOutcome {
+    /// True if the write may still be applied later.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::MaybeSettling | Self::MaybeInProgress)
+    }
 }

@@ -3,8 +3,9 @@
 use http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::mailman::client::{Mailman, Response, error_from};
+use crate::mailman::client::Mailman;
 use crate::mailman::error::MailmanError;
+use crate::mailman::response::{Response, error_from};
 use crate::mapping::ListId;
 
 /// The version of Mailman's REST API, which the base URL doesn't contain.

@@ -3,11 +3,14 @@
 mod client;
 mod error;
 mod inspect;
+mod response;
 mod retry;
+mod retry_budget;
 
-#[cfg(fuzzing)]
-pub(crate) use self::client::parse_response;
-pub(crate) use self::client::{Mailman, Refusal, Subscription, Timeouts};
-pub(crate) use self::error::{MailmanError, WriteOutcome};
+pub(crate) use self::client::{Mailman, Timeouts};
+pub(crate) use self::error::{MailmanError, OPEN_WRITE_PERIOD, SETTLE_DELAY, WriteOutcome};
 pub(crate) use self::inspect::{ListSettings, Version};
-pub(crate) use self::retry::RetryBudget;
+#[cfg(fuzzing)]
+pub(crate) use self::response::parse_response;
+pub(crate) use self::response::{Refusal, Subscription};
+pub(crate) use self::retry::Retries;

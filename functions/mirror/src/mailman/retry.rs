@@ -1,59 +1,99 @@
-//! Retries of requests to Mailman, with exponential backoff and a time budget.
+//! Retries of requests to Mailman, with exponential backoff, within a time budget that all lists of a run share.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use tokio::time::Instant;
 
+use crate::address::Address;
 use crate::mailman::client::Mailman;
 use crate::mailman::error::{MailmanError, WriteOutcome};
+use crate::mailman::retry_budget::RetryBudget;
 use crate::mapping::ListId;
 use crate::roster::Roster;
 
-/// The time budget for retries of transient failures: `MAILMAN_RETRY_SECONDS`, which starts with the first failure.
-pub(crate) struct RetryBudget {
-    until: Option<Instant>,
+/// The retries of one operation, which back off exponentially.
+pub(crate) struct Retries<'m> {
+    mailman: &'m Mailman<'m>,
     delays: ExponentialBackoff,
 }
 
-impl RetryBudget {
-    pub(crate) fn new() -> Self {
-        Self {
-            until: None,
-            delays: ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(200))
-                .with_max_delay(Duration::from_secs(8))
-                .with_jitter()
-                .without_max_times()
-                .build(),
-        }
+impl<'m> Retries<'m> {
+    pub(crate) fn new(mailman: &'m Mailman<'m>) -> Self {
+        Self { mailman, delays: backoff() }
     }
 
-    /// Waits before a retry, and returns the possible outcome of the failed write.
+    /// Starts the backoff anew, after a success.
+    pub(crate) fn reset(&mut self) {
+        self.delays = backoff();
+    }
+
+    /// Waits before a write is retried, and returns the possible outcome of the failed one.
     ///
     /// # Errors
     /// Returns `error` if it isn't transient or the budget is used up, and [`MailmanError::OutOfTime`] if the delay
     /// would end after the cutoff.
-    pub(crate) async fn wait(
-        &mut self,
-        mailman: &Mailman<'_>,
-        error: MailmanError,
-    ) -> Result<WriteOutcome, MailmanError> {
-        let outcome = error.write_outcome().ok_or(error)?;
-        let until = *self.until.get_or_insert_with(|| Instant::now() + mailman.timeouts.retry);
-        let delay = self.delays.next().filter(|delay| Instant::now() + *delay < until).ok_or(error)?;
-        tracing::info!(%error, "retrying Mailman request");
-        mailman.wait(delay).await?;
-        Ok(outcome)
+    pub(crate) async fn wait(&mut self, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
+        let mailman = self.mailman;
+        self.wait_within(&mailman.writes, error).await
     }
 
-    /// Reads a roster, and retries transient failures of that too.
-    pub(crate) async fn roster(&mut self, mailman: &Mailman<'_>, list: &ListId) -> Result<Roster, MailmanError> {
+    async fn wait_within(&mut self, budget: &RetryBudget, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
+        let outcome = error.write_outcome().ok_or(error)?;
+        let delay = self.delays.next().filter(|delay| budget.allows(*delay)).ok_or(error)?;
+        tracing::info!(%error, "retrying Mailman request");
+        self.mailman.wait(delay).await?;
+        Ok(outcome)
+    }
+}
+
+fn backoff() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(200))
+        .with_max_delay(Duration::from_secs(8))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+impl Mailman<'_> {
+    /// Reads the members of a list, without its owners, moderators and non-members. Retries transient failures.
+    pub(crate) async fn roster(&self, list: &ListId) -> Result<Roster, MailmanError> {
+        self.retry_read(async || self.read_roster(list).await).await
+    }
+
+    /// Reads the pending subscription requests of a list. Returns the tokens of each address. Retries transient
+    /// failures.
+    pub(crate) async fn subscription_requests(
+        &self,
+        list: &ListId,
+    ) -> Result<HashMap<Address, Vec<String>>, MailmanError> {
+        self.retry_read(async || self.read_subscription_requests(list).await).await
+    }
+
+    /// True if Mailman has a list with this id. Retries transient failures.
+    pub(crate) async fn has_list(&self, list: &ListId) -> Result<bool, MailmanError> {
+        match self.retry_read(async || self.member_count(list).await).await {
+            Ok(_) => Ok(true),
+            Err(MailmanError::NoSuchList) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True if writes have been failing for longer than they are retried. Another write may still succeed.
+    pub(crate) fn is_write_budget_used_up(&self) -> bool {
+        self.writes.is_used_up()
+    }
+
+    async fn retry_read<T>(&self, read: impl AsyncFn() -> Result<T, MailmanError>) -> Result<T, MailmanError> {
+        let mut retries = Retries::new(self);
         loop {
-            match mailman.roster(list).await {
-                Ok(roster) => return Ok(roster),
+            let result = read().await;
+            self.reads.note(&result);
+            match result {
+                Ok(result) => return Ok(result),
                 Err(error) => {
-                    self.wait(mailman, error).await?;
+                    retries.wait_within(&self.reads, error).await?;
                 }
             }
         }

@@ -16,7 +16,7 @@ use crate::directory::GroupEnd;
 use crate::mapping::Mappings;
 use crate::probe::report::Transport;
 use crate::probe::shape::{self, BodyKind, Envelope, Fields, KeyStyle, RecordBody};
-use crate::read::{CallError, Caller, GroupPages};
+use crate::read::{CallError, Caller, GroupPages, ReadingEnd};
 
 /// The maximum number of records to read for each group.
 const SAMPLE: usize = 20;
@@ -175,7 +175,7 @@ impl Call {
                 false => shape::kind(&observation.body),
             }),
             problem: self.error.as_ref().map(|error| match error {
-                CallError::OutOfTime | CallError::CircuitOpen => Problem::NotAsked,
+                CallError::Ended(_) => Problem::NotAsked,
                 CallError::Novi(NoviError::RateLimited(_)) => Problem::RateLimited,
                 CallError::Novi(NoviError::CredentialsRejected) => Problem::KeyRejected,
                 CallError::Novi(NoviError::Blocked) => Problem::Blocked,
@@ -250,7 +250,7 @@ impl NoviProbe<'_> {
             }
         };
         let error = self.caller.call(MAX_ATTEMPTS, request).await.err();
-        if matches!(error, Some(CallError::OutOfTime)) {
+        if matches!(error, Some(CallError::Ended(ReadingEnd::OutOfTime | ReadingEnd::Paused(_)))) {
             lock(&self.facts).out_of_time = true;
         }
         Call { observation: last.into_inner().unwrap_or_default(), error }

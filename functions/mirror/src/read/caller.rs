@@ -1,8 +1,8 @@
 //! A call to Novi, with rate limit, retries and circuit breaker.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use shared::novi::{self, Access, DEFAULT_RETRY_AFTER, Failure, InvalidResponse, NoviError};
@@ -11,7 +11,8 @@ use shared::sync::lock;
 use tokio::time::Instant;
 
 use crate::parameters::{ActiveParameters, Parameters};
-use crate::read::rate_limit::NoviRateLimiter;
+use crate::read::ending::ReadingEnd;
+use crate::read::rate_limit::{NoviRateLimiter, Wait};
 
 /// The delay before the first retry. Each further delay is twice as long.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
@@ -35,10 +36,9 @@ enum AccessState {
 /// The reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CallError {
-    #[error("time ran out")]
-    OutOfTime,
-    #[error("Novi failed too often in a row, so this call was skipped")]
-    CircuitOpen,
+    /// No further call can be made in this run.
+    #[error("{0}")]
+    Ended(ReadingEnd),
     /// The error of the last attempt.
     #[error("{0}")]
     Novi(NoviError),
@@ -58,6 +58,10 @@ pub(crate) struct Caller<'r> {
     mismatches: AtomicU64,
     consecutive_failures: AtomicUsize,
     access: Mutex<AccessState>,
+    /// No call of this run starts before this time, because of Novi's `Retry-After`.
+    paused_until: Mutex<Instant>,
+    /// The same time, if a call was skipped because it is later than the cutoff.
+    skipped_until: OnceLock<SystemTime>,
 }
 
 impl<'r> Caller<'r> {
@@ -78,6 +82,8 @@ impl<'r> Caller<'r> {
             mismatches: AtomicU64::new(0),
             consecutive_failures: AtomicUsize::new(0),
             access: Mutex::new(AccessState::Unknown),
+            paused_until: Mutex::new(Instant::now()),
+            skipped_until: OnceLock::new(),
         }
     }
 
@@ -95,9 +101,10 @@ impl<'r> Caller<'r> {
         self.calls.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of calls to which Novi responded with 429.
+    /// Returns the number of calls to which Novi responded with 429. At least 1 if calls were skipped because of an
+    /// earlier run's 429.
     pub(crate) fn rate_limited(&self) -> u64 {
-        self.rate_limited.load(Ordering::Relaxed)
+        self.rate_limited.load(Ordering::Relaxed).max(u64::from(self.skipped_until.get().is_some()))
     }
 
     /// Returns the number of calls to which Novi responded with the record of another person.
@@ -123,7 +130,7 @@ impl<'r> Caller<'r> {
         let (mut elapsed, mut waits, mut refreshed_parameters) = (Duration::ZERO, 0, false);
         loop {
             if self.consecutive_failures.load(Ordering::Relaxed) >= MAX_CONSECUTIVE_FAILURES {
-                return Err(CallError::CircuitOpen);
+                return Err(CallError::Ended(ReadingEnd::NoResponse));
             }
             self.acquire().await?;
             self.calls.fetch_add(1, Ordering::Relaxed);
@@ -139,14 +146,16 @@ impl<'r> Caller<'r> {
                 Err(error) => error.into(),
             };
             elapsed += started.elapsed();
+            if let NoviError::RateLimited(seconds) = error {
+                self.rate_limited.fetch_add(1, Ordering::Relaxed);
+                self.pause_calls(seconds.map_or(DEFAULT_RETRY_AFTER, Duration::from_secs));
+            }
             if Instant::now() >= self.cutoff {
-                return Err(CallError::OutOfTime);
+                return Err(CallError::Ended(ReadingEnd::OutOfTime));
             }
             match error {
-                NoviError::RateLimited(seconds) if waits < MAX_RATE_LIMIT_WAITS => {
+                NoviError::RateLimited(_) if waits < MAX_RATE_LIMIT_WAITS => {
                     waits += 1;
-                    self.rate_limited.fetch_add(1, Ordering::Relaxed);
-                    self.pause_calls(seconds.map_or(DEFAULT_RETRY_AFTER, Duration::from_secs));
                     continue;
                 }
                 NoviError::CredentialsRejected | NoviError::Blocked if !refreshed_parameters => {
@@ -162,7 +171,7 @@ impl<'r> Caller<'r> {
                     if let Some(delay) = delays.next().filter(|_| elapsed + retry_after < CALL_BUDGET) {
                         let delay = delay.max(retry_after);
                         if Instant::now() + delay >= self.cutoff {
-                            return Err(CallError::OutOfTime);
+                            return Err(CallError::Ended(ReadingEnd::OutOfTime));
                         }
                         elapsed += delay;
                         tokio::time::sleep(delay).await;
@@ -196,21 +205,34 @@ impl<'r> Caller<'r> {
         loop {
             let now = Instant::now();
             if now >= self.cutoff {
-                return Err(CallError::OutOfTime);
+                return Err(CallError::Ended(ReadingEnd::OutOfTime));
             }
-            let acquired = lock(self.rate_limiter).try_acquire(now);
-            match acquired {
-                Ok(()) => return Ok(()),
-                Err(wait) if now + wait >= self.cutoff => return Err(CallError::OutOfTime),
-                Err(wait) => tokio::time::sleep(wait).await,
+            let pause = lock(&self.paused_until).saturating_duration_since(now);
+            let wait = if pause.is_zero() {
+                match lock(self.rate_limiter).try_acquire(now) {
+                    Ok(()) => return Ok(()),
+                    Err(wait) => wait,
+                }
+            } else {
+                Wait { duration: pause, is_pause: true }
+            };
+            if now + wait.duration < self.cutoff {
+                tokio::time::sleep(wait.duration).await;
+            } else if wait.is_pause {
+                let until = self.skipped_until.get_or_init(|| SystemTime::now() + wait.duration);
+                return Err(CallError::Ended(ReadingEnd::Paused(*until)));
+            } else {
+                return Err(CallError::Ended(ReadingEnd::OutOfTime));
             }
         }
     }
 
-    /// Pauses all calls.
+    /// Pauses all calls of this run, and those of the next run for as long as the rate limiter allows.
     fn pause_calls(&self, duration: Duration) {
         tracing::info!(seconds = duration.as_secs(), "rate limited by Novi; pausing all calls");
-        // Limited so that an absurd Retry-After cannot overflow the clock. The cutoff ends the wait anyway.
-        lock(self.rate_limiter).pause_until(Instant::now() + duration.min(Duration::from_secs(86_400)));
+        let now = Instant::now();
+        let mut paused_until = lock(&self.paused_until);
+        *paused_until = (*paused_until).max(now + duration);
+        lock(self.rate_limiter).pause(now, duration);
     }
 }

@@ -15,11 +15,15 @@ const MAX_ROWS: usize = 500_000;
 ///
 /// Pages overlap by one row. Without the overlap, a member who leaves between two pages would shift a row out of the
 /// next page, and if another member joins at the same time, not even the count would change.
+///
+/// A person may be listed twice, and then counts twice in the total.
 #[derive(Default)]
 pub(crate) struct GroupPages {
     pub(crate) members: Vec<MemberId>,
     seen: HashSet<MemberId>,
     pub(crate) rows_without_id: usize,
+    /// The number of rows that were read. A row in which two pages overlap counts once.
+    rows: usize,
     /// The index of the first row of the next page.
     pub(crate) offset: usize,
     /// The last row of the previous page, if the next page must start with it.
@@ -42,24 +46,27 @@ impl GroupPages {
         self.overlap = page.rows.last().copied().filter(|_| rows > 1);
         self.offset += rows - usize::from(self.overlap.is_some());
         for row in page.rows.into_iter().skip(usize::from(overlaps && !has_shifted)) {
+            self.rows += 1;
             match row {
                 Some(id) if self.seen.insert(id) => self.members.push(id),
                 Some(_) => {}
                 None => self.rows_without_id += 1,
             }
         }
-        let read = self.members.len() + self.rows_without_id;
-        let has_new_rows = read != before;
+        let has_new_people = self.members.len() + self.rows_without_id != before;
+        // Without the overlap, a page without new people may be one that was read before.
+        let may_repeat = !has_new_people && !overlaps && rows > 0;
         match page.total {
-            _ if has_shifted && !has_new_rows && rows > 0 => incomplete("its pages repeat"),
+            _ if has_shifted && !has_new_people && rows > 0 => incomplete("its pages repeat"),
             _ if has_shifted => incomplete("it changed while it was being read"),
-            Some(total) if read as u64 == total => Some(GroupEnd::Complete),
-            Some(total) if read as u64 > total => incomplete("it has more rows than its TotalCount"),
-            Some(_) if !has_new_rows => incomplete("it ended before its TotalCount"),
+            Some(_) if may_repeat => incomplete("its pages repeat"),
+            Some(total) if self.rows as u64 == total => Some(GroupEnd::Complete),
+            Some(total) if self.rows as u64 > total => incomplete("it has more rows than its TotalCount"),
+            Some(_) if !has_new_people => incomplete("it ended before its TotalCount"),
             // The end is an empty page, or a page that only contains the overlapping row.
             None if rows == usize::from(overlaps) => Some(GroupEnd::Complete),
-            None if !has_new_rows => incomplete("its pages repeat"),
-            _ if self.members.len() > MAX_ROWS => incomplete("it has too many rows"),
+            None if !has_new_people => incomplete("its pages repeat"),
+            _ if self.rows > MAX_ROWS => incomplete("it has too many rows"),
             _ => None,
         }
     }
@@ -100,6 +107,30 @@ mod tests {
     }
 
     #[test]
+    fn person_who_is_listed_twice_counts_twice() {
+        assert_eq!(read_all(vec![page(Some(4), [1, 2, 1, 3])]), (3, GroupEnd::Complete));
+        assert_eq!(read_all(vec![page(Some(5), [1, 2, 3]), page(Some(5), [3, 1, 4])]), (4, GroupEnd::Complete));
+        // Also if the last page has no one else, or the same row twice.
+        assert_eq!(read_all(vec![page(Some(4), [1, 2, 3]), page(Some(4), [3, 1])]), (3, GroupEnd::Complete));
+        assert_eq!(read_all(vec![page(Some(4), [1, 2, 3]), page(Some(4), [3, 3])]), (3, GroupEnd::Complete));
+        assert_eq!(read_all(vec![page(None, [1, 2, 1]), page(None, [1])]), (2, GroupEnd::Complete));
+    }
+
+    #[test]
+    fn group_without_end_is_incomplete() {
+        let too_many = GroupEnd::Incomplete("it has too many rows".to_owned());
+        for row in [None, id(1)] {
+            let mut group = GroupPages::default();
+            let rows = |first: u128| match row {
+                None => vec![None; 100_001],
+                Some(_) => (first..=first + 100_000).map(id).collect(),
+            };
+            let ends = (0..6).map(|n| group.add(Page { total: None, rows: rows(1 + n * 100_000) }));
+            assert_eq!(ends.flatten().next(), Some(too_many.clone()));
+        }
+    }
+
+    #[test]
     fn inconsistent_counted_group_is_incomplete() {
         for (pages, reason) in [
             (vec![page(Some(9), [1, 2]), page(Some(9), [2])], "ended before"),
@@ -110,6 +141,8 @@ mod tests {
             (vec![page(Some(3), [1, 2]), page(None, [2, 3])], "changed"),
             (vec![page(Some(3), [1, 2]), page(Some(3), [])], "changed"),
             (vec![page(Some(1), [1, 2])], "more rows"),
+            // A server that ignores the offset, with one row per page.
+            (vec![page(Some(2), [1]), page(Some(2), [1])], "pages repeat"),
         ] {
             match read_all(pages).1 {
                 GroupEnd::Incomplete(text) => assert!(text.contains(reason), "{text}"),

@@ -2,9 +2,11 @@
 //! bulk list of all records.
 //!
 //! Calls run concurrently within a limit per second and per minute. They all pause after a 429, and are retried after
-//! transient failures. Data that remains unreadable is marked unknown, which removes no one.
+//! transient failures. Data that remains unreadable is marked unknown, which removes no one. Reading ends early if its
+//! time is over or Novi stops responding.
 
 mod caller;
+mod ending;
 mod group_pages;
 mod rate_limit;
 
@@ -21,6 +23,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 pub(crate) use self::caller::{CallError, Caller};
+pub(crate) use self::ending::ReadingEnd;
 pub(crate) use self::group_pages::GroupPages;
 pub(crate) use self::rate_limit::NoviRateLimiter;
 use crate::directory::{Directory, Group, GroupEnd, MemberStatus};
@@ -32,11 +35,6 @@ const CONCURRENCY: usize = 16;
 const MAX_ATTEMPTS: usize = 5;
 /// The maximum number of attempts of a bulk call, which has an alternative.
 const MAX_BULK_ATTEMPTS: usize = 2;
-
-/// Time ran out while reading, so nothing may be concluded from what was read.
-#[derive(Debug, thiserror::Error)]
-#[error("Time ran out while reading Novi")]
-pub(crate) struct OutOfTime;
 
 /// Reads Novi during one run.
 pub(crate) struct Reader<'r> {
@@ -61,6 +59,8 @@ pub(crate) struct PeopleRecords {
     pub(crate) directory: Directory,
     /// The same records for the cache, if these are collected.
     pub(crate) updates: Vec<MemberUpdate>,
+    /// The reason why some people weren't reached. They are missing from the directory.
+    pub(crate) ended: Option<ReadingEnd>,
 }
 
 impl<'r> Reader<'r> {
@@ -77,17 +77,20 @@ impl<'r> Reader<'r> {
     }
 
     /// Reads groups.
-    pub(crate) async fn groups(&self, groups: HashSet<Uuid>) -> Result<Vec<(Uuid, Group)>, OutOfTime> {
+    ///
+    /// # Errors
+    /// Returns an error if time runs out. No time is left to read the people then.
+    pub(crate) async fn groups(&self, groups: HashSet<Uuid>) -> Result<Vec<(Uuid, Group)>, ReadingEnd> {
         let reads = groups.into_iter().map(|id| async move { Ok((id, self.group(id).await?)) });
         stream::iter(reads).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await.into_iter().collect()
     }
 
-    /// Reads people, each of them once.
-    pub(crate) async fn people(&self, mut members: HashSet<MemberId>) -> Result<PeopleRecords, OutOfTime> {
+    /// Reads people, each of them once, in arbitrary order.
+    pub(crate) async fn people(&self, mut members: HashSet<MemberId>) -> PeopleRecords {
         let mut people = PeopleRecords::default();
         people.directory.reserve(members.len());
         if self.options.bulk {
-            self.read_bulk(&mut members, &mut people).await?;
+            self.read_bulk(&mut members, &mut people).await;
         }
         let individual = members.into_iter().map(|id| async move {
             let request = async |access: &Access, deadline| {
@@ -101,8 +104,8 @@ impl<'r> Reader<'r> {
         while let Some((id, result)) = individual.next().await {
             match result {
                 Ok((record, read_at)) => self.record_member(&mut people, id, record.as_ref(), read_at),
-                Err(CallError::OutOfTime) => return Err(OutOfTime),
-                Err(error @ (CallError::CircuitOpen | CallError::Novi(_))) => {
+                Err(CallError::Ended(end)) => people.ended = people.ended.max(Some(end)),
+                Err(CallError::Novi(error)) => {
                     *failed.entry(error.to_string()).or_default() += 1;
                     people.directory.insert(id, MemberStatus::Unknown);
                 }
@@ -111,14 +114,19 @@ impl<'r> Reader<'r> {
         for (error, records) in failed {
             tracing::warn!(error, records, "reading records failed");
         }
-        Ok(people)
+        if let Some(end) = people.ended {
+            tracing::warn!(%end, records = people.directory.len(), "reading ended early");
+        }
+        people
     }
 
     /// Reads the bulk list of all records page by page, as long as that takes fewer calls than one for each person who
     /// is still missing. People who are not on the list, or only with an incomplete record, stay missing.
-    async fn read_bulk(&self, missing: &mut HashSet<MemberId>, people: &mut PeopleRecords) -> Result<(), OutOfTime> {
+    async fn read_bulk(&self, missing: &mut HashSet<MemberId>, people: &mut PeopleRecords) {
         // People on a page who were not recorded, because they aren't requested or their record is incomplete.
         let mut skipped = HashSet::new();
+        // People whose record was taken from a page, and those with two different ones, who are asked about individually.
+        let (mut recorded, mut contradictory) = (HashSet::new(), HashSet::new());
         let mut offset = 0;
         // A single lookup costs the same as one page.
         let mut calls_left = 1;
@@ -129,17 +137,28 @@ impl<'r> Reader<'r> {
             };
             let (page, read_at) = match self.caller.call(MAX_BULK_ATTEMPTS, request).await {
                 Ok((Some(page), read_at)) => (page, read_at),
-                Err(CallError::OutOfTime) => return Err(OutOfTime),
-                Ok((None, _)) | Err(CallError::CircuitOpen | CallError::Novi(_)) => {
+                // The individual calls end in the same way, if anyone is still missing.
+                Err(CallError::Ended(_)) => return,
+                Ok((None, _)) | Err(CallError::Novi(_)) => {
                     tracing::info!("bulk listing unavailable; fetching members individually");
-                    return Ok(());
+                    return;
                 }
             };
             let rows = page.rows.len();
             let mut has_new_rows = false;
             for row in page.rows {
                 let Some(id) = row.id else { continue };
-                if row.record.is_complete(self.rules) && missing.remove(&id) {
+                if recorded.contains(&id) {
+                    // A row may be on two pages, but with the same record.
+                    if people.directory.get(&id) != Some(&MemberStatus::from_record(Some(&row.record), self.rules)) {
+                        recorded.remove(&id);
+                        contradictory.insert(id);
+                        people.directory.remove(&id);
+                        people.updates.retain(|update| update.id != id);
+                        missing.insert(id);
+                    }
+                } else if !contradictory.contains(&id) && row.record.is_complete(self.rules) && missing.remove(&id) {
+                    recorded.insert(id);
                     self.record_member(people, id, Some(&row.record), read_at);
                     has_new_rows = true;
                 } else if !people.directory.contains_key(&id) {
@@ -153,21 +172,20 @@ impl<'r> Reader<'r> {
             }
             calls_left = remaining.div_ceil(rows);
         }
-        Ok(())
     }
 
     /// Records one person. `None` stands for a 404 or a response without a record.
     fn record_member(&self, people: &mut PeopleRecords, id: MemberId, record: Option<&Record>, read_at: SystemTime) {
         if self.options.collect_for_cache {
-            // A record with a name that isn't text can't be used for verification.
-            let identity = record.map_or(Ok(None), |record| record.verified(self.rules));
-            people.updates.extend(identity.ok().map(|identity| MemberUpdate { id, identity, at: read_at }));
+            // Nothing is written for a record that isn't a member's, or has a name that isn't text. Expiry deletes.
+            let identity = record.and_then(|record| record.verified(self.rules).ok().flatten());
+            people.updates.extend(identity.map(|identity| MemberUpdate { id, identity, at: read_at }));
         }
         people.directory.insert(id, MemberStatus::from_record(record, self.rules));
     }
 
     /// Reads one group to its end.
-    async fn group(&self, id: Uuid) -> Result<Group, OutOfTime> {
+    async fn group(&self, id: Uuid) -> Result<Group, ReadingEnd> {
         let mut pages = GroupPages::default();
         loop {
             let offset = pages.offset;
@@ -179,11 +197,11 @@ impl<'r> Reader<'r> {
                 Ok(Some(page)) => pages.add(page),
                 Ok(None) if offset == 0 => Some(GroupEnd::Missing),
                 Ok(None) => Some(GroupEnd::Incomplete("it disappeared while it was being read".to_owned())),
-                Err(error @ (CallError::CircuitOpen | CallError::Novi(_))) => {
+                Err(error @ (CallError::Ended(ReadingEnd::NoResponse) | CallError::Novi(_))) => {
                     tracing::warn!(%error, "reading a group page failed");
                     Some(GroupEnd::Incomplete(error.to_string()))
                 }
-                Err(CallError::OutOfTime) => return Err(OutOfTime),
+                Err(CallError::Ended(end)) => return Err(end),
             };
             if let Some(end) = end {
                 return Ok(Group { members: pages.members, rows_without_id: pages.rows_without_id, end });

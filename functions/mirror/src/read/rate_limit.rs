@@ -5,6 +5,17 @@ use std::time::Duration;
 use shared::rate_limit::SlidingWindow;
 use tokio::time::Instant;
 
+/// The longest pause that later runs of the instance respect. Novi's `Retry-After` may be an hour.
+const MAX_PAUSE: Duration = Duration::from_secs(300);
+
+/// The wait until the next call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wait {
+    pub(crate) duration: Duration,
+    /// True if Novi asked for it.
+    pub(crate) is_pause: bool,
+}
+
 /// Limits calls to Novi per second and per minute. The state outlives a run, because an instance may start the next run
 /// within the same minute.
 ///
@@ -34,20 +45,21 @@ impl NoviRateLimiter {
     ///
     /// # Errors
     /// Returns how long to wait if no call may start now.
-    pub(crate) fn try_acquire(&mut self, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn try_acquire(&mut self, now: Instant) -> Result<(), Wait> {
         let pause = self.paused_until.saturating_duration_since(now);
-        let wait = pause.max(self.next_call.saturating_duration_since(now)).max(self.minute.wait(now));
-        if !wait.is_zero() {
-            return Err(wait);
+        let limit = self.next_call.saturating_duration_since(now).max(self.minute.wait(now));
+        let duration = pause.max(limit);
+        if !duration.is_zero() {
+            return Err(Wait { duration, is_pause: pause > limit });
         }
         self.next_call = now + self.spacing;
         self.minute.take(now);
         Ok(())
     }
 
-    /// Pauses all calls until `until`, or longer if they already are paused for longer.
-    pub(crate) fn pause_until(&mut self, until: Instant) {
-        self.paused_until = self.paused_until.max(until);
+    /// Pauses all calls, those of later runs included, for `duration`, but at most [`MAX_PAUSE`].
+    pub(crate) fn pause(&mut self, now: Instant, duration: Duration) {
+        self.paused_until = self.paused_until.max(now + duration.min(MAX_PAUSE));
     }
 }
 
@@ -71,10 +83,10 @@ mod tests {
             for (gap, pause) in gaps {
                 now += Duration::from_millis(gap);
                 if pause > 38 {
-                    limiter.paused_until = now + Duration::from_secs(pause);
+                    limiter.pause(now, Duration::from_secs(pause));
                 }
                 while let Err(wait) = limiter.try_acquire(now) {
-                    now += wait;
+                    now += wait.duration;
                 }
                 prop_assert!(now >= limiter.paused_until);
                 calls.push(now);
@@ -94,12 +106,26 @@ mod tests {
         let mut limiter = NoviRateLimiter::new(2, 3);
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
+        let wait = |millis, is_pause| Err(Wait { duration: Duration::from_millis(millis), is_pause });
         assert!(limiter.try_acquire(start).is_ok());
-        assert_eq!(limiter.try_acquire(start), Err(Duration::from_millis(500)));
+        assert_eq!(limiter.try_acquire(start), wait(500, false));
         assert!(limiter.try_acquire(at(500)).is_ok());
         assert!(limiter.try_acquire(at(1_000)).is_ok());
-        assert_eq!(limiter.try_acquire(at(1_500)), Err(Duration::from_millis(58_500)));
-        limiter.paused_until = start + Duration::from_secs(90);
-        assert_eq!(limiter.try_acquire(start + Duration::from_secs(61)), Err(Duration::from_secs(29)));
+        assert_eq!(limiter.try_acquire(at(1_500)), wait(58_500, false));
+        limiter.pause(start, Duration::from_secs(90));
+        assert_eq!(limiter.try_acquire(at(61_000)), wait(29_000, true));
+    }
+
+    #[test]
+    fn no_pause_is_longer_than_five_minutes() {
+        let mut limiter = NoviRateLimiter::new(10, 400);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        limiter.pause(start, Duration::from_secs(3_600));
+        // A shorter pause doesn't end a longer one.
+        limiter.pause(start, Duration::from_secs(1));
+        let wait = Wait { duration: Duration::from_secs(1), is_pause: true };
+        assert_eq!(limiter.try_acquire(after(299)), Err(wait));
+        assert!(limiter.try_acquire(after(300)).is_ok());
     }
 }

@@ -1,0 +1,59 @@
+//! The part of a plan that was applied.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use crate::address::Address;
+use crate::mailman::{MailmanError, Refusal};
+
+/// The number of addresses that Mailman rejected, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Rejected {
+    pub(crate) invalid: usize,
+    pub(crate) banned: usize,
+    pub(crate) other: usize,
+}
+
+impl Rejected {
+    pub(crate) fn count(&mut self, refusal: Refusal) {
+        match refusal {
+            Refusal::Invalid => self.invalid += 1,
+            Refusal::Banned => self.banned += 1,
+            Refusal::Other => self.other += 1,
+        }
+    }
+
+    pub(crate) fn total(self) -> usize {
+        self.invalid + self.banned + self.other
+    }
+}
+
+/// The part of a plan that was applied.
+#[derive(Default)]
+pub(crate) struct Applied {
+    pub(crate) subscribed: usize,
+    pub(crate) unsubscribed: usize,
+    pub(crate) rejected: Rejected,
+    /// The addresses with a subscription that Mailman may still be processing.
+    pub(crate) open_subscriptions: HashSet<Address>,
+    /// The addresses with a removal that Mailman may still be processing.
+    pub(crate) open_removals: HashSet<Address>,
+    /// The number of addresses that were left alone, because Mailman may still be processing an earlier request.
+    pub(crate) postponed: usize,
+    /// The number of removals that wait, because Mailman responded to none of the subscriptions.
+    pub(crate) waiting_removals: usize,
+    /// The number of addresses that are still subscribed, although Mailman accepted their removal.
+    pub(crate) not_removed: usize,
+    /// The error that prevented the rest of the plan from being applied.
+    pub(crate) stopped: Option<MailmanError>,
+}
+
+impl Applied {
+    /// True if Mailman may still change the list because of this run.
+    pub(crate) fn has_open_writes(&self) -> bool {
+        !self.open_subscriptions.is_empty() || !self.open_removals.is_empty()
+    }
+}
+
+shared::unprintable!(Applied);

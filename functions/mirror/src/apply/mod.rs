@@ -1,0 +1,70 @@
+//! Applies a plan to Mailman: additions first, then removals in bulk.
+//!
+//! If a write's outcome is unknown, the roster is read before anything else is written, because overlapping requests
+//! for one address create duplicate memberships. Transient failures are retried for `MAILMAN_RETRY_SECONDS` without a
+//! success, over all lists together.
+//!
+//! A changed address is an addition and a removal. Removals therefore wait for additions if Mailman is failing, but not
+//! for additions that fail because of their own address.
+
+mod applied;
+mod open_writes;
+mod subscribe;
+mod unsubscribe;
+
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use shared::sync::lock;
+
+pub(crate) use self::applied::{Applied, Rejected};
+pub(crate) use self::open_writes::OpenWrites;
+use self::subscribe::Subscriptions;
+use self::unsubscribe::unsubscribe_all;
+use crate::address::Address;
+use crate::mailman::{Mailman, MailmanError};
+use crate::plan::{Plan, Subscriber};
+
+/// Applies a plan, except to addresses in `open_writes`. Adds those with open writes in the end.
+pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan, open_writes: &Mutex<OpenWrites>) -> Applied {
+    let mut applied = Applied::default();
+    let (joining, leaving) = {
+        let mut open_writes = lock(open_writes);
+        open_writes.expire(SystemTime::now());
+        let joining = plan.subscribe().iter().filter(|joins| !open_writes.contains(&plan.list, &joins.address));
+        let leaving = plan.unsubscribe().into_iter().filter(|address| !open_writes.contains(&plan.list, address));
+        (joining.collect::<Vec<_>>(), leaving.collect::<Vec<_>>())
+    };
+    applied.postponed = plan.subscribe().len() + plan.unsubscribe().len() - joining.len() - leaving.len();
+    applied.stopped = apply_into(mailman, plan, joining, leaving, &mut applied).await.err();
+    let open = applied.open_subscriptions.iter().chain(&applied.open_removals);
+    lock(open_writes).add(&plan.list, open, SystemTime::now());
+    applied
+}
+
+async fn apply_into(
+    mailman: &Mailman<'_>,
+    plan: &Plan,
+    joining: Vec<&Subscriber>,
+    leaving: Vec<&Address>,
+    applied: &mut Applied,
+) -> Result<(), MailmanError> {
+    // Don't send more writes to a Mailman that doesn't even respond to this.
+    if mailman.is_write_budget_used_up()
+        && let Err(error) = mailman.version().await
+        && error.write_outcome().is_some()
+    {
+        return Err(error);
+    }
+    let additions = Subscriptions::new(mailman, &plan.list, joining, applied).run().await?;
+    if !additions.may_remove {
+        applied.waiting_removals = leaving.len();
+        return Ok(());
+    }
+    unsubscribe_all(mailman, &plan.list, leaving, applied).await?;
+    match additions.given_up {
+        // Nothing was written, so Mailman is failing, not the addresses.
+        Some(error) if applied.subscribed + applied.unsubscribed == 0 => Err(error),
+        _ => Ok(()),
+    }
+}

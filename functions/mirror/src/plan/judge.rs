@@ -1,0 +1,247 @@
+//! The judgement of a plan, from its numbers: it may be applied, is held, or is blocked.
+
+use crate::force::Force;
+use crate::mapping::Limits;
+
+/// The result of reading the groups of one list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupsEnd {
+    /// All of them were read to their ends.
+    Complete,
+    /// All of them were read, and are empty.
+    Empty,
+    /// At least one was not read to its end.
+    Incomplete,
+    /// Novi doesn't have at least one of them.
+    Missing,
+}
+
+/// The numbers that decide about a plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// The number of addresses on the roster without those that stay only because of `keep`.
+    pub(crate) base: usize,
+    /// The number of addresses that would leave if nothing were withheld. Zero if the list is add-only.
+    pub(crate) leaving: usize,
+    /// The number of addresses that would join.
+    pub(crate) joining: usize,
+    /// The number of records that could not be read, and of rows without an id.
+    pub(crate) unknown: usize,
+    /// The number of people who were not yet read.
+    pub(crate) not_yet_read: usize,
+    pub(crate) groups: GroupsEnd,
+    pub(crate) is_in_doubt: bool,
+    pub(crate) limits: Limits,
+}
+
+/// A guard that a plan doesn't pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Block {
+    MissingGroup,
+    EmptyGroups,
+    Everyone,
+    Removals,
+    Growth,
+}
+
+/// The removals of a plan that may be applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removals {
+    /// Everyone who leaves is removed.
+    All,
+    /// Something is unknown or not yet read. An address only leaves if its only known record says that its member opted
+    /// out.
+    OptedOut,
+    /// The list is in doubt, and no one is removed.
+    Withheld,
+}
+
+/// The decision about a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The plan may be applied.
+    Sound(Removals),
+    /// The plan may look wrong only because of what is unknown. Neither additions nor removals are applied.
+    Held {
+        blocks: Vec<Block>,
+        /// True if it only waits for people who were not yet read.
+        is_waiting: bool,
+    },
+    /// The plan looks wrong and is not applied.
+    Blocked(Vec<Block>),
+}
+
+/// `max_growth_percent` doesn't apply to this many additions or fewer.
+const GROWTH_FLOOR: usize = 5;
+
+/// Returns the number of removals to which `max_removal_percent` doesn't apply.
+fn removal_floor(base: usize) -> usize {
+    if base < 10 { 1 } else { 3 }
+}
+
+/// Returns the larger of a floor and a percentage.
+fn limit(floor: usize, base: usize, percent: u64) -> usize {
+    let part = base as u128 * u128::from(percent) / 100;
+    floor.max(usize::try_from(part).unwrap_or(usize::MAX))
+}
+
+impl Facts {
+    /// Judges a plan. A `force` lifts the guards as far as its numbers reach. What exceeds a number is judged by itself.
+    pub(crate) fn judge(&self, force: Option<Force>) -> Verdict {
+        let blocks = self.blocks(force);
+        if !blocks.is_empty() {
+            return Verdict::Blocked(blocks);
+        }
+        let blocks = self.holds(force);
+        if !blocks.is_empty() {
+            let without_waiting = Self { leaving: self.leaving.saturating_sub(self.not_yet_read), ..*self };
+            let still_leaving = without_waiting.breaks_removal_limit(without_waiting.leaving, force);
+            let still_growing = self.growth(self.unknown, force) > self.growth_limit();
+            let is_waiting = blocks.iter().all(|block| match block {
+                Block::Growth => !still_growing,
+                _ => still_leaving.is_none(),
+            });
+            return Verdict::Held { blocks, is_waiting };
+        }
+        Verdict::Sound(if self.is_in_doubt(force) {
+            Removals::Withheld
+        } else if self.unknown_beyond(force) + self.not_yet_read > 0 || self.groups == GroupsEnd::Incomplete {
+            Removals::OptedOut
+        } else {
+            Removals::All
+        })
+    }
+
+    /// Returns the smallest force with which nothing of the plan is blocked, held or withheld, as far as a force can
+    /// reach: it can't accept people who were not yet read. Returns `None` if it can't reach anything.
+    pub(crate) fn sufficient_force(&self) -> Option<Force> {
+        if self.groups == GroupsEnd::Missing {
+            return None;
+        }
+        let grows_too_much =
+            |people| self.base > 0 && self.joining + self.unexplained_people(people) > self.growth_limit();
+        // As long as other people are missing, accepting some of them removes no one.
+        let is_readable = self.groups != GroupsEnd::Incomplete && self.not_yet_read == 0;
+        let holds_growth = grows_too_much(self.unknown + self.not_yet_read) && !grows_too_much(self.not_yet_read);
+        let unknown = if (self.leaving > 0 && is_readable) || holds_growth { self.unknown } else { 0 };
+        let rest = Self { unknown: self.unknown - unknown, ..*self };
+        let needs_leaves = self.is_in_doubt
+            || self.groups == GroupsEnd::Empty
+            || rest.breaks_removal_limit(self.leaving, None).is_some();
+        // Only those who were seen may join.
+        let needs_joins = grows_too_much(rest.unknown + rest.not_yet_read);
+        Some(Force {
+            joins: if needs_joins { self.joining } else { 0 },
+            leaves: if needs_leaves { self.leaving } else { 0 },
+            unknown,
+            ..Force::default()
+        })
+    }
+
+    /// Describes a guard that the plan doesn't pass. `force` is the one that it was judged with.
+    pub(crate) fn describe(&self, block: Block, force: Option<Force>) -> String {
+        let Self { base, leaving, joining, .. } = *self;
+        let Limits { max_removal_percent, max_growth_percent } = self.limits;
+        let beyond = |accepted: usize| match force {
+            Some(_) => format!(", although force accepts only {accepted}"),
+            None => String::new(),
+        };
+        let accepted = force.unwrap_or_default();
+        match block {
+            Block::MissingGroup => "a group_guid that is mapped to this list does not exist in Novi".to_owned(),
+            Block::EmptyGroups => {
+                format!(
+                    "all groups of this list are empty while {base} addresses are subscribed{}",
+                    beyond(accepted.leaves)
+                )
+            }
+            Block::Everyone => {
+                format!("all {base} subscribed addresses would be unsubscribed{}", beyond(accepted.leaves))
+            }
+            Block::Removals => format!(
+                "{leaving} of {base} addresses would be unsubscribed{}, more than the larger of {} and \
+                 {max_removal_percent} percent (max_removal_percent)",
+                beyond(accepted.leaves),
+                removal_floor(base),
+            ),
+            Block::Growth => {
+                let unread = match self.unexplained_people(self.unknown_beyond(force) + self.not_yet_read) {
+                    0 => String::new(),
+                    unread => format!(" and {unread} people who could not be read may be added"),
+                };
+                format!(
+                    "{joining} addresses would be subscribed{unread} to a list of {base}{}, more than the larger of \
+                     {GROWTH_FLOOR} and {max_growth_percent} percent (max_growth_percent)",
+                    beyond(accepted.joins),
+                )
+            }
+        }
+    }
+
+    /// Returns the guards that block the plan.
+    fn blocks(&self, force: Option<Force>) -> Vec<Block> {
+        if self.groups == GroupsEnd::Missing {
+            return vec![Block::MissingGroup];
+        }
+        let accepted = force.unwrap_or_default();
+        let is_explained = self.groups == GroupsEnd::Incomplete || self.is_in_doubt(force);
+        let explained = if is_explained { self.leaving } else { self.unknown_beyond(force) + self.not_yet_read };
+        let mut blocks = Vec::new();
+        if self.groups == GroupsEnd::Empty && self.leaving > accepted.leaves {
+            blocks.push(Block::EmptyGroups);
+        } else {
+            blocks.extend(self.breaks_removal_limit(self.leaving.saturating_sub(explained), force));
+        }
+        if self.base > 0 && self.joining.saturating_sub(accepted.joins) > self.growth_limit() {
+            blocks.push(Block::Growth);
+        }
+        blocks
+    }
+
+    /// Returns the guards that hold a plan that isn't blocked.
+    fn holds(&self, force: Option<Force>) -> Vec<Block> {
+        let mut blocks: Vec<Block> = self.breaks_removal_limit(self.leaving, force).into_iter().collect();
+        let people = self.unknown_beyond(force) + self.not_yet_read;
+        if self.base > 0 && self.growth(people, force) > self.growth_limit() {
+            blocks.push(Block::Growth);
+        }
+        blocks
+    }
+
+    /// Returns the guard if as many leavers, without those that `force` accepts, break the limit.
+    fn breaks_removal_limit(&self, leavers: usize, force: Option<Force>) -> Option<Block> {
+        let percent = self.limits.max_removal_percent;
+        let excess = leavers.saturating_sub(force.unwrap_or_default().leaves);
+        if excess == 0 {
+            None
+        } else if leavers >= self.base && percent < 100 {
+            Some(Block::Everyone)
+        } else {
+            (excess > limit(removal_floor(self.base), self.base, percent)).then_some(Block::Removals)
+        }
+    }
+
+    /// Returns how much the list may grow by `people` without records, beyond what `force` accepts.
+    fn growth(&self, people: usize, force: Option<Force>) -> usize {
+        (self.joining + self.unexplained_people(people)).saturating_sub(force.unwrap_or_default().joins)
+    }
+
+    fn growth_limit(&self) -> usize {
+        limit(GROWTH_FLOOR, self.base, self.limits.max_growth_percent)
+    }
+
+    /// Returns how many of `people` can't be those who leave.
+    fn unexplained_people(&self, people: usize) -> usize {
+        people.saturating_sub(self.leaving)
+    }
+
+    /// Returns the number of unknown records and rows that `force` doesn't accept.
+    pub(crate) fn unknown_beyond(&self, force: Option<Force>) -> usize {
+        self.unknown.saturating_sub(force.unwrap_or_default().unknown)
+    }
+
+    /// True if the list is in doubt. A force ends that if it accepts everyone who leaves.
+    pub(crate) fn is_in_doubt(&self, force: Option<Force>) -> bool {
+        self.is_in_doubt && force.is_none_or(|force| self.leaving > force.leaves)
+    }
+}

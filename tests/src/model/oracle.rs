@@ -1,0 +1,295 @@
+//! The oracles: what one run, and a series of runs with the same contents of Novi, may do to a list.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::config::ListConfig;
+use super::judge::{Contents, Force, Judgment, Verdict, growth_limit, judge, removal_limit};
+use super::tally::Tally;
+
+/// The circumstances of a run.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Circumstances {
+    /// False if something in Novi may have been unreadable.
+    pub(super) is_novi_readable: bool,
+    /// False if a request to Mailman may have failed.
+    pub(super) is_mailman_well: bool,
+    /// False if the run was killed, disturbed or short of time.
+    pub(super) is_undisturbed: bool,
+    /// True if the run may write to the list.
+    pub(super) may_write: bool,
+    /// The number of concurrent instances.
+    pub(super) instances: usize,
+}
+
+impl Circumstances {
+    /// True if nothing keeps the run from doing exactly what the rules say.
+    fn is_clean(self) -> bool {
+        self.is_novi_readable && self.is_mailman_well && self.is_undisturbed && self.instances == 1
+    }
+}
+
+/// A mapped list before a run, as the model sees it.
+pub(super) struct Expectation<'a> {
+    pub(super) config: &'a ListConfig,
+    pub(super) contents: Contents,
+    pub(super) judgment: Judgment,
+    pub(super) force: Force,
+}
+
+impl<'a> Expectation<'a> {
+    pub(super) fn new(
+        config: &'a ListConfig,
+        contents: Contents,
+        roster: &BTreeSet<String>,
+        is_config_in_doubt: bool,
+        force: Force,
+    ) -> Self {
+        let judgment = judge(config, &contents, roster, is_config_in_doubt, force);
+        Self { config, contents, judgment, force }
+    }
+
+    /// Returns the roster after a run that nothing disturbs.
+    fn roster_after(&self, before: &BTreeSet<String>, banned: &BTreeSet<String>) -> BTreeSet<String> {
+        let Judgment { joins, removals, verdict, .. } = &self.judgment;
+        if *verdict != Verdict::Applied {
+            return before.clone();
+        }
+        let stays = before.difference(removals).cloned();
+        stays.chain(joins.difference(banned).cloned()).collect()
+    }
+
+    /// Returns the status after a run that nothing disturbs.
+    fn status_after(&self, banned: &BTreeSet<String>, is_dry_run: bool) -> &'static str {
+        let Judgment { joins, is_in_doubt, verdict, .. } = &self.judgment;
+        let is_refused = !is_dry_run && !joins.is_disjoint(banned);
+        match verdict {
+            Verdict::Blocked => "blocked",
+            Verdict::Held => "partial",
+            Verdict::Applied if *is_in_doubt || self.contents.unknown > 0 => "partial",
+            Verdict::Applied if self.contents.has_oddity || is_refused => "partial",
+            Verdict::Applied => "ok",
+        }
+    }
+}
+
+/// What a run did to a list.
+pub(super) struct Change<'a> {
+    pub(super) before: &'a BTreeMap<String, String>,
+    pub(super) after: &'a BTreeMap<String, String>,
+    /// The status of the list, unless the run was killed or didn't concern the list.
+    pub(super) status: Option<&'a str>,
+    /// The addresses that requests of earlier runs may have added or removed during this run.
+    pub(super) late: &'a BTreeSet<String>,
+    /// The addresses that Mailman rejects.
+    pub(super) banned: &'a BTreeSet<String>,
+    /// The addresses that Mailman fails for.
+    pub(super) poisoned: &'a BTreeSet<String>,
+}
+
+impl Change<'_> {
+    fn rosters(&self) -> (BTreeSet<String>, BTreeSet<String>) {
+        (self.before.values().cloned().collect(), self.after.values().cloned().collect())
+    }
+
+    /// Returns the addresses that joined, except those that an earlier run may have added.
+    pub(super) fn joined(&self) -> BTreeSet<String> {
+        let (before, after) = self.rosters();
+        after.difference(&before).filter(|address| !self.late.contains(*address)).cloned().collect()
+    }
+
+    /// Returns the addresses of the memberships that ended. An address that was removed and added again has another
+    /// membership.
+    pub(super) fn left(&self) -> BTreeSet<String> {
+        let ended = self.before.iter().filter(|(id, address)| self.after.get(*id) != Some(*address));
+        ended.map(|(_, address)| address.clone()).filter(|address| !self.late.contains(address)).collect()
+    }
+
+    fn duplicates(&self) -> usize {
+        let (before, after) = self.rosters();
+        (self.after.len() - after.len()).saturating_sub(self.before.len() - before.len())
+    }
+}
+
+/// Checks that a list that the run didn't concern is unchanged.
+pub(super) fn check_unchanged(change: &Change<'_>) -> Vec<String> {
+    let (joined, left) = (change.joined(), change.left());
+    if joined.is_empty() && left.is_empty() {
+        return Vec::new();
+    }
+    vec![format!("was changed, but should not have been: {joined:?} joined, {left:?} left")]
+}
+
+/// Checks what a run did to a mapped list.
+pub(super) fn check_run(
+    expectation: &Expectation<'_>,
+    change: &Change<'_>,
+    circumstances: Circumstances,
+    tally: &mut Tally,
+) -> Vec<String> {
+    let Expectation { config, contents, judgment, force } = expectation;
+    let (joined, left) = (change.joined(), change.left());
+    let mut violations = Vec::new();
+    if !circumstances.may_write || change.status == Some("blocked") {
+        violations.extend(check_unchanged(change));
+    }
+    // Who may join, and who may leave.
+    let may_join = |address: &&String| {
+        contents.wanted.contains(*address)
+            && (!contents.untouched.contains(*address) || !circumstances.is_novi_readable)
+    };
+    let wrongly_added: Vec<&String> = joined.iter().filter(|address| !may_join(address)).collect();
+    if !wrongly_added.is_empty() {
+        tally.wrongly_added += wrongly_added.len();
+        violations.push(format!("gained {wrongly_added:?}"));
+    }
+    let is_forced = *force != Force::default();
+    let may_leave = |address: &&String| {
+        let leavers = if is_forced { &judgment.leaves } else { &judgment.removals };
+        // If the record that wants the address can't be read, one that has opted out decides.
+        leavers.contains(*address) || (!circumstances.is_novi_readable && contents.opted_out.contains(*address))
+    };
+    let wrongly_removed: Vec<&String> = left.iter().filter(|address| !may_leave(address)).collect();
+    if !wrongly_removed.is_empty() {
+        tally.wrongly_removed += wrongly_removed.len();
+        violations.push(format!("lost {wrongly_removed:?}"));
+    }
+    if change.duplicates() > 0 {
+        tally.duplicates += change.duplicates();
+        violations.push(format!("has {} new duplicate memberships", change.duplicates()));
+    }
+    // How many.
+    let is_changed = !joined.is_empty() || !left.is_empty();
+    if is_changed && judgment.too_many_leave {
+        violations.push(format!(
+            "was changed ({} joined, {} left), although {} of {} would leave",
+            joined.len(),
+            left.len(),
+            judgment.leaves.len(),
+            judgment.base
+        ));
+    }
+    if is_changed && judgment.too_many_join && circumstances.is_novi_readable {
+        violations.push(format!(
+            "was changed ({} joined, {} left), although {} would join a list of {}",
+            joined.len(),
+            left.len(),
+            judgment.joins.len(),
+            judgment.base
+        ));
+    }
+    if is_changed && contents.has_missing_group && circumstances.is_novi_readable {
+        violations.push("was changed, although a group is missing".to_owned());
+    }
+    let growth = growth_limit(config, judgment.base) * circumstances.instances + force.joins;
+    if judgment.base > 0 && joined.len() > growth {
+        violations.push(format!("gained {} of {}, of at most {growth}", joined.len(), judgment.base));
+    }
+    let removal = removal_limit(config, judgment.base) * circumstances.instances + force.leaves;
+    if left.len() > removal {
+        violations.push(format!("lost {} of {}, of at most {removal}", left.len(), judgment.base));
+    }
+    violations.extend(check_status(expectation, change, circumstances));
+    violations
+}
+
+/// Checks that the status tells the truth, and that a clean run did exactly what the rules say.
+fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstances: Circumstances) -> Vec<String> {
+    let Expectation { config, contents, judgment, force } = expectation;
+    let (before, after) = change.rosters();
+    let mut violations = Vec::new();
+    if change.status == Some("ok") && circumstances.may_write {
+        let lacking: Vec<&String> =
+            contents.wanted.difference(&after).filter(|address| !contents.untouched.contains(*address)).collect();
+        let belongs =
+            |address: &String| contents.wanted.contains(address) || config.keep.contains(address) || !config.removals;
+        let extra: Vec<&String> = after.iter().filter(|address| !belongs(address)).collect();
+        if !lacking.is_empty() || !extra.is_empty() {
+            violations.push(format!("is ok, but lacks {lacking:?} and has {extra:?}"));
+        }
+        let is_in_doubt = judgment.is_in_doubt && *force == Force::default();
+        if (contents.unknown > 0 && force.unknown == 0) || contents.has_oddity || is_in_doubt {
+            violations.push(format!(
+                "is ok, but has {} unknown records, {} oddities, and {} in doubt",
+                contents.unknown,
+                if contents.has_oddity { "some" } else { "no" },
+                if is_in_doubt { "is" } else { "isn't" }
+            ));
+        }
+    }
+    if !circumstances.is_clean() || !change.late.is_empty() || *force != Force::default() {
+        return violations;
+    }
+    if !change.poisoned.is_empty() {
+        // Removals don't wait for addresses that Mailman always fails for.
+        let remaining: Vec<&String> = judgment.removals.intersection(&after).collect();
+        if circumstances.may_write && judgment.verdict == Verdict::Applied && !remaining.is_empty() {
+            violations.push(format!("still has {remaining:?}, while Mailman only fails for other addresses"));
+        }
+    } else {
+        let is_dry_run = !circumstances.may_write;
+        let expected = if is_dry_run { before.clone() } else { expectation.roster_after(&before, change.banned) };
+        if after != expected {
+            violations.push(format!(
+                "lacks {:?} and has {:?} after a run that nothing disturbed: {} of {} leave, {} join, {} unknown, {:?}",
+                expected.difference(&after).collect::<Vec<_>>(),
+                after.difference(&expected).collect::<Vec<_>>(),
+                judgment.leaves.len(),
+                judgment.base,
+                judgment.joins.len(),
+                contents.unknown,
+                judgment.verdict
+            ));
+        }
+        let status = expectation.status_after(change.banned, is_dry_run);
+        if change.status != Some(status) {
+            violations.push(format!(
+                "is {}, but should be {status} after a run that nothing disturbed: {} of {} leave, {} join, {} unknown",
+                change.status.unwrap_or("not reported"),
+                judgment.leaves.len(),
+                judgment.base,
+                judgment.joins.len(),
+                contents.unknown
+            ));
+        }
+    }
+    violations
+}
+
+/// A series of runs during which neither what Novi says nor the mappings change, and no one else changes the list.
+pub(super) struct Series {
+    growth: Option<usize>,
+    removal: usize,
+    joined: BTreeSet<String>,
+    left: BTreeSet<String>,
+}
+
+impl Series {
+    /// Begins with the expectation for the first run.
+    pub(super) fn new(expectation: &Expectation<'_>) -> Self {
+        let Expectation { config, judgment, .. } = expectation;
+        // Each leaver may account for one unknown person, who then turns out to join.
+        let growth = growth_limit(config, judgment.base) + judgment.leaves.len();
+        Self {
+            growth: (judgment.base > 0).then_some(growth),
+            removal: removal_limit(config, judgment.base),
+            joined: BTreeSet::new(),
+            left: BTreeSet::new(),
+        }
+    }
+
+    /// Adds what a run did, and checks the sums.
+    pub(super) fn add(&mut self, change: &Change<'_>) -> Vec<String> {
+        self.joined.extend(change.joined());
+        self.left.extend(change.left());
+        let mut violations = Vec::new();
+        if let Some(growth) = self.growth.filter(|growth| self.joined.len() > *growth) {
+            let joined = self.joined.len();
+            violations.push(format!("gained {joined} of at most {growth} while Novi said the same"));
+        }
+        if self.left.len() > self.removal {
+            let (left, removal) = (self.left.len(), self.removal);
+            violations.push(format!("lost {left} of at most {removal} while Novi said the same"));
+        }
+        violations
+    }
+}

@@ -1,0 +1,490 @@
+//! A sequence: rounds of changes, lies, mistakes, faults and runs, and an end at which Novi tells the truth.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use fastrand::Rng;
+use http::Method;
+use serde_json::{Value, json};
+
+use super::config::{ListConfig, ListState};
+use super::environment::{Disturbance, Environment, Servers};
+use super::faults::ActiveFaults;
+use super::judge::{Force, Verdict};
+use super::oracle::{Change, Circumstances, Expectation, Series, check_run, check_unchanged};
+use super::tally::Tally;
+use super::world::World;
+use crate::harness::report;
+
+/// The memberships of one list: addresses by Mailman's id of the membership.
+type Memberships = BTreeMap<String, String>;
+
+pub(super) struct Sequence {
+    seed: u64,
+    rng: Rng,
+    world: World,
+    environment: Environment,
+    faults: ActiveFaults,
+    /// Addresses that Mailman rejects on every list.
+    banned: BTreeSet<String>,
+    /// The addresses in requests that may still arrive, by list.
+    late: BTreeMap<String, BTreeSet<String>>,
+    /// The series of runs with the same contents of Novi, by list.
+    series: BTreeMap<usize, Series>,
+    /// The events that the latest reports name to force a list.
+    forcing_events: BTreeMap<String, Value>,
+    /// What happened so far.
+    steps: Vec<String>,
+    violations: usize,
+    /// True if an earlier run may have left locks, or writes that may still arrive.
+    is_unsettled: bool,
+    /// True if nothing has happened since enough time has passed for every request to arrive.
+    has_time_passed: bool,
+    tally: Tally,
+}
+
+/// The reports of a run.
+struct Outcome {
+    /// The reports, none if the run was killed.
+    reports: Vec<Value>,
+}
+
+impl Outcome {
+    /// Returns the section of the only report about a list.
+    fn list(&self, id: &str) -> Option<&Value> {
+        let [report] = self.reports.as_slice() else { return None };
+        report["lists"].as_array()?.iter().find(|list| list["list_id"] == id)
+    }
+
+    fn status(&self, id: &str) -> Option<&str> {
+        self.list(id)?["status"].as_str()
+    }
+
+    /// Returns the reasons of all lists.
+    fn summary(&self) -> String {
+        let lists = self.reports.iter().flat_map(|report| report["lists"].as_array().into_iter().flatten());
+        let lists: Vec<String> = lists
+            .map(|list| {
+                let [id, status, reason] = ["list_id", "status", "reason"].map(|key| list[key].as_str().unwrap_or("-"));
+                let [subscribed, unsubscribed] =
+                    ["subscribed", "unsubscribed"].map(|key| list[key].as_u64().unwrap_or(0));
+                format!("\n      {id} {status} +{subscribed} -{unsubscribed}: {reason}")
+            })
+            .collect();
+        if lists.is_empty() { format!("{:?}", self.reports) } else { lists.concat() }
+    }
+}
+
+impl Sequence {
+    pub(super) async fn start(servers: Servers, seed: u64) -> Result<Self> {
+        let mut rng = Rng::with_seed(seed);
+        let name = format!("s{seed:x}");
+        let world = World::new(&mut rng, &name);
+        for number in 0..world.lists.len() {
+            servers.mailman.create_list(&format!("{name}n{number}")).await?;
+        }
+        let has_redis = rng.bool();
+        let environment = Environment::start(servers, has_redis, world.config.to_json()).await?;
+        {
+            let mut state = environment.novi.state();
+            (state.has_total_count, state.wraps_records, state.page_limit) = (rng.bool(), rng.bool(), rng.usize(2..15));
+            state.bulk_hidden_fields = rng.bool().then(Vec::new);
+        }
+        let steps = vec![format!("{} Redis", if has_redis { "with a" } else { "without a" })];
+        Ok(Self {
+            seed,
+            rng,
+            world,
+            environment,
+            faults: ActiveFaults::default(),
+            banned: BTreeSet::new(),
+            late: BTreeMap::new(),
+            series: BTreeMap::new(),
+            forcing_events: BTreeMap::new(),
+            steps,
+            violations: 0,
+            is_unsettled: false,
+            has_time_passed: false,
+            tally: Tally::default(),
+        })
+    }
+
+    /// Runs the whole sequence, and returns its results and the servers.
+    pub(super) async fn run_all(mut self) -> Result<(Tally, Servers)> {
+        // Most lists have members before anything goes wrong.
+        if self.rng.u8(..4) > 0 {
+            self.publish().await?;
+            self.run(&json!({}), Disturbance::Nothing).await?;
+        }
+        for _ in 0..self.rng.usize(2..=4) {
+            self.round().await?;
+        }
+        self.end().await?;
+        self.tally.sequences += 1;
+        if self.violations > 0 {
+            let steps: Vec<String> = self.steps.iter().map(|step| format!("\n  {step}")).collect();
+            let Self { seed, violations, .. } = self;
+            self.tally.violations.push(format!("seed {seed} has {violations} violations:{}", steps.concat()));
+        }
+        Ok((self.tally, self.environment.servers))
+    }
+
+    fn step(&mut self, step: impl Into<String>) {
+        self.steps.push(step.into());
+    }
+
+    fn violation(&mut self, what: &str) {
+        self.step(format!("VIOLATION: {what}"));
+        self.violations += 1;
+    }
+
+    async fn round(&mut self) -> Result<()> {
+        for _ in 0..self.rng.usize(0..5) {
+            let change = self.world.change(&mut self.rng);
+            self.steps.extend(change.map(|change| format!("truth: {change}")));
+        }
+        for _ in 0..self.rng.usize(0..3) {
+            self.edit_by_hand().await?;
+        }
+        if self.rng.u8(..3) == 0 {
+            self.world.lies.clear();
+            self.step("Novi tells the truth");
+        }
+        for _ in 0..[0, 1, 1, 2][self.rng.usize(..4)] {
+            let Some(lie) = self.world.lie(&mut self.rng) else { continue };
+            self.step(format!("lie: {lie}"));
+            *self.tally.lies.entry(lie).or_default() += 1;
+        }
+        match self.rng.u8(..6) {
+            0 => {
+                let mistake = self.world.make_mistake(&mut self.rng);
+                self.tally.mistakes += 1;
+                self.step(format!("mistake: {mistake}"));
+            }
+            1 | 2 => self.world.config = self.world.right_config.clone(),
+            _ => {}
+        }
+        self.publish().await?;
+        for _ in 0..self.rng.usize(1..=3) {
+            if self.rng.bool() {
+                self.faults.clear(&self.environment);
+                self.step("no more faults");
+            }
+            if self.rng.bool() {
+                for _ in 0..self.rng.usize(1..4) {
+                    self.inject();
+                }
+            }
+            let disturbance = self.random_disturbance();
+            let event = self.random_event();
+            self.run(&event, disturbance).await?;
+            // If nothing guards the lists, the schedule gives requests that are late enough time.
+            if !self.environment.has_redis && disturbance != Disturbance::Nothing || self.rng.bool() {
+                self.pass_time().await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn random_disturbance(&mut self) -> Disturbance {
+        let rng = &mut self.rng;
+        match rng.u8(..16) {
+            0 => Disturbance::KilledWhileReading(rng.usize(1..40)),
+            1 => Disturbance::KilledWhileWriting(rng.usize(1..40)),
+            2 => Disturbance::MailmanCrashes(rng.usize(1..40)),
+            // No work starts in the last 10 seconds, and no subscription in the last 15.
+            3 => Disturbance::ShortTime(Duration::from_millis(10_000 + rng.u64(..400))),
+            4 => Disturbance::ShortTime(Duration::from_millis(15_000 + rng.u64(..1_000))),
+            5 if self.environment.has_redis => Disturbance::SecondInstance,
+            _ => Disturbance::Nothing,
+        }
+    }
+
+    fn random_event(&mut self) -> Value {
+        let number = self.rng.usize(..self.world.lists.len());
+        let list = &self.world.lists[number];
+        match self.rng.u8(..10) {
+            0 => json!({"dry_run": true}),
+            // An event can't name a list that no mapping names.
+            1..=3 if !self.world.config.names(number) => json!({}),
+            1 => json!({"lists": [list]}),
+            // The event may be stale, as if the operator had waited too long.
+            2 | 3 => self.forcing_events.get(list).cloned().unwrap_or_else(|| json!({})),
+            _ => json!({}),
+        }
+    }
+
+    fn inject(&mut self) {
+        let Some(person) = self.world.random_person(&mut self.rng) else { return };
+        let group = self.world.interesting_group(&mut self.rng);
+        let address = self.world.random_address(&mut self.rng);
+        let fault = self.faults.inject(&self.environment, &mut self.rng, person, group, address.as_deref());
+        self.step(format!("fault: {fault}"));
+        *self.tally.faults.entry(fault).or_default() += 1;
+    }
+
+    /// Makes Novi and the mirror use the present contents and mappings.
+    async fn publish(&mut self) -> Result<()> {
+        self.series.clear();
+        self.environment.novi.state().directory = self.world.said();
+        if self.environment.mappings() != &self.world.config.to_json() {
+            self.pass_time().await?;
+            self.environment.set_mappings(self.world.config.to_json()).await?;
+        }
+        Ok(())
+    }
+
+    async fn pass_time(&mut self) -> Result<()> {
+        self.environment.pass_time(&self.world.lists).await?;
+        self.late.clear();
+        self.is_unsettled = false;
+        if !self.has_time_passed {
+            self.has_time_passed = true;
+            self.step("time passes");
+        }
+        Ok(())
+    }
+
+    async fn all_memberships(&self) -> Result<Vec<Memberships>> {
+        let mut all = Vec::new();
+        for list in &self.world.lists {
+            all.push(self.environment.memberships(list).await?);
+        }
+        Ok(all)
+    }
+
+    /// Runs the mirror, and compares what it did with the model.
+    async fn run(&mut self, event: &Value, disturbance: Disturbance) -> Result<Outcome> {
+        let emails = self.environment.servers.mailman.outgoing_emails()?;
+        let before = self.all_memberships().await?;
+        let late = self.late.clone();
+        let started = Instant::now();
+        let returned = self.environment.run(event, disturbance, self.faults.any_of_mailman()).await?;
+        let seconds = started.elapsed().as_secs_f64();
+        self.tally.runs += 1;
+        self.has_time_passed = false;
+        if disturbance != Disturbance::Nothing {
+            *self.tally.faults.entry(disturbance.name()).or_default() += 1;
+        }
+        for (list, addresses) in self.environment.open_writes() {
+            self.late.entry(list).or_default().extend(addresses);
+        }
+        let after = self.all_memberships().await?;
+        let mut outcome = Outcome { reports: Vec::new() };
+        for returned in returned {
+            match report(returned) {
+                Ok(report) => outcome.reports.push(report),
+                Err(error) => self.violation(&format!("a run with the event {event} did not start: {error:#}")),
+            }
+        }
+        self.step(format!("run {event}, disturbed: {}, {seconds:.1} s{}", disturbance.name(), outcome.summary()));
+        let (banned, poisoned) = (self.banned.clone(), self.faults.poisoned.clone());
+        let is_dry_run = event["dry_run"] == true;
+        if is_dry_run && self.environment.writes() > 0 {
+            self.violation("a dry run sent a write to Mailman");
+        }
+        let circumstances = Circumstances {
+            is_novi_readable: !self.faults.novi,
+            is_mailman_well: !self.faults.mailman,
+            is_undisturbed: disturbance == Disturbance::Nothing && !self.is_unsettled,
+            may_write: !is_dry_run,
+            instances: if disturbance == Disturbance::SecondInstance { 2 } else { 1 },
+        };
+        self.is_unsettled |= disturbance != Disturbance::Nothing || self.faults.any_of_mailman();
+        for list in 0..self.world.lists.len() {
+            let id = self.world.lists[list].clone();
+            let late = late.get(&id).cloned().unwrap_or_default();
+            let status = outcome.status(&id).map(str::to_owned);
+            if let Some(status) = &status {
+                *self.tally.statuses.entry(status.clone()).or_default() += 1;
+            }
+            if let Some(forcing) = outcome.list(&id).and_then(forcing_event) {
+                self.forcing_events.insert(id.clone(), forcing);
+            }
+            let change = Change {
+                before: &before[list],
+                after: &after[list],
+                status: status.as_deref(),
+                late: &late,
+                banned: &banned,
+                poisoned: &poisoned,
+            };
+            let is_selected =
+                event["lists"].as_array().is_none_or(|lists| lists.iter().any(|selected| *selected == id));
+            let violations = match self.world.config.list(list) {
+                ListState::Mapped(config) if is_selected => {
+                    self.note_misled(list, &change);
+                    self.check_mapped(list, &config, &change, circumstances, event)
+                }
+                _ => check_unchanged(&change),
+            };
+            for violation in violations {
+                self.violation(&format!("{id} {violation}"));
+            }
+        }
+        let sent = self.environment.servers.mailman.outgoing_emails()? - emails;
+        if sent > 0 {
+            self.violation(&format!("{sent} emails were sent"));
+        }
+        Ok(outcome)
+    }
+
+    fn check_mapped(
+        &mut self,
+        list: usize,
+        config: &ListConfig,
+        change: &Change<'_>,
+        circumstances: Circumstances,
+        event: &Value,
+    ) -> Vec<String> {
+        let said = self.environment.novi.state().directory.clone();
+        let contents = self.world.contents(&said, config);
+        let number = |key: &str| event["force"][&self.world.lists[list]][key].as_u64().unwrap_or(0);
+        let number = |key: &str| usize::try_from(number(key)).unwrap_or(usize::MAX);
+        let force = Force { joins: number("joins"), leaves: number("leaves"), unknown: number("unknown") };
+        let roster = change.before.values().cloned().collect();
+        let expectation = Expectation::new(config, contents, &roster, self.world.config.is_in_doubt(), force);
+        let mut tally = std::mem::take(&mut self.tally);
+        let mut violations = check_run(&expectation, change, circumstances, &mut tally);
+        self.tally = tally;
+        if force == Force::default() {
+            let series = self.series.entry(list).or_insert_with(|| Series::new(&expectation));
+            violations.extend(series.add(change));
+        } else {
+            self.series.remove(&list);
+        }
+        violations
+    }
+
+    /// Counts the people that a lie or a mistake put on a list or took from it.
+    fn note_misled(&mut self, list: usize, change: &Change<'_>) {
+        let ListState::Mapped(right) = self.world.right_config.list(list) else { return };
+        let contents = self.world.contents(&self.world.truth, &right);
+        let belongs = |address: &&String| {
+            contents.wanted.contains(*address)
+                || contents.untouched.contains(*address)
+                || right.keep.contains(*address)
+                || !right.removals
+        };
+        self.tally.misled_additions += change.joined().iter().filter(|address| !belongs(address)).count();
+        self.tally.misled_removals += change.left().iter().filter(belongs).count();
+    }
+
+    /// Lets Novi tell the truth and removes all faults. Then every list must become what it should be, or must say which
+    /// event makes it so.
+    async fn end(&mut self) -> Result<()> {
+        self.step("the end: the truth, the right mappings, no faults");
+        self.faults.clear(&self.environment);
+        let lasts = self.rng.bool();
+        self.world.lies.retain(|lie| lasts && lie.may_last());
+        self.world.config = self.world.right_config.clone();
+        self.pass_time().await?;
+        self.publish().await?;
+        let outcome = self.run(&json!({}), Disturbance::Nothing).await?;
+        for list in 0..self.world.lists.len() {
+            self.converge(list, &outcome).await?;
+        }
+        // Another run has nothing to do, except for addresses that Mailman rejects.
+        self.run(&json!({}), Disturbance::Nothing).await?;
+        let writes = self.environment.writes();
+        if writes > 0 && self.banned.is_empty() {
+            self.violation(&format!("the last run made {writes} writes"));
+        }
+        Ok(())
+    }
+
+    /// Forces a list if its report says how. Then the list must be what it should be.
+    async fn converge(&mut self, list: usize, outcome: &Outcome) -> Result<()> {
+        let id = self.world.lists[list].clone();
+        let ListState::Mapped(config) = self.world.right_config.list(list) else { return Ok(()) };
+        let contents = self.world.contents(&self.world.said(), &config);
+        let roster = self.environment.roster(&id).await?;
+        let expectation = Expectation::new(&config, contents, &roster, false, Force::default());
+        let judgment = &expectation.judgment;
+        let is_open = judgment.verdict != Verdict::Applied || (judgment.is_in_doubt && !judgment.leaves.is_empty());
+        let joins: BTreeSet<String> = judgment.joins.difference(&self.banned).cloned().collect();
+        if !is_open && joins.is_empty() && judgment.leaves.is_empty() {
+            return Ok(());
+        }
+        let reason = outcome.list(&id).map(|report| report["reason"].to_string()).unwrap_or_default();
+        let Some(forcing) = outcome.list(&id).and_then(forcing_event) else {
+            self.violation(&format!(
+                "{id} did not converge, and its reason names no event: {joins:?} should join, {:?} should leave; {reason}",
+                judgment.leaves
+            ));
+            return Ok(());
+        };
+        self.run(&forcing, Disturbance::Nothing).await?;
+        let roster_after = self.environment.roster(&id).await?;
+        let expected: BTreeSet<String> = roster.difference(&judgment.leaves).chain(&joins).cloned().collect();
+        if roster_after != expected {
+            self.violation(&format!(
+                "after the event that the reason names, {id} lacks {:?} and has {:?}; the reason was {reason}",
+                expected.difference(&roster_after).collect::<Vec<_>>(),
+                roster_after.difference(&expected).collect::<Vec<_>>(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Makes a random change to a list, as Mailman's administrator would.
+    async fn edit_by_hand(&mut self) -> Result<()> {
+        // Otherwise, it isn't clear if a late request or the administrator did something.
+        self.pass_time().await?;
+        let number = self.rng.u32(..0x0100_0000);
+        let list = self.rng.usize(..self.world.lists.len());
+        let id = self.world.lists[list].clone();
+        let address = self.world.random_address(&mut self.rng);
+        let mailman = &self.environment.servers.mailman;
+        let members: Vec<String> = mailman.memberships(&id).await?.into_keys().collect();
+        let step = match self.rng.u8(..6) {
+            0 | 1 => {
+                for n in 0..self.rng.usize(1..4) {
+                    mailman.subscribe(&id, &format!("byhand{number:06x}{n}@mail.example.org"), "member").await?;
+                }
+                "adds people"
+            }
+            2 => {
+                let ListState::Mapped(config) = self.world.right_config.list(list) else { return Ok(()) };
+                for keep in &config.keep {
+                    // The address may be subscribed already.
+                    let _ = mailman.subscribe(&id, keep, "member").await;
+                }
+                "adds the addresses to keep"
+            }
+            3 if !members.is_empty() => {
+                let path = format!("members/{}", members[self.rng.usize(..members.len())]);
+                let (status, _) = mailman.request(Method::DELETE, &path, None).await?;
+                ensure!(status == 204, "deleting {path} failed: {status}");
+                "removes a member"
+            }
+            4 => {
+                let Some(address) = address.filter(|address| address.is_ascii()) else { return Ok(()) };
+                // Leaves a request that waits for confirmation, unless the address is subscribed already.
+                let request = json!({"list_id": id, "subscriber": address});
+                mailman.request(Method::POST, "members", Some(request)).await?;
+                "has a pending request"
+            }
+            5 => {
+                let Some(address) = address.filter(|address| address.is_ascii()) else { return Ok(()) };
+                for list in &self.world.lists {
+                    let path = format!("lists/{list}/bans");
+                    mailman.request(Method::POST, &path, Some(json!({"email": address}))).await?;
+                }
+                self.banned.insert(address);
+                "bans an address"
+            }
+            _ => return Ok(()),
+        };
+        self.step(format!("by hand: {id} {step}"));
+        Ok(())
+    }
+}
+
+/// Returns the event in a list's reason, if there is one.
+fn forcing_event(list: &Value) -> Option<Value> {
+    let reason = list["reason"].as_str()?;
+    let start = reason.find("{\"force\"")?;
+    serde_json::Deserializer::from_str(&reason[start..]).into_iter::<Value>().next()?.ok()
+}

@@ -1,0 +1,264 @@
+//! The two truths of a sequence: what is, and what Novi says.
+
+use std::collections::BTreeSet;
+
+use fastrand::Rng;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::config::{Config, ListConfig};
+use super::field::{Field, Fields};
+use super::judge::Contents;
+use super::lies::Lie;
+use crate::directory::Directory;
+
+/// What is, and what Novi says about it.
+pub(super) struct World {
+    /// What is.
+    pub(super) truth: Directory,
+    /// The lies that are being told.
+    pub(super) lies: Vec<Lie>,
+    /// The right mappings.
+    pub(super) right_config: Config,
+    /// The mappings in use.
+    pub(super) config: Config,
+    /// The ids of the lists.
+    pub(super) lists: Vec<String>,
+    pub(super) groups: Vec<Uuid>,
+    fields: Fields,
+}
+
+/// The meaning of one record for a list.
+enum Meaning {
+    Wanted(String),
+    Untouched(BTreeSet<String>),
+    OptedOut(Option<String>),
+    Nothing,
+    Unknown,
+}
+
+impl World {
+    /// Makes a list with one group, one with two groups, and one that shares a group with it.
+    pub(super) fn new(rng: &mut Rng, name: &str) -> Self {
+        let mut truth = Directory::default();
+        let groups: Vec<Uuid> = (0..4)
+            .map(|_| {
+                let count = [rng.usize(0..8), rng.usize(5..40)][rng.usize(..2)];
+                truth.add_plain_group(rng, count)
+            })
+            .collect();
+        let names: Vec<String> = (0..3).map(|n| format!("{name}n{n}")).collect();
+        let right_config = Config::new(rng, &names, &[&groups[..1], &groups[1..3], &groups[2..4]]);
+        Self {
+            truth,
+            lies: Vec::new(),
+            config: right_config.clone(),
+            right_config,
+            lists: names.iter().map(|name| format!("{name}.lists.example.org")).collect(),
+            groups,
+            fields: Fields::default(),
+        }
+    }
+
+    /// Returns what Novi says.
+    pub(super) fn said(&self) -> Directory {
+        let mut said = self.truth.clone();
+        self.lies.iter().for_each(|lie| lie.tell(&mut said));
+        let is_address = |text: &str| {
+            let field = self.fields.meaning(text);
+            field.address.is_some() && field.list.is_none()
+        };
+        for record in said.people.values_mut() {
+            // The contract doesn't say what wins if such a record has an Email that isn't one valid address.
+            if (record["Active"] == false || record["UnsubscribeFromEmails"] == true)
+                && let Some(text) = record["Email"].as_str()
+                && !is_address(text)
+            {
+                record["Email"] = Value::Null;
+            }
+        }
+        said
+    }
+
+    /// Returns the meaning of a list's groups.
+    pub(super) fn contents(&self, said: &Directory, list: &ListConfig) -> Contents {
+        let mut contents = Contents { is_empty: true, ..Contents::default() };
+        let mut members: BTreeSet<Uuid> = BTreeSet::new();
+        for (group, may_be_empty) in &list.groups {
+            let Some(rows) = said.groups.get(group) else {
+                contents.has_missing_group = true;
+                continue;
+            };
+            contents.is_empty &= rows.is_empty();
+            contents.has_suspicious_group |= rows.is_empty() && !may_be_empty;
+            contents.unknown += rows.iter().filter(|id| id.is_nil()).count();
+            members.extend(rows.iter().filter(|id| !id.is_nil()));
+        }
+        contents.is_empty &= !contents.has_missing_group;
+        for id in members {
+            match self.meaning(id, said.people.get(&id)) {
+                Meaning::Wanted(address) => drop(contents.wanted.insert(address)),
+                Meaning::Untouched(addresses) => {
+                    contents.has_oddity = true;
+                    contents.untouched.extend(addresses);
+                }
+                Meaning::OptedOut(address) => contents.opted_out.extend(address),
+                Meaning::Nothing => {}
+                Meaning::Unknown => contents.unknown += 1,
+            }
+        }
+        contents
+    }
+
+    fn meaning(&self, id: Uuid, record: Option<&Value>) -> Meaning {
+        let Some(record) = record.filter(|record| record.as_object().is_some_and(|map| !map.is_empty())) else {
+            return Meaning::Nothing;
+        };
+        let is_own = record["UniqueID"] == id.hyphenated().to_string();
+        let (true, Some(email)) = (is_own, record.get("Email")) else {
+            return Meaning::Unknown;
+        };
+        let field = match email.as_str() {
+            Some(text) if !text.is_empty() => self.fields.meaning(text),
+            _ => return Meaning::Nothing,
+        };
+        if field.is_blank {
+            return Meaning::Nothing;
+        }
+        let field = match field.list {
+            Some(list) if self.config.names(list) => {
+                Field { untouched: field.address.into_iter().collect(), ..Field::default() }
+            }
+            _ => field,
+        };
+        match (record["Active"].as_bool(), record["UnsubscribeFromEmails"].as_bool()) {
+            (None, _) | (_, None) => Meaning::Untouched(field.untouched.into_iter().chain(field.address).collect()),
+            (Some(false), _) => Meaning::Nothing,
+            (_, Some(true)) => Meaning::OptedOut(field.address),
+            _ => field.address.map_or(Meaning::Untouched(field.untouched), Meaning::Wanted),
+        }
+    }
+
+    /// Returns the plain address of a random person.
+    pub(super) fn random_address(&mut self, rng: &mut Rng) -> Option<String> {
+        let id = self.random_person(rng)?;
+        self.fields.meaning(self.truth.people[&id]["Email"].as_str()?).address
+    }
+
+    pub(super) fn random_person(&self, rng: &mut Rng) -> Option<Uuid> {
+        let all: Vec<Uuid> = self.truth.people.keys().copied().collect();
+        (!all.is_empty()).then(|| all[rng.usize(..all.len())])
+    }
+
+    /// Returns a random group, often one that strangers are in.
+    pub(super) fn interesting_group(&self, rng: &mut Rng) -> Uuid {
+        let with_strangers = self.lies.iter().rev().find_map(Lie::group_with_strangers).filter(|_| rng.bool());
+        with_strangers.unwrap_or_else(|| self.groups[rng.usize(..self.groups.len())])
+    }
+
+    /// Tells one more lie.
+    pub(super) fn lie(&mut self, rng: &mut Rng) -> Option<String> {
+        let people: Vec<Uuid> = self.truth.people.keys().copied().collect();
+        let lie = Lie::random(rng, &people, &self.groups)?;
+        let description = lie.to_string();
+        self.lies.push(lie);
+        Some(description)
+    }
+
+    /// Makes one mistake in the mappings.
+    pub(super) fn make_mistake(&mut self, rng: &mut Rng) -> String {
+        self.config.make_mistake(rng, &self.groups)
+    }
+
+    /// Makes a random change to what is, and describes it.
+    pub(super) fn change(&mut self, rng: &mut Rng) -> Option<&'static str> {
+        let (id, other) = (self.random_person(rng)?, self.random_person(rng)?);
+        let group = self.groups[rng.usize(..self.groups.len())];
+        let number = rng.u32(..0x0100_0000);
+        let plain = format!("moved{number:06x}@mail.example.org");
+        let address = self.random_address(rng).unwrap_or_else(|| plain.clone());
+        let Self { truth, fields, lists, .. } = self;
+        let shared = truth.people[&other]["Email"].clone();
+        let members = truth.groups.entry(group).or_default();
+        let mut email = None;
+        let description = match rng.u8(..24) {
+            0..=3 => {
+                let count = rng.usize(1..8);
+                let new: Vec<Uuid> = (0..count).map(|_| truth.add(rng)).collect();
+                truth.groups.entry(group).or_default().extend(new);
+                "people join a group"
+            }
+            4 | 5 => {
+                members.retain(|_| rng.u8(..) > 30);
+                "people leave a group"
+            }
+            6 if !members.contains(&id) => {
+                members.push(id);
+                "a person joins a group"
+            }
+            7 => {
+                members.clear();
+                "a group becomes empty"
+            }
+            8 => {
+                truth.people.remove(&id);
+                "a person is deleted"
+            }
+            9 => {
+                truth.person(id)["Active"] = json!(rng.bool());
+                "a person is active or inactive"
+            }
+            10 | 11 => {
+                truth.person(id)["UnsubscribeFromEmails"] = json!(rng.bool());
+                "a person opts out or in"
+            }
+            12 => {
+                email = Some(json!(plain));
+                "an address changes"
+            }
+            13 => {
+                email = Some(shared);
+                "two people share an address"
+            }
+            14 => {
+                email = Some([json!(null), json!(fields.blank(rng))][rng.usize(..2)].clone());
+                "an address becomes blank"
+            }
+            15 => {
+                email = Some(json!(if rng.bool() { fields.nonsense(rng) } else { fields.unclear(rng, &address) }));
+                "an address becomes nonsense"
+            }
+            16 => {
+                email = Some(json!(fields.pair(rng, &address, &plain)));
+                "a person has two addresses"
+            }
+            17 => {
+                email = Some(json!(fields.other_address(rng, &plain)));
+                "an address changes to an unusual one"
+            }
+            18 | 19 => {
+                let own = truth.people[&id]["Email"].as_str().map(|text| fields.meaning(text));
+                email = own.and_then(|own| own.address).map(|own| json!(fields.respell(rng, &own)));
+                "an address is spelled differently"
+            }
+            20 => {
+                let list = rng.usize(..lists.len());
+                email = Some(json!(fields.of_list(rng, list, &lists[list])));
+                "an address is that of a list"
+            }
+            21 => {
+                truth.person(id)["Active"] = json!(null);
+                "Active is null"
+            }
+            _ => {
+                let record = truth.person(id);
+                (record["Active"], record["UnsubscribeFromEmails"]) = (json!(true), json!(false));
+                "a person is an ordinary member again"
+            }
+        };
+        if let Some(email) = email {
+            truth.person(id)["Email"] = email;
+        }
+        Some(description)
+    }
+}
