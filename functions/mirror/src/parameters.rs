@@ -21,12 +21,18 @@ pub(crate) struct MailmanAccess {
 impl MailmanAccess {
     /// Parses `mailman_base_url`, `mailman_username` and `mailman_password`.
     pub(crate) fn from_parameters(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {
+        let mut base = raw.required_url(
+            "mailman_base_url",
+            "the base URL of Mailman's REST API, such as https://lists.example.org/mailman-api",
+            allow_plain_http,
+        )?;
+        // Other clients' URLs end with the version, which this one adds by itself.
+        let path = base.path().trim_end_matches('/');
+        if let Some(path) = path.strip_suffix("/3.1").map(str::to_owned) {
+            base.set_path(&path);
+        }
         Ok(Self {
-            base: raw.required_url(
-                "mailman_base_url",
-                "the base URL of Mailman's REST API without /3.1, such as https://lists.example.org/mailman-api",
-                allow_plain_http,
-            )?,
+            base,
             username: raw.required("mailman_username", "the username of Mailman's REST API")?.to_owned(),
             password: raw.required("mailman_password", "the password of Mailman's REST API")?.into(),
         })
@@ -100,3 +106,25 @@ impl<'r> ActiveParameters<'r> {
 }
 
 shared::unprintable!(MailmanAccess, Parameters);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_url_of_mailman_may_end_with_the_version() {
+        for (url, expected) in [
+            ("https://lists.example.org/mailman-api", "https://lists.example.org/mailman-api"),
+            ("https://lists.example.org/mailman-api/3.1", "https://lists.example.org/mailman-api"),
+            ("https://lists.example.org/mailman-api/3.1/", "https://lists.example.org/mailman-api"),
+            ("http://127.0.0.1:8001/3.1", "http://127.0.0.1:8001/"),
+            ("https://lists.example.org/api-3.1", "https://lists.example.org/api-3.1"),
+        ] {
+            let parameters =
+                serde_json::json!({"mailman_base_url": url, "mailman_username": "u", "mailman_password": "p"});
+            let raw = RawParameters::from(parameters.as_object().cloned().unwrap_or_default());
+            let access = MailmanAccess::from_parameters(&raw, false).unwrap();
+            assert_eq!(access.base.as_str(), expected, "{url}");
+        }
+    }
+}

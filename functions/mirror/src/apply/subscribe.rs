@@ -249,7 +249,7 @@ impl<'a> Subscriptions<'a> {
                     retries.push((pending, outcome));
                     last_error = Some(error);
                 }
-                (MailmanError::Unexpected(_), None) => {
+                (MailmanError::Unexpected(_) | MailmanError::NotMailman(_), None) => {
                     self.unexpected += 1;
                     self.give_up(error);
                 }
@@ -346,7 +346,7 @@ impl<'a> Subscriptions<'a> {
 
 /// True if an error may be the fault of one address.
 fn is_about_an_address(error: MailmanError) -> bool {
-    error.write_outcome().is_some() || matches!(error, MailmanError::Unexpected(_))
+    error.write_outcome().is_some() || matches!(error, MailmanError::Unexpected(_) | MailmanError::NotMailman(_))
 }
 
 /// Subscribes addresses from the queue until one fails, time runs out, or the queue is empty.

@@ -140,10 +140,11 @@ impl<'r> Mailman<'r> {
             "list_id": list.as_str(),
             "subscriber": subscriber.address.as_str(),
             "display_name": subscriber.name.as_deref().unwrap_or_default(),
-            "pre_verified": true,
-            "pre_confirmed": true,
-            "pre_approved": true,
-            "send_welcome_message": false,
+            // As text, because Mailman 3.3.3 to 3.3.5 fail on JSON booleans here.
+            "pre_verified": "true",
+            "pre_confirmed": "true",
+            "pre_approved": "true",
+            "send_welcome_message": "false",
         });
         let response = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await;
         let subscription = response.and_then(|response| response.subscription());
@@ -224,7 +225,7 @@ impl<'r> Mailman<'r> {
         self.parameters.current().mailman.base.clone()
     }
 
-    fn url(&self, segments: &[&str]) -> Url {
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.base();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().push("3.1").extend(segments);

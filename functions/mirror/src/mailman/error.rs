@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use shared::network_error::TLS_FAILED;
 
 /// The minimum wait before a write is retried after its response was lost. A locked database may delay the first
 /// request for this long.
@@ -27,6 +28,9 @@ pub(crate) enum MailmanError {
     Transient { cause: &'static str, outcome: WriteOutcome },
     #[error("Mailman returned an unexpected response, {0}")]
     Unexpected(StatusCode),
+    /// The response is not in Mailman's format.
+    #[error("Another server than Mailman responded with {0}")]
+    NotMailman(StatusCode),
 }
 
 impl MailmanError {
@@ -44,11 +48,16 @@ impl MailmanError {
             Self::OutOfTime => "The next run continues.",
             Self::NoSuchList => "Create the list, or correct list_id in the mapping.",
             Self::CredentialsRejected => "Correct these parameters.",
+            Self::NoResponse { cause, .. } if cause.starts_with(TLS_FAILED) => {
+                "Check the host in mailman_base_url. If its certificate is of a private authority, trust that with \
+                 EXTRA_CA_CERTS. See Mailman's certificate in docs/operations.md."
+            }
             Self::NoResponse { .. } => {
                 "The next run retries. If this persists, check that Mailman is running and reachable."
             }
             Self::Transient { .. } => "The next run retries. If this persists, check Mailman's log and its database.",
-            Self::Unexpected(_) => "Check mailman_base_url, Mailman's log, and any proxy in front of Mailman.",
+            Self::Unexpected(_) => "Check Mailman's log.",
+            Self::NotMailman(_) => "Check mailman_base_url, and the proxy in front of Mailman.",
         }
     }
 }

@@ -5,11 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::mailman::client::Mailman;
 use crate::mailman::error::MailmanError;
-use crate::mailman::response::{Response, error_from};
+use crate::mailman::response::error_from;
 use crate::mapping::ListId;
-
-/// The version of Mailman's REST API, which the base URL doesn't contain.
-const API_VERSION: &str = "3.1";
 
 /// The version of Mailman.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,12 +58,6 @@ enum Found<T> {
 }
 
 impl Mailman<'_> {
-    /// True if the base URL ends in the version of the API, which this client adds by itself.
-    pub(crate) fn base_has_version(&self) -> bool {
-        let base = self.base();
-        base.path_segments().and_then(|path| path.rev().find(|part| !part.is_empty())) == Some(API_VERSION)
-    }
-
     /// Reads the version. Returns `None` if the response doesn't contain one.
     pub(crate) async fn version(&self) -> Result<Option<Version>, MailmanError> {
         #[derive(Deserialize)]
@@ -112,36 +103,18 @@ impl Mailman<'_> {
     }
 
     async fn inspect<T: serde::de::DeserializeOwned>(&self, segments: &[&str]) -> Result<Found<T>, MailmanError> {
-        let mut url = self.base();
-        let has_version = self.base_has_version();
-        if let Ok(mut path) = url.path_segments_mut() {
-            path.pop_if_empty();
-            if !has_version {
-                path.push(API_VERSION);
-            }
-            path.extend(segments);
-        }
-        let response = self.send(&Method::GET, url, None).await?;
+        let response = self.send(&Method::GET, self.url(segments), None).await?;
         match response.status {
             // Such as the web page of another server.
             StatusCode::OK => serde_json::from_slice(&response.body)
                 .map(Found::Yes)
-                .map_err(|_| MailmanError::Unexpected(StatusCode::OK)),
-            // A web server or a proxy that knows nothing of Mailman also returns a 404.
-            StatusCode::NOT_FOUND if is_from_mailman(&response) => Ok(Found::No),
-            StatusCode::NOT_FOUND => Err(MailmanError::Unexpected(StatusCode::NOT_FOUND)),
-            _ => Err(error_from(&response)),
+                .map_err(|_| MailmanError::NotMailman(StatusCode::OK)),
+            _ => match error_from(&response) {
+                MailmanError::NoSuchList => Ok(Found::No),
+                error => Err(error),
+            },
         }
     }
-}
-
-/// True if a 404 has Mailman's JSON, `{"title":"404 Not Found"}` with or without a description.
-fn is_from_mailman(response: &Response) -> bool {
-    #[derive(Deserialize)]
-    struct NotFound {
-        title: String,
-    }
-    serde_json::from_slice::<NotFound>(&response.body).is_ok_and(|error| error.title.starts_with("404"))
 }
 
 #[cfg(test)]

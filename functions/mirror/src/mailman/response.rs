@@ -44,11 +44,13 @@ pub(super) struct Response {
 impl Response {
     /// Returns Mailman's description of an error. It may quote an address.
     fn description(&self) -> String {
-        #[derive(Deserialize)]
-        struct Error {
-            description: String,
-        }
-        serde_json::from_slice::<Error>(&self.body).map(|error| error.description).unwrap_or_default()
+        self.error().and_then(|error| error.description).unwrap_or_default()
+    }
+
+    /// Parses an error of Mailman. The error page of a proxy isn't one.
+    fn error(&self) -> Option<ErrorBody> {
+        let error: ErrorBody = serde_json::from_slice(&self.body).ok()?;
+        (error.title.is_some() || error.description.is_some()).then_some(error)
     }
 
     /// True if this is a transient failure of Mailman's database or process. It is a 5xx, or a 400 if Mailman reports
@@ -120,7 +122,7 @@ impl Response {
             // Accepted, but waiting for a confirmation or an approval.
             StatusCode::ACCEPTED => Ok(Subscription::Pending),
             StatusCode::CONFLICT if self.description().contains("pending") => Ok(Subscription::Pending),
-            StatusCode::CONFLICT => Ok(Subscription::Done),
+            StatusCode::CONFLICT if self.description().contains("already subscribed") => Ok(Subscription::Done),
             StatusCode::BAD_REQUEST if !self.is_transient() => match self.description().as_str() {
                 description if description.contains("No such list") => Err(MailmanError::NoSuchList),
                 description if description.contains("banned") => Ok(Subscription::Refused(Refusal::Banned)),
@@ -133,6 +135,13 @@ impl Response {
             _ => Err(error_from(self)),
         }
     }
+}
+
+/// The body of an error of Mailman.
+#[derive(Deserialize)]
+struct ErrorBody {
+    title: Option<String>,
+    description: Option<String>,
 }
 
 /// A page of a roster.
@@ -171,6 +180,7 @@ pub(super) fn error_from(response: &Response) -> MailmanError {
     };
     match response.status {
         _ if response.is_transient() => MailmanError::Transient { cause: "a database or server error", outcome },
+        other if response.error().is_none() => MailmanError::NotMailman(other),
         StatusCode::NOT_FOUND => MailmanError::NoSuchList,
         other => MailmanError::Unexpected(other),
     }
@@ -228,8 +238,31 @@ mod tests {
             let removed = response(200, body).removed().unwrap_or_default();
             assert!(removed == expected.into_iter().map(Address::new).collect(), "{body}");
         }
-        assert_eq!(response(404, "").removed().err(), Some(MailmanError::NoSuchList));
-        assert_eq!(response(403, "{}").removed().err(), Some(MailmanError::Unexpected(StatusCode::FORBIDDEN)));
+        let failed = |status, body| response(status, body).removed().err();
+        assert_eq!(failed(404, r#"{"title":"404 Not Found"}"#), Some(MailmanError::NoSuchList));
+        assert_eq!(failed(403, r#"{"title":"403"}"#), Some(MailmanError::Unexpected(StatusCode::FORBIDDEN)));
+        // A proxy's.
+        for body in ["", "{}", "<html>Not Found</html>", r#"{"error":"not found"}"#] {
+            assert_eq!(failed(404, body), Some(MailmanError::NotMailman(StatusCode::NOT_FOUND)), "{body}");
+        }
+    }
+
+    #[test]
+    fn address_counts_as_subscribed_only_in_mailmans_words() {
+        for (status, body, expected) in [
+            (201, "", Ok(Subscription::Done)),
+            (409, r#"{"title":"409 Conflict","description":"Member already subscribed"}"#, Ok(Subscription::Done)),
+            (
+                409,
+                r#"{"title":"409 Conflict","description":"Subscription request already pending"}"#,
+                Ok(Subscription::Pending),
+            ),
+            (409, r#"{"title":"409 Conflict"}"#, Err(MailmanError::Unexpected(StatusCode::CONFLICT))),
+            (409, "", Err(MailmanError::NotMailman(StatusCode::CONFLICT))),
+            (200, "<html>Welcome</html>", Err(MailmanError::NotMailman(StatusCode::OK))),
+        ] {
+            assert_eq!(response(status, body).subscription(), expected, "{status} {body}");
+        }
     }
 
     #[test]

@@ -30,8 +30,6 @@ pub(crate) struct ListFacts {
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct MailmanFacts {
     pub(crate) transport: Option<Transport>,
-    /// True if `mailman_base_url` ends in `/3.1`.
-    pub(crate) base_url_has_version: bool,
     #[serde(serialize_with = "as_text")]
     pub(crate) version: Option<Version>,
     pub(crate) lists: Vec<ListFacts>,
@@ -47,11 +45,7 @@ fn as_text<S: serde::Serializer>(version: &Option<Version>, serializer: S) -> Re
 
 /// Asks for everything, within the client's time. Writes nothing.
 pub(crate) async fn ask(mailman: &Mailman<'_>, mappings: &Mappings) -> MailmanFacts {
-    let mut facts = MailmanFacts {
-        transport: Some(Transport::of(&mailman.base())),
-        base_url_has_version: mailman.base_has_version(),
-        ..MailmanFacts::default()
-    };
+    let mut facts = MailmanFacts { transport: Some(Transport::of(&mailman.base())), ..MailmanFacts::default() };
     match mailman.version().await {
         Ok(version) => facts.version = version,
         // Each list would fail in the same way, and might take as long.

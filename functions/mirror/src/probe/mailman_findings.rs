@@ -8,8 +8,6 @@ use crate::probe::report::{Finding, Transport};
 
 /// The first version that the mirror was tested with.
 const OLDEST_TESTED: Version = Version(3, 3, 3);
-/// The first version that reads the JSON booleans in the mirror's subscriptions. An older one fails on each of them.
-const FIRST_WITH_BOOLEANS: Version = Version(3, 3, 6);
 /// The number of pending requests from which on they noticeably slow subscriptions down.
 const MANY_PENDING: u64 = 500;
 
@@ -17,13 +15,6 @@ const MANY_PENDING: u64 = 500;
 pub(crate) fn judge(facts: &MailmanFacts) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(transport(facts));
-    if facts.base_url_has_version {
-        findings.push(Finding::error(
-            "Mailman root",
-            "mailman_base_url ends in /3.1, which the mirror adds by itself.",
-            "Remove /3.1 from mailman_base_url.",
-        ));
-    }
     findings.push(match facts.error {
         Some(error) => Finding::error("Mailman connection", format!("{error}."), remedy(error)),
         None => version(facts.version),
@@ -69,10 +60,8 @@ fn version(version: Option<Version>) -> Finding {
     };
     let Version(major, minor, patch) = version;
     let found = format!("It is {major}.{minor}.{patch}.");
-    if version < FIRST_WITH_BOOLEANS {
-        let fix = "It fails on every subscription of the mirror. Upgrade Mailman to 3.3.6 or later.";
-        let fix = if version < OLDEST_TESTED { "It is too old. Upgrade Mailman to 3.3.6 or later." } else { fix };
-        return Finding::error(SUBJECT, found, fix);
+    if version < OLDEST_TESTED {
+        return Finding::error(SUBJECT, found, "It is too old. Upgrade Mailman to 3.3.3 or later.");
     }
     Finding::ok(SUBJECT, found)
 }
@@ -131,14 +120,12 @@ mod tests {
         type Change = fn(&mut MailmanFacts);
         const NO_RESPONSE: MailmanError =
             MailmanError::NoResponse { cause: "connection refused", outcome: WriteOutcome::NotApplied };
-        let cases: [(&str, &str, Change); 15] = [
+        let cases: [(&str, &str, Change); 13] = [
             ("", "", |_| {}),
             ("Warning Mailman TLS", "HTTPS", |facts| facts.transport = Some(Transport::PlainHttp)),
-            ("Error Mailman root", "Remove /3.1", |facts| facts.base_url_has_version = true),
             ("Warning Mailman version", "mailman_base_url", |facts| facts.version = None),
-            ("Error Mailman version: It is 3.3.5", "3.3.6", |facts| facts.version = Some(Version(3, 3, 5))),
             ("Error Mailman version: It is 3.2.1", "too old", |facts| facts.version = Some(Version(3, 2, 1))),
-            ("", "", |facts| facts.version = Some(Version(3, 3, 6))),
+            ("", "", |facts| facts.version = Some(Version(3, 3, 3))),
             ("Error Mailman connection: Mailman did not respond (connection refused)", "REST runner", |facts| {
                 facts.error = Some(NO_RESPONSE);
             }),
@@ -146,10 +133,10 @@ mod tests {
                 facts.error = Some(MailmanError::CredentialsRejected);
             }),
             (
-                "Error Mailman connection: Mailman returned an unexpected response, 200 OK",
+                "Error Mailman connection: Another server than Mailman responded with 200 OK",
                 "mailman_base_url",
                 |facts| {
-                    facts.error = Some(MailmanError::Unexpected(StatusCode::OK));
+                    facts.error = Some(MailmanError::NotMailman(StatusCode::OK));
                 },
             ),
             ("Error list members.lists.example.org: Mailman has no list", "Create the list", |facts| {
