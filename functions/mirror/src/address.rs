@@ -42,7 +42,10 @@ impl Address {
     pub(crate) fn after_space(text: &str) -> Option<Self> {
         let (before, _) = text.split_once('@')?;
         let is_inner = before.trim_end().contains(char::is_whitespace) && !text.contains(['<', '"']);
-        let word = address::words(text).into_iter().next().filter(|_| is_inner)?;
+        if !is_inner {
+            return None;
+        }
+        let word = address::words(text).into_iter().next()?;
         Self::normalized(&word).filter(Self::is_valid)
     }
 
@@ -53,6 +56,9 @@ impl Address {
         let (local, domain) = text.rsplit_once('@').filter(|_| !text.contains(CONFUSABLE))?;
         // Domains with hyphens in the third and fourth position exist.
         let to_ascii = |domain: &str| {
+            if is_plain_domain(domain) {
+                return Some(domain.to_owned());
+            }
             let domain = domain.as_bytes();
             let ascii =
                 Uts46::new().to_ascii(domain, AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::Verify).ok()?;
@@ -75,6 +81,20 @@ impl Address {
     }
 }
 
+/// True for an ASCII domain that is its own A-label, as almost all are. Anything else is decided by UTS 46, which takes as
+/// long as all the rest of reading an address.
+fn is_plain_domain(domain: &str) -> bool {
+    const PUNYCODE: &[u8] = b"xn--";
+    let is_label = |label: &[u8]| {
+        (1..=63).contains(&label.len())
+            && label.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'-')
+            && !label.starts_with(b"-")
+            && !label.ends_with(b"-")
+            && !label.get(..PUNYCODE.len()).is_some_and(|start| start.eq_ignore_ascii_case(PUNYCODE))
+    };
+    domain.len() < 254 && domain.as_bytes().split(|b| *b == b'.').all(is_label)
+}
+
 shared::unprintable!(Address);
 
 #[cfg(test)]
@@ -85,6 +105,19 @@ mod tests {
     fn parse(text: &str) -> Result<String, Vec<String>> {
         let texts = |addresses: BTreeSet<Address>| addresses.iter().map(|a| a.as_str().to_owned()).collect();
         Address::parse(text).map(|address| address.as_str().to_owned()).map_err(texts)
+    }
+
+    proptest::proptest! {
+        /// The short way for plain domains gives what UTS 46 gives.
+        #[test]
+        fn plain_domain_is_its_own_a_label(domain in "([a-zA-Z0-9-]{1,8}\\.){1,3}[a-z0-9-]{1,8}") {
+            let (hyphens, length) = (Hyphens::CheckFirstLast, DnsLength::Verify);
+            let ascii = Uts46::new().to_ascii(domain.as_bytes(), AsciiDenyList::STD3, hyphens, length);
+            if is_plain_domain(&domain) {
+                let ascii = ascii.unwrap_or_default().into_owned();
+                proptest::prop_assert_eq!(ascii, domain.to_ascii_lowercase());
+            }
+        }
     }
 
     #[test]

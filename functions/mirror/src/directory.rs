@@ -96,6 +96,8 @@ pub(crate) struct Group {
     pub(crate) members: Vec<MemberId>,
     /// The number of rows without a usable UUID. The status of these people is unknown.
     pub(crate) rows_without_id: usize,
+    /// The number of rows that were not read, if Novi said how many there are. Zero if the group was read to its end.
+    pub(crate) missing_rows: usize,
     /// The result of reading it.
     pub(crate) end: GroupEnd,
 }

@@ -146,7 +146,10 @@ mod tests {
         let id = |n: usize| MemberId::parse(&Uuid::from_u128(n as u128 + 1).hyphenated().to_string()).unwrap();
         let members = (0..statuses.len()).map(id).collect();
         let people = People {
-            groups: HashMap::from([(Uuid::nil(), Group { members, rows_without_id: 0, end: GroupEnd::Complete })]),
+            groups: HashMap::from([(
+                Uuid::nil(),
+                Group { members, rows_without_id: 0, missing_rows: 0, end: GroupEnd::Complete },
+            )]),
             directory: statuses.into_iter().enumerate().map(|(n, status)| (id(n), status)).collect(),
         };
         let mut roster = Roster::default();

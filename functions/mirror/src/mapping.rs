@@ -1,5 +1,6 @@
 //! Mappings from Novi groups to Mailman lists.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -30,6 +31,12 @@ impl ListId {
     }
 
     pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Borrow<str> for ListId {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }
@@ -164,13 +171,11 @@ impl Target {
         let Some((local, domain)) = address.as_str().rsplit_once('@') else { return false };
         // What follows a plus only matters to the command.
         let before_plus = |text: &'_ str| text.split_once('+').map_or(text.len(), |(before, _)| before.len());
-        let is_list = |name: &str| {
-            let id = ListId::parse(&format!("{name}.{domain}"));
-            id.is_some_and(|id| self.mapped_lists.contains(&id))
-        };
+        // Both are in lower case.
+        let is_list = |name: &str| self.mapped_lists.contains(format!("{name}.{domain}").as_str());
         let mut dashes = local.match_indices('-');
         is_list(local)
-            || is_list(&local[..before_plus(local)])
+            || (local.contains('+') && is_list(&local[..before_plus(local)]))
             || dashes.any(|(dash, _)| {
                 let rest = &local[dash + 1..];
                 COMMANDS.contains(&&rest[..before_plus(rest)]) && is_list(&local[..dash])

@@ -94,7 +94,7 @@ mod tests {
     fn planned(statuses: Vec<MemberStatus>, in_group: usize, roster: &[&str]) -> (Roster, Plan, People) {
         let id = |n: usize| MemberId::parse(&Uuid::from_u128(n as u128 + 1).hyphenated().to_string()).unwrap();
         let members = (0..in_group).map(id).collect();
-        let group = Group { members, rows_without_id: 0, end: GroupEnd::Complete };
+        let group = Group { members, rows_without_id: 0, missing_rows: 0, end: GroupEnd::Complete };
         let directory = statuses.into_iter().enumerate().map(|(n, status)| (id(n), status)).collect();
         let people = People { groups: HashMap::from([(Uuid::nil(), group)]), directory };
         let mut subscribed = Roster::default();

@@ -182,12 +182,12 @@ impl Config {
         }
         let number = rng.usize(..self.mappings.len());
         let mapping = &mut self.mappings[number];
-        let what = match rng.u8(..14) {
-            0 => {
+        let what = match rng.u8(..16) {
+            0 | 14 => {
                 mapping.list = ListName::Absent;
                 "names a list that doesn't exist"
             }
-            1 => {
+            1 | 15 => {
                 mapping.list = ListName::Broken;
                 "names no list"
             }

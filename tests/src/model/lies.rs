@@ -95,6 +95,11 @@ impl Lie {
                 for _ in 0..rng.usize(1..40) {
                     strangers.add(rng);
                 }
+                if rng.u8(..3) == 0 {
+                    // Novi doesn't show all of them yet.
+                    let hidden = strangers.people.values_mut().filter(|_| rng.bool());
+                    hidden.for_each(|record| drop(record.as_object_mut().map(|map| map.remove("Email"))));
+                }
                 Self::Strangers { group, strangers, are_members_gone: rng.bool() }
             }
             14 => Self::NotFound(person),

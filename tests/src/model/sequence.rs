@@ -156,7 +156,7 @@ impl Sequence {
             self.step(format!("lie: {lie}"));
             *self.tally.lies.entry(lie).or_default() += 1;
         }
-        match self.rng.u8(..6) {
+        match self.rng.u8(..5) {
             0 => {
                 let mistake = self.world.make_mistake(&mut self.rng);
                 self.tally.mistakes += 1;
@@ -207,10 +207,10 @@ impl Sequence {
         match self.rng.u8(..10) {
             0 => json!({"dry_run": true}),
             // An event can't name a list that no mapping names.
-            1..=3 if !self.world.config.names(number) => json!({}),
+            1..=4 if !self.world.config.names(number) => json!({}),
             1 => json!({"lists": [list]}),
             // The event may be stale, as if the operator had waited too long.
-            2 | 3 => self.forcing_events.get(list).cloned().unwrap_or_else(|| json!({})),
+            2..=4 => self.forcing_events.get(list).cloned().unwrap_or_else(|| json!({})),
             _ => json!({}),
         }
     }

@@ -142,7 +142,13 @@ impl World {
     /// Returns the plain address of a random person.
     pub(super) fn random_address(&mut self, rng: &mut Rng) -> Option<String> {
         let id = self.random_person(rng)?;
-        self.fields.meaning(self.truth.people[&id]["Email"].as_str()?).address
+        self.address(id)
+    }
+
+    /// Returns the address of a person, unless it is that of a list.
+    fn address(&self, id: Uuid) -> Option<String> {
+        let field = self.fields.meaning(self.truth.people[&id]["Email"].as_str()?);
+        field.address.filter(|_| field.list.is_none())
     }
 
     pub(super) fn random_person(&self, rng: &mut Rng) -> Option<Uuid> {
@@ -177,6 +183,7 @@ impl World {
         let number = rng.u32(..0x0100_0000);
         let plain = format!("moved{number:06x}@mail.example.org");
         let address = self.random_address(rng).unwrap_or_else(|| plain.clone());
+        let own = self.address(id);
         let Self { truth, fields, lists, .. } = self;
         let shared = truth.people[&other]["Email"].clone();
         let members = truth.groups.entry(group).or_default();
@@ -237,8 +244,7 @@ impl World {
                 "an address changes to an unusual one"
             }
             18 | 19 => {
-                let own = truth.people[&id]["Email"].as_str().map(|text| fields.meaning(text));
-                email = own.and_then(|own| own.address).map(|own| json!(fields.respell(rng, &own)));
+                email = own.map(|own| json!(fields.respell(rng, &own)));
                 "an address is spelled differently"
             }
             20 => {

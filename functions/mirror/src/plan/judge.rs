@@ -29,6 +29,8 @@ pub(crate) struct Facts {
     pub(crate) unknown: usize,
     /// The number of people who were not yet read.
     pub(crate) not_yet_read: usize,
+    /// The number of rows that are missing from groups that were not read to their ends.
+    pub(crate) missing_rows: usize,
     pub(crate) groups: GroupsEnd,
     pub(crate) is_in_doubt: bool,
     pub(crate) limits: Limits,
@@ -96,7 +98,7 @@ impl Facts {
         if !blocks.is_empty() {
             let without_waiting = Self { leaving: self.leaving.saturating_sub(self.not_yet_read), ..*self };
             let still_leaving = without_waiting.breaks_removal_limit(without_waiting.leaving, force);
-            let still_growing = self.growth(self.unknown, force) > self.growth_limit();
+            let still_growing = self.growth(self.unknown + self.missing_rows, force) > self.growth_limit();
             let is_waiting = blocks.iter().all(|block| match block {
                 Block::Growth => !still_growing,
                 _ => still_leaving.is_none(),
@@ -122,14 +124,16 @@ impl Facts {
             |people| self.base > 0 && self.joining + self.unexplained_people(people) > self.growth_limit();
         // As long as other people are missing, accepting some of them removes no one.
         let is_readable = self.groups != GroupsEnd::Incomplete && self.not_yet_read == 0;
-        let holds_growth = grows_too_much(self.unknown + self.not_yet_read) && !grows_too_much(self.not_yet_read);
+        // Those can't be accepted.
+        let unread = self.not_yet_read + self.missing_rows;
+        let holds_growth = grows_too_much(self.unknown + unread) && !grows_too_much(unread);
         let unknown = if (self.leaving > 0 && is_readable) || holds_growth { self.unknown } else { 0 };
         let rest = Self { unknown: self.unknown - unknown, ..*self };
         let needs_leaves = self.is_in_doubt
             || self.groups == GroupsEnd::Empty
             || rest.breaks_removal_limit(self.leaving, None).is_some();
         // Only those who were seen may join.
-        let needs_joins = grows_too_much(rest.unknown + rest.not_yet_read);
+        let needs_joins = grows_too_much(rest.unknown + unread);
         Some(Force {
             joins: if needs_joins { self.joining } else { 0 },
             leaves: if needs_leaves { self.leaving } else { 0 },
@@ -165,7 +169,7 @@ impl Facts {
                 removal_floor(base),
             ),
             Block::Growth => {
-                let unread = match self.unexplained_people(self.unknown_beyond(force) + self.not_yet_read) {
+                let unread = match self.unexplained_people(self.people_without_records(force)) {
                     0 => String::new(),
                     unread => format!(" and {unread} people who could not be read may be added"),
                 };
@@ -201,8 +205,7 @@ impl Facts {
     /// Returns the guards that hold a plan that isn't blocked.
     fn holds(&self, force: Option<Force>) -> Vec<Block> {
         let mut blocks: Vec<Block> = self.breaks_removal_limit(self.leaving, force).into_iter().collect();
-        let people = self.unknown_beyond(force) + self.not_yet_read;
-        if self.base > 0 && self.growth(people, force) > self.growth_limit() {
+        if self.base > 0 && self.growth(self.people_without_records(force), force) > self.growth_limit() {
             blocks.push(Block::Growth);
         }
         blocks
@@ -228,6 +231,11 @@ impl Facts {
 
     fn growth_limit(&self) -> usize {
         limit(GROWTH_FLOOR, self.base, self.limits.max_growth_percent)
+    }
+
+    /// Returns how many people may be in the groups without a record, not counting those that `force` accepts.
+    fn people_without_records(&self, force: Option<Force>) -> usize {
+        self.unknown_beyond(force) + self.not_yet_read + self.missing_rows
     }
 
     /// Returns how many of `people` can't be those who leave.

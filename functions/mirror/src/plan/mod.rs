@@ -113,6 +113,7 @@ impl Plan {
             joining: joins.len(),
             unknown,
             not_yet_read: skipped.not_yet_read,
+            missing_rows: people.groups_of(target).map(|(_, group)| group.missing_rows).sum(),
             groups,
             is_in_doubt: !doubts.is_empty(),
             limits: target.limits,

@@ -58,7 +58,9 @@ impl Scenario {
     /// Adds a complete and empty group.
     fn group(mut self, id: Uuid) -> Self {
         self.target.groups.insert(id);
-        self.people.groups.insert(id, Group { members: Vec::new(), rows_without_id: 0, end: GroupEnd::Complete });
+        self.people
+            .groups
+            .insert(id, Group { members: Vec::new(), rows_without_id: 0, missing_rows: 0, end: GroupEnd::Complete });
         self
     }
 

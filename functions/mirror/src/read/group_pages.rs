@@ -33,6 +33,12 @@ pub(crate) struct GroupPages {
 }
 
 impl GroupPages {
+    /// Returns how many rows are missing, if Novi said how many there are.
+    pub(crate) fn missing_rows(&self) -> usize {
+        let total = self.total.flatten().map_or(0, |total| usize::try_from(total).unwrap_or(usize::MAX));
+        total.saturating_sub(self.rows)
+    }
+
     /// Adds a page. Returns the result if the group ends with this page.
     pub(crate) fn add(&mut self, page: Page) -> Option<GroupEnd> {
         let incomplete = |reason: &str| Some(GroupEnd::Incomplete(reason.to_owned()));

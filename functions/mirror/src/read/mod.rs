@@ -204,7 +204,8 @@ impl<'r> Reader<'r> {
                 Err(CallError::Ended(end)) => return Err(end),
             };
             if let Some(end) = end {
-                return Ok(Group { members: pages.members, rows_without_id: pages.rows_without_id, end });
+                let (rows_without_id, missing_rows) = (pages.rows_without_id, pages.missing_rows());
+                return Ok(Group { members: pages.members, rows_without_id, missing_rows, end });
             }
         }
     }

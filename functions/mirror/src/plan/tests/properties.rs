@@ -51,7 +51,7 @@ impl Seed {
             let is_in = |index: &usize| index % self.ends.len() == n || index.is_multiple_of(5);
             let members = members.iter().enumerate().filter(|(index, _)| is_in(index)).map(|(_, id)| *id).collect();
             let rows_without_id = if n == 0 { self.rows_without_id } else { 0 };
-            let group = Group { members, rows_without_id, end: end.clone() };
+            let group = Group { members, rows_without_id, missing_rows: 0, end: end.clone() };
             scenario.people.groups.insert(Uuid::from_u128(n as u128), group);
         }
         scenario.target.groups = scenario.people.groups.keys().copied().collect();

@@ -186,3 +186,19 @@ fn forced_unknown_records_and_rows_no_longer_withhold_removals() {
     assert_eq!(other().ended(incomplete()).plan().withheld(), 2);
     assert_eq!(other().not_yet_read(1).plan().withheld(), 2);
 }
+
+#[test]
+fn rows_of_a_page_that_was_not_read_count_as_people_who_may_join() {
+    // 33 members stay, and 3 of 39 strangers are on the pages that were read.
+    let cut_off = |missing_rows| {
+        let mut scenario = Scenario::new().wanted(m(0..33)).wanted(s(0..3)).subscribed(m(0..33)).ended(incomplete());
+        scenario.first_group().missing_rows = missing_rows;
+        scenario
+    };
+    assert_eq!((cut_off(36).plan().holds(), cut_off(36).plan().written()), (&[Block::Growth][..], (0, 0)));
+    assert_eq!(cut_off(30).plan().written(), (3, 0));
+    // Those on the roster whose rows are missing account for them.
+    let mut unread = Scenario::new().wanted(m(0..10)).wanted(s(0..3)).subscribed(m(0..33)).ended(incomplete());
+    unread.first_group().missing_rows = 23;
+    assert_eq!(unread.plan().holds(), [Block::Removals]);
+}
