@@ -281,10 +281,13 @@ impl Handler {
                 self.correct_response(request, path)
             }
             NoviFault::OtherRecord => {
-                let is_other = |id: &Uuid| !path.ends_with(&id.hyphenated().to_string());
                 let people = lock(&self.state).directory.people.clone();
-                let record =
-                    people.into_iter().find(|(id, _)| is_other(id)).map(|(_, record)| record).unwrap_or_default();
+                // A record without a UniqueID isn't known to be another person's.
+                let is_other = |id: &Uuid, record: &Value| {
+                    !path.ends_with(&id.hyphenated().to_string()) && record["UniqueID"].is_string()
+                };
+                let other = people.into_iter().find(|(id, record)| is_other(id, record));
+                let record = other.map(|(_, record)| record).unwrap_or_default();
                 self.private.add_record(&record);
                 self.encode(request, 200, record.to_string().into_bytes())
             }
