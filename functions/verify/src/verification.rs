@@ -46,6 +46,11 @@ impl Origin {
 /// The time that is left for the response after the cache was written.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(50);
 
+/// Returns how long writing to the cache may take, so that a slow cache doesn't cost Novi's response.
+fn time_for_cache(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).saturating_sub(RESPONSE_RESERVE)
+}
+
 /// What Novi says about a member: the identity, or `None` if there is no such member.
 type Outcome = Result<Option<Identity>, Problem>;
 
@@ -99,8 +104,7 @@ impl Verifier {
     ) -> Outcome {
         let mut cache = self.cache.resume(budget);
         let outcome = self.query_novi(&mut cache, parameters, id, deadline).await;
-        // A slow cache must not cost the outcome.
-        cache.limit(deadline.saturating_duration_since(Instant::now()).saturating_sub(RESPONSE_RESERVE));
+        cache.limit(time_for_cache(deadline));
         match &outcome {
             Ok(Some(identity)) => cache.put(id, identity.clone()).await,
             // A stale record must not be served again after Novi has reported that the member is gone.
@@ -120,35 +124,36 @@ impl Verifier {
     ) -> Outcome {
         let deadline = deadline.min(self.novi.deadline());
         match self.read_record(cache, &mut parameters, id, deadline).await? {
-            RecordState::Member(identity) => Ok(Some(identity)),
-            RecordState::NotMember => Ok(None),
-            RecordState::Missing => {
+            Verdict::Member(identity) => Ok(Some(identity)),
+            Verdict::NotMember => Ok(None),
+            Verdict::NoIdentity => {
                 self.confirm_not_found(cache, parameters, id, deadline).await?;
                 Ok(None)
             }
         }
     }
 
-    /// Reads the record of a UUID, unless a cooldown or the rate limit forbids it.
+    /// Reads the record of a UUID, unless a cooldown or the rate limit forbids it. No record counts as one without an
+    /// identity.
     async fn read_record(
         &self,
         cache: &mut Session<'_>,
         parameters: &mut Arc<Parameters>,
         id: MemberId,
         deadline: Instant,
-    ) -> Result<RecordState, Problem> {
+    ) -> Result<Verdict, Problem> {
         cache.may_call_novi().await.map_err(|wait| Problem::rate_limited(ceil_seconds(wait)))?;
-        let state = match self.fetch(cache, parameters, id, deadline).await {
+        let verdict = match self.fetch(cache, parameters, id, deadline).await {
             Ok(answered) => self.classify(answered),
             Err(failure) => Err(failure),
         };
-        match state {
-            Ok(state) => {
-                if parameters.novi_probe.is_some() && !matches!(state, RecordState::Missing) {
-                    cache.limit(deadline.saturating_duration_since(Instant::now()).saturating_sub(RESPONSE_RESERVE));
+        match verdict {
+            Ok(verdict) => {
+                if parameters.novi_probe.is_some() && !matches!(verdict, Verdict::NoIdentity) {
+                    cache.limit(time_for_cache(deadline));
                     cache.mark_record_read().await;
                 }
-                Ok(state)
+                Ok(verdict)
             }
             Err(Failure { error, retry_after }) => {
                 tracing::warn!(?error, cause = %error, "Novi lookup failed");
@@ -169,14 +174,10 @@ impl Verifier {
         }
     }
 
-    fn classify(&self, Answered { customer, retry_after }: Answered) -> Result<RecordState, Failure> {
-        let Customer::Record(record) = customer else { return Ok(RecordState::Missing) };
+    fn classify(&self, Answered { customer, retry_after }: Answered) -> Result<Verdict, Failure> {
+        let Customer::Record(record) = customer else { return Ok(Verdict::NoIdentity) };
         let invalid = |_| Failure { error: NoviError::InvalidResponse(InvalidResponse::Body), retry_after };
-        Ok(match record.verdict(&self.member_rules).map_err(invalid)? {
-            Verdict::Member(identity) => RecordState::Member(identity),
-            Verdict::NotMember => RecordState::NotMember,
-            Verdict::NoIdentity => RecordState::Missing,
-        })
+        record.verdict(&self.member_rules).map_err(invalid)
     }
 
     /// Makes sure that Novi returns records at all, if a record is known that must exist. A wrong root, a changed route
@@ -196,7 +197,7 @@ impl Verifier {
             return Ok(());
         }
         let is_missing = probe == id
-            || matches!(self.read_record(cache, &mut parameters, probe, deadline).await?, RecordState::Missing);
+            || matches!(self.read_record(cache, &mut parameters, probe, deadline).await?, Verdict::NoIdentity);
         if is_missing {
             tracing::warn!("Novi's 404 not believed, because the record of novi_probe_uuid is missing too");
             return Err(Code::NoviError.into());
@@ -250,14 +251,4 @@ impl Verifier {
     }
 }
 
-/// What Novi has about a UUID.
-enum RecordState {
-    /// The record of a member.
-    Member(Identity),
-    /// A record with an identity, which doesn't follow the rules for members.
-    NotMember,
-    /// No record, or one without an identity.
-    Missing,
-}
-
-shared::unprintable!(RecordState, Verifier, Flights<MemberId, Outcome>);
+shared::unprintable!(Verifier, Flights<MemberId, Outcome>);
