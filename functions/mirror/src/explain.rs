@@ -22,8 +22,10 @@ pub(crate) fn explain(event: &Event, targets: &[&Target], people: &People, plans
     for (target, planned) in targets.iter().zip(plans) {
         let unread = Roster::default();
         let candidates = Candidates::new(target, people, planned.map_or(&unread, |(roster, _)| roster));
+        let statuses: Vec<&MemberStatus> =
+            people.members_of(target).into_iter().map(|member| people.status(member)).collect();
         for (address, explanation) in &mut explanations {
-            explanation.lists.push(explain_one(address, target, people, &candidates, *planned));
+            explanation.lists.push(explain_one(address, target, people, &statuses, &candidates, *planned));
         }
     }
     explanations.into_iter().map(|(_, explanation)| explanation).collect()
@@ -33,11 +35,12 @@ fn explain_one(
     address: &Address,
     target: &Target,
     people: &People,
+    statuses: &[&MemberStatus],
     candidates: &Candidates<'_>,
     planned: Planned<'_>,
 ) -> ListExplanation {
     let is_wanted = candidates.wanted.contains_key(address) && !candidates.untouched.contains(address);
-    let mut why = if is_wanted { Vec::new() } else { reasons(address, target, people, candidates) };
+    let mut why = if is_wanted { Vec::new() } else { reasons(address, target, people, statuses, candidates) };
     let subscribed = planned.map(|(roster, _)| roster.contains(address));
     if let Some((_, plan)) = planned {
         why.extend(pending_change(address, target, plan, is_wanted, subscribed == Some(true)));
@@ -51,9 +54,15 @@ fn explain_one(
 }
 
 /// Returns the reasons why an address isn't wanted.
-fn reasons(address: &Address, target: &Target, people: &People, candidates: &Candidates<'_>) -> Vec<String> {
-    let members = people.members_of(target).into_iter().map(|member| people.status(member));
-    let mut reasons: BTreeSet<&str> = members
+fn reasons(
+    address: &Address,
+    target: &Target,
+    people: &People,
+    statuses: &[&MemberStatus],
+    candidates: &Candidates<'_>,
+) -> Vec<String> {
+    let mut reasons: BTreeSet<&str> = statuses
+        .iter()
         .filter(|status| status.has_address(address))
         .filter_map(|status| match status {
             MemberStatus::Hidden(_) => Some(
@@ -72,7 +81,7 @@ fn reasons(address: &Address, target: &Target, people: &People, candidates: &Can
     if reasons.is_empty() {
         reasons.insert(if candidates.untouched.contains(address) {
             "its record has an Email that is not clearly one valid address, so the address is neither added nor removed"
-        } else if has_unread(target, people) {
+        } else if has_unread(target, people, statuses) {
             "no record that could be read has this address, but some records could not be read"
         } else {
             "no record in the groups of this list has this address"
@@ -82,11 +91,11 @@ fn reasons(address: &Address, target: &Target, people: &People, candidates: &Can
 }
 
 /// True if some records of the list's groups were not read.
-fn has_unread(target: &Target, people: &People) -> bool {
+fn has_unread(target: &Target, people: &People, statuses: &[&MemberStatus]) -> bool {
     let is_partly_unread = |group: &Group| group.rows_without_id > 0 || matches!(group.end, GroupEnd::Incomplete(_));
     let is_unread = |status: &MemberStatus| matches!(status, MemberStatus::Unknown | MemberStatus::NotYetRead);
     people.groups_of(target).any(|(_, group)| is_partly_unread(group))
-        || people.members_of(target).into_iter().any(|member| is_unread(people.status(member)))
+        || statuses.iter().any(|status| is_unread(status))
 }
 
 /// Returns the reason if `wanted` and `subscribed` differ, and this run does not change that.
