@@ -163,7 +163,10 @@ async fn people_who_are_not_reached_in_time_are_not_yet_read() -> Result<()> {
     assert_eq!((&entry["status"], &report["status"]), (&json!("unfinished"), &json!("unfinished")), "{report}");
     let (subscribed, unread) = (entry["subscribed"].as_u64(), entry["skipped"]["not_yet_read"].as_u64());
     assert!(subscribed > Some(0) && unread > Some(0), "{report}");
-    assert_eq!(subscribed.zip(unread).map(|(subscribed, unread)| subscribed + unread), Some(MEMBERS as u64));
+    // The others are subscribed as far as Mailman is fast enough.
+    let read = unread.and_then(|unread| (MEMBERS as u64).checked_sub(unread));
+    assert!(subscribed <= read && read <= Some(env.novi.state().count("/customers/") as u64), "{report}");
+    assert_eq!(env.mailman.memberships(LIST).await?.len() as u64, 1 + subscribed.unwrap_or_default());
     assert_eq!((&entry["unsubscribed"], &entry["withheld"]), (&json!(0), &json!(1)), "{report}");
     assert!(entry["reason"].as_str().is_some_and(|reason| reason.contains("Time ran out while reading Novi")));
     Ok(())
