@@ -70,6 +70,20 @@ pub enum Lambda {
     Mirror,
 }
 
+/// A share of the faults of a service, so that several environments can test them concurrently.
+#[derive(Clone, Copy)]
+pub struct Share {
+    /// The number of this share, from zero.
+    pub index: usize,
+    /// The number of shares.
+    pub of: usize,
+}
+
+impl Share {
+    /// All faults.
+    pub const ALL: Self = Self { index: 0, of: 1 };
+}
+
 /// The faults to test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
@@ -419,7 +433,7 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Tests every fault of these services, except for services that the function doesn't use.
+    /// Tests this share of the faults of these services, except for services that the function doesn't use.
     ///
     /// # Errors
     /// Fails if the test environment fails, but not if the function does.
@@ -427,6 +441,7 @@ impl Runner {
         &mut self,
         services: &[Service],
         coverage: Coverage,
+        share: Share,
         mut on_row: impl FnMut(&Row),
     ) -> Result<Table> {
         let mut table = Table::default();
@@ -434,7 +449,7 @@ impl Runner {
             if !self.proxies.contains_key(&service) {
                 continue;
             }
-            for fault in self.faults(service, coverage)? {
+            for fault in self.faults(service, coverage)?.into_iter().skip(share.index).step_by(share.of) {
                 for timing in [Timing::Warm, Timing::Cold] {
                     // Only test cold starts with the services that functions call only or mainly at startup.
                     if timing == Timing::Cold

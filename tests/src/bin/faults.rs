@@ -6,7 +6,7 @@
 #![expect(clippy::print_stdout, reason = "the purpose of this program is a report on the terminal")]
 
 use anyhow::{Result, bail};
-use tests::faults::{Coverage, Lambda, REPRESENTATIVE, Runner, Service};
+use tests::faults::{Coverage, Lambda, REPRESENTATIVE, Runner, Service, Share};
 
 /// The number of repetitions of each of the six faults.
 const ROUNDS: usize = 200;
@@ -22,7 +22,7 @@ async fn main() -> Result<()> {
             continue;
         }
         let mut runner = Runner::start(lambda).await?;
-        let table = runner.run_all(&Service::ALL, Coverage::Full, |row| println!("{row}")).await?;
+        let table = runner.run_all(&Service::ALL, Coverage::Full, Share::ALL, |row| println!("{row}")).await?;
         println!("{lambda:?}: {}\n", table.summary());
         is_clean &= table.is_clean();
         for (_, service, fault) in REPRESENTATIVE.into_iter().filter(|(tested, ..)| *tested == lambda) {
