@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
@@ -103,6 +103,20 @@ pub fn free_port() -> io::Result<u16> {
         }
     }
     Err(io::Error::from(io::ErrorKind::AddrNotAvailable))
+}
+
+/// Waits until no process listens on `port`.
+///
+/// # Errors
+/// Fails if one still does after `timeout`.
+pub fn wait_until_closed(port: u16, timeout: Duration) -> anyhow::Result<()> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let started = Instant::now();
+    while TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+        ensure!(started.elapsed() < timeout, "the port is still open after {timeout:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    Ok(())
 }
 
 /// Runs the work of a program that another program started, until the work ends,
