@@ -23,11 +23,11 @@ pub fn trim(text: &str) -> &str {
     &text[..end + selector.map_or(0, char::len_utf8)]
 }
 
-/// Returns a name without control characters and without characters that change the direction of the text around it,
+/// Returns a name without control characters, line separators and characters that change the direction of the text around it,
 /// trimmed. Returns `None` if it is blank, which a name without a letter, digit or emoji is.
 #[must_use]
 pub fn name(text: &str) -> Option<Cow<'_, str>> {
-    let is_unwanted = |c: char| c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_unwanted = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if !text.contains(is_name_character) {
         return None;
     }
@@ -37,6 +37,14 @@ pub fn name(text: &str) -> Option<Cow<'_, str>> {
     } else {
         Cow::Borrowed(trim(text))
     })
+}
+
+/// Returns the start of a text, with at most `max` characters and no grapheme cut in half.
+#[must_use]
+pub fn shorten(text: &str, max: usize) -> &str {
+    let Some((limit, _)) = text.char_indices().nth(max) else { return text };
+    let end = text.grapheme_indices(true).map(|(start, _)| start).take_while(|start| *start <= limit).last();
+    text[..end.unwrap_or_default()].trim_end()
 }
 
 /// Returns the initial of a name: the first grapheme with a letter, digit or emoji.
@@ -82,6 +90,21 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(trim(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn text_is_shortened_between_graphemes() {
+        for (text, max, expected) in [
+            ("Ada", 3, "Ada"),
+            ("Ada", 2, "Ad"),
+            ("Ada Lee", 4, "Ada"),
+            ("Ada", 0, ""),
+            ("ö\u{308}é", 2, "ö\u{308}"),
+            ("aö\u{308}", 2, "a"),
+            ("👩\u{200d}👩\u{200d}👧", 4, ""),
+        ] {
+            assert_eq!(shorten(text, max), expected, "{text}, {max}");
         }
     }
 

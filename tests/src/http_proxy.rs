@@ -29,7 +29,18 @@ pub enum HttpFault {
     Hold(Arc<Semaphore>),
     /// The request is never delivered. The response has this status and body.
     Respond(u16, &'static str),
+    /// The request is never delivered. The response has this status, and this `Retry-After` in seconds.
+    Later(u16, u32),
+    /// A request with a longer body is never delivered. The response has this status.
+    RefuseBody(usize, u16),
+    /// The request is delivered without its body.
+    DropBody,
+    /// The request is delivered. If the response is an error, its body is replaced by a page of the proxy.
+    ErrorPage,
 }
+
+/// A page of the proxy itself.
+const PAGE: &[u8] = b"<html>Not today</html>";
 
 /// The proxy. It stops when the runtime it was started on shuts down.
 pub struct HttpProxy {
@@ -182,6 +193,8 @@ impl Forwarder {
         self.arrivals.send_replace(());
         lock(&self.concurrency).begin(&line);
         let forwarder = self.clone();
+        let fault = fault.filter(|fault| !matches!(fault, HttpFault::RefuseBody(limit, _) if body.len() <= *limit));
+        let body = if matches!(fault, Some(HttpFault::DropBody)) { Bytes::new() } else { body };
         let response = self.apply(fault, async move { forwarder.forward(parts, body, &path).await }).await;
         lock(&self.concurrency).end(&line);
         if let Some(recorded) = lock(&self.requests).get_mut(index).filter(|recorded| recorded.line == line) {
@@ -238,11 +251,22 @@ impl Forwarder {
                 self.deliver(forward).await
             }
             Some(HttpFault::Respond(status, body)) => Ok(respond(status, Bytes::from(body))),
+            Some(HttpFault::Later(status, retry_after)) => {
+                let mut response = respond(status, Bytes::from_static(PAGE));
+                response.headers_mut().insert(header::RETRY_AFTER, retry_after.into());
+                Ok(response)
+            }
+            Some(HttpFault::RefuseBody(_, status)) => Ok(respond(status, Bytes::from_static(PAGE))),
+            Some(HttpFault::ErrorPage) => {
+                let response = self.deliver(forward).await?;
+                let status = response.status();
+                Ok(if status.is_success() { response } else { respond(status.as_u16(), Bytes::from_static(PAGE)) })
+            }
             Some(HttpFault::DropResponse) => {
                 self.deliver(forward).await?;
                 Err(std::io::Error::other("injected fault"))
             }
-            None => self.deliver(forward).await,
+            Some(HttpFault::DropBody) | None => self.deliver(forward).await,
         }
     }
 

@@ -19,6 +19,7 @@ pub mod lists;
 pub mod mailman;
 pub mod mariadb;
 pub mod model;
+pub mod nginx;
 pub mod novi;
 pub mod postgres;
 pub mod privacy;

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::function::venv;
 use crate::mariadb::MariaDb;
 use crate::postgres::Postgres;
-use crate::process::{Server, free_port};
+use crate::process::{Server, free_port, wait_until_closed};
 use crate::shared_servers;
 use crate::workspace;
 
@@ -64,9 +64,19 @@ impl Database {
     }
 }
 
+/// The release of a core.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Release {
+    /// The newest one, in `.venv`.
+    Newest,
+    /// 3.3.5, which Debian 11 and Ubuntu 22.04 have.
+    Old,
+}
+
 /// A running core.
 pub struct Mailman {
     server: Server,
+    release: Release,
     _storage: Storage,
     dir: TempDir,
     port: u16,
@@ -112,10 +122,22 @@ impl Mailman {
     /// # Errors
     /// Fails if something that `make test` sets up is missing, or the core doesn't start.
     pub async fn start_on(database: Database) -> anyhow::Result<Self> {
+        Self::start_release(Release::Newest, database).await
+    }
+
+    /// Starts a core 3.3.5 on SQLite.
+    ///
+    /// # Errors
+    /// Fails if something that `make test` sets up is missing, or the core doesn't start.
+    pub async fn start_old() -> anyhow::Result<Self> {
+        Self::start_release(Release::Old, Database::Sqlite).await
+    }
+
+    async fn start_release(release: Release, database: Database) -> anyhow::Result<Self> {
         // Another process may take the port before Mailman binds it.
         let mut last = None;
         for _ in 0..3 {
-            match Self::start_once(database).await {
+            match Self::start_once(release, database).await {
                 Ok(mailman) => return Ok(mailman),
                 Err(error) => last = Some(error),
             }
@@ -123,20 +145,20 @@ impl Mailman {
         Err(last.unwrap_or_else(|| anyhow::anyhow!("Mailman failed to start")))
     }
 
-    async fn start_once(database: Database) -> anyhow::Result<Self> {
+    async fn start_once(release: Release, database: Database) -> anyhow::Result<Self> {
         let storage = Storage::start(database)?;
         let dir = tempfile::tempdir()?;
         let port = free_port()?;
         let password = format!("p{:032x}", fastrand::u128(..));
         std::fs::write(dir.path().join("mailman.cfg"), config(&dir, port, &password, &storage))?;
         let new_database = shared_servers::path(shared_servers::MAILMAN_DATABASE);
-        let new_database = new_database.filter(|_| database == Database::Sqlite);
+        let new_database = new_database.filter(|_| (release, database) == (Release::Newest, Database::Sqlite));
         if let Some(file) = &new_database {
             std::fs::create_dir_all(dir.path().join("var/data"))?;
             std::fs::copy(file, dir.path().join(SQLITE_FILE))?;
         }
-        let server = start_runner(&dir, port)?;
-        let mailman = Self { server, _storage: storage, dir, port, password, http: crate::http() };
+        let server = start_runner(release, &dir, port)?;
+        let mailman = Self { server, release, _storage: storage, dir, port, password, http: crate::http() };
         // The request also shows that no other Mailman has taken the port.
         let checked = if new_database.is_some() {
             mailman.expect(Method::GET, &format!("domains/{DOMAIN}"), None, 200).await
@@ -165,7 +187,9 @@ impl Mailman {
     /// Fails if the core doesn't start again.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.server.kill();
-        self.server = start_runner(&self.dir, self.port)?;
+        // Until the killed processes are gone, they accept connections that nothing serves.
+        wait_until_closed(self.port, Duration::from_secs(10))?;
+        self.server = start_runner(self.release, &self.dir, self.port)?;
         Ok(())
     }
 
@@ -341,13 +365,14 @@ fn config(dir: &TempDir, port: u16, password: &str, storage: &Storage) -> String
 }
 
 /// Starts the REST runner.
-fn start_runner(dir: &TempDir, port: u16) -> anyhow::Result<Server> {
+fn start_runner(release: Release, dir: &TempDir, port: u16) -> anyhow::Result<Server> {
     let config = dir.path().join("mailman.cfg").display().to_string();
     let arguments = ["-C", &config, "-r", "rest"];
     let log = dir.path().join("log");
-    let mut server = match shared_servers::path(shared_servers::MAILMAN_FORK_SERVER) {
-        Some(socket) => Server::fork(&socket, &arguments, log)?,
-        None => Server::start(&venv().join("bin/runner"), &arguments, &[], log)?,
+    let mut server = match (release, shared_servers::path(shared_servers::MAILMAN_FORK_SERVER)) {
+        (Release::Newest, Some(socket)) => Server::fork(&socket, &arguments, log)?,
+        (Release::Newest, None) => Server::start(&venv().join("bin/runner"), &arguments, &[], log)?,
+        (Release::Old, _) => Server::start(&workspace().join("target/mailman-3.3.5/bin/runner"), &arguments, &[], log)?,
     };
     server.wait_for_port(port, Duration::from_secs(60)).context("Mailman failed to start")?;
     Ok(server)

@@ -201,7 +201,7 @@ async fn address_that_causes_mailman_errors_is_reported_and_does_not_stop_others
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unexplained_rejection_is_retried_once_and_then_accepted() -> Result<()> {
+async fn unexplained_rejection_is_retried_with_and_without_the_name_and_then_accepted() -> Result<()> {
     let (mut env, group) = start(Database::Sqlite, 3, &[]).await?;
     let proxy = env.insert_proxy().await?;
     let unexplained =
@@ -215,7 +215,7 @@ async fn unexplained_rejection_is_retried_once_and_then_accepted() -> Result<()>
         "{report}"
     );
     let requests = proxy.requests();
-    assert_eq!(requests.iter().filter(|request| request.body.contains(&unexplained)).count(), 2, "{requests:?}");
+    assert_eq!(requests.iter().filter(|request| request.body.contains(&unexplained)).count(), 3, "{requests:?}");
     assert_no_blind_write(&requests);
     Ok(())
 }
@@ -535,5 +535,119 @@ async fn lists_share_the_time_for_retries() -> Result<()> {
     for n in 0..LISTS {
         assert_eq!(env.mailman.memberships(&list_id(n)).await?.len(), 2);
     }
+    Ok(())
+}
+
+/// Each database has names that it refuses: PostgreSQL NUL, and MariaDB long ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn name_never_decides_whether_a_member_is_subscribed() -> Result<()> {
+    const DATA_ERROR: &str = r#"{"title": "400 Bad Request", "description": "(MySQLdb.DataError) Data too long"}"#;
+    let (mut env, group) = start(Database::Sqlite, 4, &[("MAILMAN_RETRY_SECONDS", "20")]).await?;
+    {
+        let mut state = env.novi.state();
+        let members = state.directory.groups[&group].clone();
+        let names = ["Unexplained", "Failing", "B\u{0}r\u{2028}e\u{202e}ak\r\n"];
+        for (id, name) in members.iter().zip(names) {
+            state.directory.person(*id)["FirstName"] = json!(name);
+        }
+        state.directory.person(members[3])["FirstName"] = json!("x".repeat(3_000));
+    }
+    let proxy = env.insert_proxy().await?;
+    proxy.fail("Unexplained", usize::MAX, HttpFault::Respond(400, DATA_ERROR));
+    proxy.fail("Failing", usize::MAX, HttpFault::Respond(500, "<html>"));
+    let report = env.run(json!({})).await?;
+    assert_eq!((&report["status"], &list(&report, LIST)["subscribed"]), (&json!("ok"), &json!(4)), "{report}");
+    assert_members(&env, group).await?;
+    let requests = proxy.requests();
+    let posted = |request: &RecordedRequest| serde_json::from_str::<serde_json::Value>(&request.body).ok();
+    let subscribed = requests.iter().filter(|request| request.status == Some(201)).filter_map(posted);
+    let mut names: Vec<String> =
+        subscribed.map(|body| body["display_name"].as_str().unwrap_or("no text").to_owned()).collect();
+    names.sort();
+    assert_eq!(names[..2], ["", ""], "these are subscribed without a name");
+    assert!(names[2].starts_with("Break "), "{names:?}");
+    assert_eq!(names[3], "x".repeat(100));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dry_run_says_that_owners_are_mailed_about_each_subscription() -> Result<()> {
+    let (env, group) = start(Database::Sqlite, 3, &[]).await?;
+    let dry_run = async || anyhow::Ok(list(&env.run(json!({"dry_run": true})).await?, LIST).clone());
+    let entry = dry_run().await?;
+    assert_eq!((&entry["status"], &entry["subscribed"], &entry["reason"]), (&json!("ok"), &json!(3), &json!(null)));
+
+    let notices = json!({"admin_notify_mchanges": true});
+    assert_eq!(env.mailman.request(Method::PATCH, &format!("lists/{LIST}/config"), Some(notices)).await?.0, 204);
+    let entry = dry_run().await?;
+    assert_eq!((&entry["status"], &entry["subscribed"]), (&json!("ok"), &json!(3)));
+    let reason = entry["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("admin_notify_mchanges") && reason.contains("3 mails"), "{entry}");
+
+    // What it says is true.
+    env.mailman.subscribe(LIST, "owner@example.org", "owner").await?;
+    let before = env.mailman.outgoing_emails()?;
+    assert_eq!(env.run(json!({})).await?["status"], "ok");
+    assert_members(&env, group).await?;
+    assert_eq!(env.mailman.outgoing_emails()? - before, 3);
+    // Without subscriptions, no one is mailed.
+    assert_eq!(dry_run().await?["reason"], json!(null));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn log_says_which_version_of_mailman_responded() -> Result<()> {
+    let (mut env, _) = start(Database::Sqlite, 1, &[("AWS_LAMBDA_LOG_LEVEL", "INFO")]).await?;
+    let proxy = env.insert_proxy().await?;
+    assert_eq!(env.run(json!({})).await?["status"], "ok");
+    assert!(env.function.log().contains(r#""mailman":"3.3.10""#), "{}", env.function.log());
+    let versions =
+        |proxy: &HttpProxy| proxy.requests().iter().filter(|request| request.line.contains("system/versions")).count();
+    assert_eq!(versions(&proxy), 1);
+
+    // The cause of a failure, if it is known.
+    const OLD: &str = r#"{"mailman_version": "GNU Mailman 3.2.1 (X)"}"#;
+    proxy.fail("/system/versions", usize::MAX, HttpFault::Respond(200, OLD));
+    proxy.fail("/roster/member", usize::MAX, HttpFault::Respond(404, r#"{"title": "404 Not Found"}"#));
+    let report = env.run(json!({})).await?;
+    let reason = list(&report, LIST)["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("3.2.1 is too old"), "{report}");
+
+    // A server that isn't Mailman isn't asked for its version.
+    proxy.clear_faults();
+    proxy.clear_requests();
+    proxy.fail("/3.1/", usize::MAX, HttpFault::Respond(200, "<html>Welcome</html>"));
+    assert_eq!(env.run(json!({})).await?["status"], "failed");
+    assert_eq!(versions(&proxy), 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_mailman_gets_one_request_at_a_time_and_pending_requests_are_counted() -> Result<()> {
+    let (mut env, group) = start(Database::Sqlite, 6, &[]).await?;
+    for n in 0..3 {
+        let request = json!({"list_id": LIST, "subscriber": format!("stranger{n}@example.org")});
+        assert_eq!(env.mailman.request(Method::POST, "members", Some(request)).await?.0, 202);
+    }
+    let proxy = env.insert_proxy().await?;
+    let permits = Arc::new(Semaphore::new(0));
+    proxy.fail("POST /3.1/members", 3, HttpFault::Hold(Arc::clone(&permits)));
+    let answer_slowly = async {
+        for count in 1..=3 {
+            proxy.wait_for("POST /3.1/members", count).await;
+            // How slow Mailman is, and not a wait for anything.
+            tokio::time::sleep(Duration::from_millis(2_100)).await;
+            let posted = proxy.requests().iter().filter(|request| request.line.starts_with("POST")).count();
+            assert_eq!(posted, count, "the others wait while responses take seconds");
+            permits.add_permits(1);
+        }
+    };
+    let (report, ()) = tokio::join!(env.run(json!({})), answer_slowly);
+    let report = report?;
+    let entry = list(&report, LIST);
+    assert_eq!((&entry["status"], &entry["subscribed"]), (&json!("ok"), &json!(6)), "{report}");
+    assert_members(&env, group).await?;
+    let reason = entry["reason"].as_str().unwrap_or_default();
+    assert!(reason.contains("Mailman is slow") && reason.contains("pending requests of this list: 3"), "{report}");
     Ok(())
 }

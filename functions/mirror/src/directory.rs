@@ -3,10 +3,14 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use shared::member::{MemberId, MemberRules, Record};
+use shared::text;
 use uuid::Uuid;
 
 use crate::address::Address;
 use crate::mapping::Target;
+
+/// The maximum number of characters of a name in Mailman. Some of its databases refuse more than 255 bytes.
+const MAX_NAME: usize = 100;
 
 /// The status of one person.
 #[derive(PartialEq, Eq)]
@@ -63,7 +67,8 @@ impl MemberStatus {
             (_, Some(true), _) => Self::OptedOut(address),
             (Some(true), Some(false), Some(true)) => {
                 let after_space = Address::after_space(email).filter(|after_space| *after_space != address);
-                Self::Member { address, name: record.display_name(), after_space }
+                let name = record.display_name().map(|name| text::shorten(&name, MAX_NAME).to_owned());
+                Self::Member { address, name, after_space }
             }
         }
     }

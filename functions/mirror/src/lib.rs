@@ -108,7 +108,8 @@ async fn invoke(mirror: &Mirror, event: LambdaEvent<Value>) -> Result<Answer, Di
             Ok(Answer::Probe(report))
         }
         Ok(Ok(Answer::Run(report))) => {
-            tracing::info!(report = report.to_log_json(), "run completed");
+            let mailman = report.mailman_version.map(|version| version.to_string());
+            tracing::info!(report = report.to_log_json(), mailman, "run completed");
             report.lists.iter().for_each(ListReport::log);
             if !report.is_error() {
                 return Ok(Answer::Run(report));

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 use shared::cache::lock_key;
 
 use crate::apply::{Applied, Rejected};
-use crate::mailman::MailmanError;
+use crate::mailman::{MailmanError, OLDEST_VERSION, Version};
 use crate::mapping::{InvalidMapping, ListId};
 use crate::plan::reason::reasons;
 use crate::plan::{Plan, Skipped};
@@ -134,10 +134,52 @@ impl ListReport {
             );
             report.add_reason(Status::Partial, &reason);
         }
+        if applied.removed_singly > 0 {
+            let reason = format!(
+                "A proxy in front of Mailman let no bulk removal pass, so {} were removed one by one. That also sends \
+                 the list's goodbye message and its notice to the owners, if these are switched on. Let DELETE pass \
+                 with its body: see A proxy in front of Mailman in docs/operations.md.",
+                addresses(applied.removed_singly)
+            );
+            report.add_reason(Status::Partial, &reason);
+        }
+        if let Some((slowest, pending)) = applied.slow {
+            let pending = pending.map_or_else(|| "unknown".to_owned(), |pending| pending.to_string());
+            let reason = format!(
+                "Mailman is slow: a subscription took {:.1} s. Number of pending requests of this list: {pending}. \
+                 Mailman reads all of them for each subscription, so discard those that aren't wanted. Otherwise check \
+                 the load of Mailman and its database.",
+                slowest.as_secs_f64()
+            );
+            report.add_reason(Status::Ok, &reason);
+        }
         if let Some(error) = applied.stopped {
             report.add_reason(status_of(error), &reason_of(error));
         }
         report
+    }
+
+    /// Says that each subscription mails the owners of the list.
+    pub(crate) fn add_owner_notices(&mut self) {
+        let reason = format!(
+            "Mailman mails the owners of this list about each subscription, with the member's name: {} now. To prevent \
+             that, switch off admin_notify_mchanges of the list.",
+            if self.subscribed == 1 { "1 mail".to_owned() } else { format!("{} mails", self.subscribed) }
+        );
+        self.add_reason(Status::Ok, &reason);
+    }
+
+    /// Says that this version of Mailman is the probable cause of a failure.
+    pub(crate) fn add_old_version(&mut self, version: Version) {
+        if self.status == Status::Failed {
+            let reason = format!("Mailman {version} is too old: upgrade it to {OLDEST_VERSION} or later.");
+            self.add_reason(Status::Failed, &reason);
+        }
+    }
+
+    /// True if the plan subscribes anyone.
+    pub(crate) fn has_subscriptions(&self) -> bool {
+        self.subscribed > 0
     }
 
     /// Logs one line, with fields that a log query can aggregate.
@@ -232,6 +274,8 @@ pub(crate) struct Report {
     pub(crate) lists: Vec<ListReport>,
     pub(crate) novi_calls: u64,
     pub(crate) mailman_calls: u64,
+    /// Mailman's version, if it responded. Only the log contains it.
+    pub(crate) mailman_version: Option<Version>,
     /// The duration of the run in seconds.
     pub(crate) seconds: f64,
     /// Contains addresses, so it is part of the result but never of the log.
@@ -361,6 +405,7 @@ mod tests {
             lists: vec![ListReport::without_plan(None, status, "x".to_owned())],
             novi_calls: 0,
             mailman_calls: 0,
+            mailman_version: None,
             seconds: 0.0,
             explain: Vec::new(),
         }

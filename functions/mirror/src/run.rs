@@ -21,7 +21,7 @@ use crate::directory::{Group, MemberStatus, People};
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
 use crate::lock::{InstanceId, Locks};
-use crate::mailman::{Mailman, MailmanError, Timeouts};
+use crate::mailman::{Mailman, MailmanError, OLDEST_VERSION, Timeouts};
 use crate::mapping::{ListId, Mappings, Target};
 use crate::parameters::Parameters;
 use crate::plan::Plan;
@@ -219,6 +219,12 @@ impl Mirror {
         locks.release(&open, cutoff + DEADLINE_RESERVE / 2).await;
         let mut outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
         lists.append(&mut outcome.lists);
+        // Last, so that a Mailman that is down costs no time for this.
+        let mailman_version =
+            if run.mailman.has_responded() { run.mailman.version().await.ok().flatten() } else { None };
+        if let Some(version) = mailman_version.filter(|version| *version < OLDEST_VERSION) {
+            lists.iter_mut().for_each(|list| list.add_old_version(version));
+        }
 
         if let Some(cache) = cache.filter(|_| !outcome.updates.is_empty()) {
             let count = outcome.updates.len();
@@ -252,6 +258,7 @@ impl Mirror {
             lists,
             novi_calls: run.reader.caller.calls(),
             mailman_calls: run.mailman.calls(),
+            mailman_version,
             seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
             explain: outcome.explanations,
         }
@@ -313,7 +320,8 @@ impl Run<'_> {
         for index in order {
             let report = match &plans[index] {
                 Err(error) => ListReport::from_error(&targets[index].list, *error),
-                Ok((_, plan)) if self.dry_run || plan.is_empty() => ListReport::planned(plan),
+                Ok((_, plan)) if self.dry_run => self.report_dry_run(plan).await,
+                Ok((_, plan)) if plan.is_empty() => ListReport::planned(plan),
                 Ok((_, plan)) => {
                     let applied = apply(&self.mailman, plan, self.open_writes).await;
                     outcome.open.extend(applied.has_open_writes().then(|| plan.list.clone()));
@@ -371,6 +379,18 @@ impl Run<'_> {
         };
         let checks = stream::iter(others).map(check).buffer_unordered(MAILMAN_CONCURRENCY);
         checks.filter_map(std::future::ready).collect().await
+    }
+
+    /// Reports what would be done, and whether the owners of the list would be mailed about it.
+    async fn report_dry_run(&self, plan: &Plan) -> ListReport {
+        let mut report = ListReport::planned(plan);
+        if report.has_subscriptions()
+            && let Ok(settings) = self.mailman.list_settings(&plan.list).await
+            && settings.admin_notify_mchanges == Some(true)
+        {
+            report.add_owner_notices();
+        }
+        report
     }
 
     /// Plans every list with a readable roster.

@@ -141,7 +141,15 @@ fn random_novi_fault(rng: &mut Rng) -> (&'static str, NoviFault) {
 fn random_mailman_fault(rng: &mut Rng) -> (&'static str, HttpFault) {
     const LOCKED: &str =
         r#"{"title": "400 Bad Request", "description": "(sqlite3.OperationalError) database is locked"}"#;
-    match rng.u8(..8) {
+    match rng.u8(..16) {
+        8 => ("Mailman's proxy limits the rate", HttpFault::Later(429, 1)),
+        9 => ("Mailman's proxy is in maintenance", HttpFault::Later(503, 1)),
+        10 => ("Mailman's proxy refuses large bodies with 413", HttpFault::RefuseBody(80, 413)),
+        11 => ("Mailman's firewall refuses large bodies with 403", HttpFault::RefuseBody(80, 403)),
+        12 => ("Mailman's proxy fails on large bodies", HttpFault::RefuseBody(80, 500)),
+        13 => ("Mailman's proxy drops a body", HttpFault::DropBody),
+        14 => ("Mailman's proxy replaces an error", HttpFault::ErrorPage),
+        15 => ("Mailman's proxy responds 200 with a page", HttpFault::Respond(200, "<html>Welcome</html>")),
         5 | 6 => {
             let delay = Duration::from_millis(rng.u64(..3_000));
             ("Mailman receives a request late, after a disconnect", HttpFault::DisconnectThenDeliver(delay))

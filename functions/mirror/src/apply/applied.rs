@@ -1,6 +1,7 @@
 //! The part of a plan that was applied.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -45,6 +46,10 @@ pub(crate) struct Applied {
     pub(crate) waiting_removals: usize,
     /// The number of addresses that are still subscribed, although Mailman accepted their removal.
     pub(crate) not_removed: usize,
+    /// The number of addresses that were removed one by one, because no bulk removal got through.
+    pub(crate) removed_singly: usize,
+    /// The duration of the slowest subscription, and the number of pending requests, if subscriptions are slow.
+    pub(crate) slow: Option<(Duration, Option<u64>)>,
     /// The error that prevented the rest of the plan from being applied.
     pub(crate) stopped: Option<MailmanError>,
 }

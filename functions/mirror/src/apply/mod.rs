@@ -20,9 +20,9 @@ use shared::sync::lock;
 pub(crate) use self::applied::{Applied, Rejected};
 pub(crate) use self::open_writes::OpenWrites;
 use self::subscribe::Subscriptions;
-use self::unsubscribe::unsubscribe_all;
+use self::unsubscribe::Removals;
 use crate::address::Address;
-use crate::mailman::{Mailman, MailmanError};
+use crate::mailman::{Mailman, MailmanError, SLOW};
 use crate::plan::{Plan, Subscriber};
 
 /// Applies a plan, except to addresses in `open_writes`. Adds those with open writes in the end.
@@ -37,6 +37,12 @@ pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan, open_writes: &Mute
     };
     applied.postponed = plan.subscribe().len() + plan.unsubscribe().len() - joining.len() - leaving.len();
     applied.stopped = apply_into(mailman, plan, joining, leaving, &mut applied).await.err();
+    let slowest = mailman.pace.take_slowest();
+    if slowest >= SLOW {
+        // The usual cause, which only an administrator can remove.
+        let pending = mailman.pending_requests(&plan.list).await.ok().flatten();
+        applied.slow = Some((slowest, pending));
+    }
     let open = applied.open_subscriptions.iter().chain(&applied.open_removals);
     lock(open_writes).add(&plan.list, open, SystemTime::now());
     applied
@@ -61,7 +67,7 @@ async fn apply_into(
         applied.waiting_removals = leaving.len();
         return Ok(());
     }
-    unsubscribe_all(mailman, &plan.list, leaving, applied).await?;
+    Removals::new(mailman, &plan.list, applied).run(leaving).await?;
     match additions.given_up {
         // Nothing was written, so Mailman is failing, not the addresses.
         Some(error) if applied.subscribed + applied.unsubscribed == 0 => Err(error),

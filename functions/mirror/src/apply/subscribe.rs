@@ -2,7 +2,7 @@
 //!
 //! Subscriptions run concurrently. After a failure, no new requests start, and in-flight ones are awaited. An address
 //! with a lost response is retried last, after [`SETTLE_DELAY`] and another read of the roster. An unexplained
-//! rejection is also retried last, once, without the delay. Pending subscription requests are discarded when the other
+//! rejection is also retried last, once, without the delay, and then once more without the name. Pending subscription requests are discarded when the other
 //! addresses are done, so that they are read only once.
 
 use std::collections::VecDeque;
@@ -18,13 +18,12 @@ use crate::mapping::ListId;
 use crate::plan::Subscriber;
 use crate::roster::Roster;
 
-/// The maximum number of concurrent subscriptions. With PostgreSQL, four are twice as fast as one, and eight are as
-/// fast as four. With SQLite, the number makes no difference.
-const CONCURRENCY: usize = 4;
 /// The minimum time left to start a subscription.
 const SUBSCRIPTION_TIME: Duration = Duration::from_secs(5);
 /// The number of failures of one address, while others succeed, after which the address is considered the cause.
 const MAX_FAILURES_PER_ADDRESS: usize = 5;
+/// The number of failures of one address after which it is subscribed without a name, which may be the cause.
+const MAX_FAILURES_WITH_NAME: usize = 2;
 /// The number of consecutive failures after which the time for retries isn't used up for nothing: Mailman is failing,
 /// not the addresses.
 const MAX_CONSECUTIVE_FAILURES: usize = 5;
@@ -46,10 +45,21 @@ struct Pending<'p> {
     failures: usize,
     /// The value of [`Subscriptions::done`] at the first failure.
     done_before: usize,
-    /// True if Mailman has rejected it once without an explanation.
-    is_unexplained: bool,
+    /// The number of times that Mailman has rejected it without an explanation.
+    unexplained: usize,
     /// True if its pending subscription request was discarded.
     is_discarded: bool,
+}
+
+impl Pending<'_> {
+    /// True if the name may be the cause of its failures. A name never decides whether a member is subscribed.
+    fn is_name_suspect(&self) -> bool {
+        self.unexplained > 1 || self.failures >= MAX_FAILURES_WITH_NAME
+    }
+
+    fn name(&self) -> Option<&str> {
+        self.subscriber.name.as_deref().filter(|_| !self.is_name_suspect())
+    }
 }
 
 /// The results of one batch of concurrent subscriptions.
@@ -96,13 +106,8 @@ impl<'a> Subscriptions<'a> {
         subscribers: Vec<&'a Subscriber>,
         applied: &'a mut Applied,
     ) -> Self {
-        let pending = |subscriber| Pending {
-            subscriber,
-            failures: 0,
-            done_before: 0,
-            is_unexplained: false,
-            is_discarded: false,
-        };
+        let pending =
+            |subscriber| Pending { subscriber, failures: 0, done_before: 0, unexplained: 0, is_discarded: false };
         Self {
             mailman,
             list,
@@ -147,12 +152,23 @@ impl<'a> Subscriptions<'a> {
             }
         }
         if self.given_up.is_some() {
-            self.mailman.check_subscriptions(self.list).await?;
+            self.check_subscriptions().await?;
         }
         Ok(Additions {
             may_remove: self.done > 0 || self.applied.open_subscriptions.is_empty(),
             given_up: self.given_up.filter(|error| error.write_outcome().is_some()),
         })
+    }
+
+    /// Checks that Mailman is the server that responds.
+    async fn check_subscriptions(&mut self) -> Result<(), MailmanError> {
+        while let Err(error) = self.mailman.check_subscriptions(self.list).await {
+            if !error.is_busy() {
+                return Err(error);
+            }
+            self.retries.wait(error).await?;
+        }
+        Ok(())
     }
 
     /// Waits until lost subscriptions have settled, and requeues those that are still not on the roster.
@@ -238,11 +254,13 @@ impl<'a> Subscriptions<'a> {
         for (mut pending, error) in failed {
             match (error, error.write_outcome()) {
                 (_, Some(outcome)) => {
-                    if pending.failures == 0 {
-                        pending.done_before = self.done;
+                    if !error.is_busy() {
+                        if pending.failures == 0 {
+                            pending.done_before = self.done;
+                        }
+                        pending.failures += 1;
+                        self.failures += 1;
                     }
-                    pending.failures += 1;
-                    self.failures += 1;
                     if outcome.is_open() {
                         self.applied.open_subscriptions.insert(pending.subscriber.address.clone());
                     }
@@ -260,7 +278,7 @@ impl<'a> Subscriptions<'a> {
             return Err(error);
         }
         if self.unexpected >= MAX_UNEXPECTED {
-            self.mailman.check_subscriptions(self.list).await?;
+            self.check_subscriptions().await?;
             self.unexpected = 0;
         }
         Ok((retries, last_error))
@@ -293,6 +311,9 @@ impl<'a> Subscriptions<'a> {
         retries: Vec<Retry<'a>>,
         error: MailmanError,
     ) -> Result<(), MailmanError> {
+        if error.is_busy() {
+            return Err(error);
+        }
         let is_slow = retries.iter().any(|(_, outcome)| *outcome == WriteOutcome::MaybeInProgress);
         if self.queue.iter().any(|pending| pending.failures == 0) {
             if is_slow || self.failures >= MAX_CONSECUTIVE_FAILURES {
@@ -346,7 +367,8 @@ impl<'a> Subscriptions<'a> {
 
 /// True if an error may be the fault of one address.
 fn is_about_an_address(error: MailmanError) -> bool {
-    error.write_outcome().is_some() || matches!(error, MailmanError::Unexpected(_) | MailmanError::NotMailman(_))
+    let may_be = error.write_outcome().is_some() && !error.is_busy();
+    may_be || matches!(error, MailmanError::Unexpected(_) | MailmanError::NotMailman(_))
 }
 
 /// Subscribes addresses from the queue until one fails, time runs out, or the queue is empty.
@@ -356,20 +378,25 @@ async fn subscribe_batch<'p>(
     queue: &mut VecDeque<Pending<'p>>,
 ) -> BatchResult<'p> {
     // One attempt is enough to tell whether Mailman still fails.
-    let concurrency = if mailman.is_write_budget_used_up() { 1 } else { CONCURRENCY };
+    let concurrency = || if mailman.is_write_budget_used_up() { 1 } else { mailman.pace.concurrency() };
+    let has_time = || mailman.has_time(mailman.pace.expected_duration().max(SUBSCRIPTION_TIME));
     let mut batch = BatchResult::default();
     let mut in_flight = FuturesUnordered::new();
     loop {
-        while batch.failed.is_empty() && in_flight.len() < concurrency && mailman.has_time(SUBSCRIPTION_TIME) {
+        while batch.failed.is_empty() && in_flight.len() < concurrency() && has_time() {
             let Some(pending) = queue.pop_front() else { break };
-            in_flight.push(async move { (mailman.subscribe(list, pending.subscriber).await, pending) });
+            in_flight.push(async move {
+                (mailman.subscribe(list, &pending.subscriber.address, pending.name()).await, pending)
+            });
         }
         match in_flight.next().await {
             None => return batch,
             Some((Ok(Subscription::Done), _)) => batch.subscribed += 1,
             Some((Ok(Subscription::Refused(refusal)), _)) => batch.refused.push(refusal),
-            Some((Ok(Subscription::Unexplained), pending)) if !pending.is_unexplained => {
-                batch.unexplained.push(Pending { is_unexplained: true, ..pending });
+            Some((Ok(Subscription::Unexplained), pending))
+                if pending.unexplained == 0 || (pending.unexplained == 1 && pending.name().is_some()) =>
+            {
+                batch.unexplained.push(Pending { unexplained: pending.unexplained + 1, ..pending });
             }
             Some((Ok(Subscription::Pending), pending)) if !pending.is_discarded => batch.requested.push(pending),
             Some((Ok(Subscription::Unexplained | Subscription::Pending), _)) => batch.refused.push(Refusal::Other),

@@ -10,10 +10,10 @@
 //! - Transient database errors are returned as 400 with a description.
 //! - Responses may quote an address, so bodies are never logged.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use http::{Method, StatusCode};
 use secrecy::ExposeSecret;
@@ -25,11 +25,13 @@ use url::Url;
 
 use crate::address::Address;
 use crate::mailman::error::{MailmanError, WriteOutcome};
-use crate::mailman::response::{Response, Subscription, error_from, inconsistent};
+use crate::mailman::pace::Pace;
+use crate::mailman::response::{
+    BulkRemoval, Response, RosterEntry, SingleRemoval, Subscription, error_from, inconsistent,
+};
 use crate::mailman::retry_budget::RetryBudget;
 use crate::mapping::ListId;
 use crate::parameters::{ActiveParameters, MailmanAccess, Parameters};
-use crate::plan::Subscriber;
 use crate::roster::Roster;
 
 /// Time limits for requests to Mailman.
@@ -54,6 +56,9 @@ pub(crate) struct Mailman<'r> {
     pub(super) reads: RetryBudget,
     /// The time for retries of writes. Mailman can be read while its database can't be written.
     pub(super) writes: RetryBudget,
+    pub(crate) pace: Pace,
+    /// True if Mailman itself has responded.
+    has_responded: AtomicBool,
 }
 
 impl<'r> Mailman<'r> {
@@ -85,6 +90,8 @@ impl<'r> Mailman<'r> {
             calls: AtomicU64::new(0),
             reads: RetryBudget::new(timeouts.retry),
             writes: RetryBudget::new(timeouts.retry),
+            pace: Pace::new(),
+            has_responded: AtomicBool::new(false),
         }
     }
 
@@ -93,24 +100,60 @@ impl<'r> Mailman<'r> {
         self.calls.load(Ordering::Relaxed)
     }
 
+    /// True if Mailman itself has responded to at least one request.
+    pub(crate) fn has_responded(&self) -> bool {
+        self.has_responded.load(Ordering::Relaxed)
+    }
+
     /// Reads the members of a list, without its owners, moderators and non-members.
     pub(super) async fn read_roster(&self, list: &ListId) -> Result<Roster, MailmanError> {
+        self.read_members(list, &["email"], Roster::reserve, |roster, entries| {
+            roster.extend(entries.iter().map(|entry| Address::new(&entry.email)));
+        })
+        .await
+    }
+
+    /// Reads the ids of the memberships of a list. An address may have several.
+    pub(super) async fn read_member_ids(&self, list: &ListId) -> Result<HashMap<Address, Vec<String>>, MailmanError> {
+        type MemberIds = HashMap<Address, Vec<String>>;
+        self.read_members(list, &["email", "member_id"], MemberIds::reserve, |ids: &mut MemberIds, entries| {
+            for RosterEntry { email, member_id } in entries {
+                ids.entry(Address::new(&email)).or_default().extend(member_id);
+            }
+        })
+        .await
+    }
+
+    /// Collects the rows of a roster, with these fields.
+    async fn read_members<T: Default>(
+        &self,
+        list: &ListId,
+        fields: &[&str],
+        reserve: impl Fn(&mut T, usize),
+        add: impl Fn(&mut T, Vec<RosterEntry>),
+    ) -> Result<T, MailmanError> {
         for _ in 0..Self::MAX_ROSTER_READS {
-            if let Some(roster) = self.roster_once(list).await? {
-                return Ok(roster);
+            if let Some(members) = self.members_once(list, fields, &reserve, &add).await? {
+                return Ok(members);
             }
         }
         Err(inconsistent("its roster kept changing while it was being read"))
     }
 
     /// Reads a roster once. Returns `None` if it changed while being read.
-    async fn roster_once(&self, list: &ListId) -> Result<Option<Roster>, MailmanError> {
-        let mut roster = Roster::default();
+    async fn members_once<T: Default>(
+        &self,
+        list: &ListId,
+        fields: &[&str],
+        reserve: impl Fn(&mut T, usize),
+        add: impl Fn(&mut T, Vec<RosterEntry>),
+    ) -> Result<Option<T>, MailmanError> {
+        let mut members = T::default();
         let (mut rows, mut total) = (0, None);
         for page_number in 1_usize.. {
             let mut url = self.url(&["lists", list.as_str(), "roster", "member"]);
             url.query_pairs_mut()
-                .append_pair("fields", "email")
+                .extend_pairs(fields.iter().map(|field| ("fields", field)))
                 .append_pair("count", &Self::PAGE_SIZE.to_string())
                 .append_pair("page", &page_number.to_string());
             let response = self.send(&Method::GET, url, None).await?;
@@ -119,13 +162,13 @@ impl<'r> Mailman<'r> {
                 return Ok(None);
             }
             if page_number == 1 {
-                roster.reserve(page.total_size.min(Self::MAX_PREALLOCATED));
+                reserve(&mut members, page.total_size.min(Self::MAX_PREALLOCATED));
             }
             rows += page.entries.len();
             let is_empty = page.entries.is_empty();
-            roster.extend(page.entries.iter().map(|entry| Address::new(&entry.email)));
+            add(&mut members, page.entries);
             if rows >= page.total_size {
-                return Ok(Some(roster));
+                return Ok(Some(members));
             }
             if is_empty {
                 break;
@@ -135,11 +178,16 @@ impl<'r> Mailman<'r> {
     }
 
     /// Subscribes one address silently: Mailman sends no confirmation, welcome message or notice.
-    pub(crate) async fn subscribe(&self, list: &ListId, subscriber: &Subscriber) -> Result<Subscription, MailmanError> {
+    pub(crate) async fn subscribe(
+        &self,
+        list: &ListId,
+        address: &Address,
+        name: Option<&str>,
+    ) -> Result<Subscription, MailmanError> {
         let body = json!({
             "list_id": list.as_str(),
-            "subscriber": subscriber.address.as_str(),
-            "display_name": subscriber.name.as_deref().unwrap_or_default(),
+            "subscriber": address.as_str(),
+            "display_name": name.unwrap_or_default(),
             // As text, because Mailman 3.3.3 to 3.3.5 fail on JSON booleans here.
             "pre_verified": "true",
             "pre_confirmed": "true",
@@ -147,6 +195,13 @@ impl<'r> Mailman<'r> {
             "send_welcome_message": "false",
         });
         let response = self.send(&Method::POST, self.url(&["members"]), Some(&body)).await;
+        match &response {
+            Ok(response) => self.pace.note_subscription(response.duration),
+            Err(error) if error.write_outcome() == Some(WriteOutcome::MaybeInProgress) => {
+                self.pace.note_subscription(self.request_timeout);
+            }
+            Err(_) => {}
+        }
         let subscription = response.and_then(|response| response.subscription());
         // An unexplained rejection is neither a success nor an outage.
         if subscription != Ok(Subscription::Unexplained) {
@@ -189,18 +244,26 @@ impl<'r> Mailman<'r> {
         discarded
     }
 
-    /// Unsubscribes addresses silently, in one request. Returns those that Mailman says it has removed.
-    pub(crate) async fn unsubscribe(
-        &self,
-        list: &ListId,
-        addresses: &[&Address],
-    ) -> Result<HashSet<Address>, MailmanError> {
+    /// Unsubscribes addresses silently, in one request.
+    pub(crate) async fn unsubscribe(&self, list: &ListId, addresses: &[&Address]) -> Result<BulkRemoval, MailmanError> {
         let emails: Vec<&str> = addresses.iter().map(|address| address.as_str()).collect();
         let url = self.url(&["lists", list.as_str(), "roster", "member"]);
         let response = self.send(&Method::DELETE, url, Some(&json!({ "emails": emails }))).await;
-        let removed = response.and_then(|response| response.removed());
-        self.writes.note(&removed);
-        removed
+        let removal = response.and_then(|response| response.bulk_removal());
+        self.writes.note(&removal);
+        removal
+    }
+
+    /// Removes one membership. Unlike a bulk removal, this sends the list's goodbye message and its notice to the owners,
+    /// if the list has these switched on.
+    pub(crate) async fn remove_member(&self, member_id: &str) -> Result<SingleRemoval, MailmanError> {
+        let mut url = self.url(&["members", member_id]);
+        // As a query, because a proxy may drop the body of a DELETE.
+        url.query_pairs_mut().append_pair("pre_confirmed", "true").append_pair("pre_approved", "true");
+        let response = self.send(&Method::DELETE, url, None).await;
+        let removal = response.and_then(|response| response.single_removal());
+        self.writes.note(&removal);
+        removal
     }
 
     /// True if there is enough time left to start an operation that takes as long as `needed`.
@@ -264,6 +327,7 @@ impl<'r> Mailman<'r> {
         if remaining.is_zero() {
             return Err(MailmanError::OutOfTime);
         }
+        self.pace.turn(self.cutoff).await?;
         self.calls.fetch_add(1, Ordering::Relaxed);
         let is_write = *method != Method::GET;
         // A write isn't cut short, because its outcome would be unknown.
@@ -278,6 +342,7 @@ impl<'r> Mailman<'r> {
             // Only with a body, because Mailman rejects a request that has a content type and no body.
             request = request.json(body);
         }
+        let started = Instant::now();
         let outcome = |write_outcome| if is_write { write_outcome } else { WriteOutcome::NotApplied };
         let response = request.send().await.map_err(|error| MailmanError::NoResponse {
             cause: http_client::cause(&error),
@@ -290,6 +355,11 @@ impl<'r> Mailman<'r> {
             },
         })?;
         let status = response.status();
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => self.pace.refused(),
+            _ => self.pace.passed(),
+        }
+        let retry_after = http_client::retry_after(response.headers(), SystemTime::now());
         let body = http_client::read_body(response, Self::BODY_LIMIT).await.map_err(|error| match error {
             BodyError::TooLarge => MailmanError::Unexpected(status),
             BodyError::Truncated | BodyError::Malformed => MailmanError::NoResponse {
@@ -297,6 +367,10 @@ impl<'r> Mailman<'r> {
                 outcome: outcome(WriteOutcome::MaybeSettling),
             },
         })?;
-        Ok(Response { status, body, is_write })
+        let response = Response { status, body, retry_after, duration: started.elapsed(), is_write };
+        if response.is_mailmans() {
+            self.has_responded.store(true, Ordering::Relaxed);
+        }
+        Ok(response)
     }
 }

@@ -28,18 +28,39 @@ pub(crate) enum MailmanError {
     Transient { cause: &'static str, outcome: WriteOutcome },
     #[error("Mailman returned an unexpected response, {0}")]
     Unexpected(StatusCode),
+    /// Mailman or a proxy sent 429, or 503 with `Retry-After` in seconds. Transient.
+    #[error("Mailman, or a proxy in front of it, asked for later or fewer requests ({status}{})", wait(*retry_after))]
+    Busy { status: StatusCode, retry_after: Option<u64>, outcome: WriteOutcome },
     /// The response is not in Mailman's format.
     #[error("Another server than Mailman responded with {0}")]
     NotMailman(StatusCode),
+    /// A proxy lets no removal pass.
+    #[error("Mailman, or a proxy in front of it, responded to DELETE with {0}")]
+    DeleteForbidden(StatusCode),
 }
 
 impl MailmanError {
     /// Returns the possible outcome of the write, if the error is transient.
     pub(crate) fn write_outcome(self) -> Option<WriteOutcome> {
         match self {
-            Self::NoResponse { outcome, .. } | Self::Transient { outcome, .. } => Some(outcome),
+            Self::NoResponse { outcome, .. } | Self::Transient { outcome, .. } | Self::Busy { outcome, .. } => {
+                Some(outcome)
+            }
             _ => None,
         }
+    }
+
+    /// Returns how long Mailman or a proxy asked to wait, if it did.
+    pub(crate) fn retry_after(self) -> Option<Duration> {
+        match self {
+            Self::Busy { retry_after, .. } => retry_after.map(Duration::from_secs),
+            _ => None,
+        }
+    }
+
+    /// True if the cause can only be Mailman or a proxy, and not the address that the request was about.
+    pub(crate) fn is_busy(self) -> bool {
+        matches!(self, Self::Busy { .. })
     }
 
     /// Returns what happens next, or what the operator can do.
@@ -56,10 +77,22 @@ impl MailmanError {
                 "The next run retries. If this persists, check that Mailman is running and reachable."
             }
             Self::Transient { .. } => "The next run retries. If this persists, check Mailman's log and its database.",
+            Self::Busy { .. } => {
+                "The next run retries. If this persists, allow more requests a second in the proxy: see A proxy in \
+                 front of Mailman in docs/operations.md."
+            }
+            Self::DeleteForbidden(_) => {
+                "No one can be removed until the proxy in front of Mailman lets DELETE pass, with a body: see A proxy \
+                 in front of Mailman in docs/operations.md."
+            }
             Self::Unexpected(_) => "Check Mailman's log.",
             Self::NotMailman(_) => "Check mailman_base_url, and the proxy in front of Mailman.",
         }
     }
+}
+
+fn wait(retry_after: Option<u64>) -> String {
+    retry_after.map(|seconds| format!(", Retry-After: {seconds} s")).unwrap_or_default()
 }
 
 /// The possible outcome of a write that failed.

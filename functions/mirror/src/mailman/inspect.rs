@@ -12,6 +12,16 @@ use crate::mapping::ListId;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Version(pub(crate) u32, pub(crate) u32, pub(crate) u32);
 
+/// The first version that the mirror works with.
+pub(crate) const OLDEST_VERSION: Version = Version(3, 3, 3);
+
+impl std::fmt::Display for Version {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self(major, minor, patch) = self;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
 impl Version {
     /// Finds the version in a text such as `GNU Mailman 3.3.10 (Tom Sawyer)`.
     pub(crate) fn parse(text: &str) -> Option<Self> {

@@ -3,14 +3,16 @@
 mod client;
 mod error;
 mod inspect;
+mod pace;
 mod response;
 mod retry;
 mod retry_budget;
 
 pub(crate) use self::client::{Mailman, Timeouts};
 pub(crate) use self::error::{MailmanError, OPEN_WRITE_PERIOD, SETTLE_DELAY, WriteOutcome};
-pub(crate) use self::inspect::{ListSettings, Version};
+pub(crate) use self::inspect::{ListSettings, OLDEST_VERSION, Version};
+pub(crate) use self::pace::SLOW;
 #[cfg(fuzzing)]
 pub(crate) use self::response::parse_response;
-pub(crate) use self::response::{Refusal, Subscription};
+pub(crate) use self::response::{BulkRemoval, Refusal, SingleRemoval, Subscription};
 pub(crate) use self::retry::Retries;

@@ -1,10 +1,11 @@
 //! Mailman's responses, and what they say about a request.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use http::StatusCode;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::address::Address;
 use crate::mailman::error::{MailmanError, WriteOutcome};
@@ -37,14 +38,42 @@ pub(crate) enum Refusal {
 pub(super) struct Response {
     pub(super) status: StatusCode,
     pub(super) body: bytes::Bytes,
+    /// The seconds of `Retry-After`.
+    pub(super) retry_after: Option<u64>,
+    /// The time from the request to the end of the body.
+    pub(super) duration: Duration,
     /// True if the request was a write.
     pub(super) is_write: bool,
+}
+
+/// The result of a bulk removal.
+pub(crate) enum BulkRemoval {
+    /// The addresses that Mailman says it has removed.
+    Removed(HashSet<Address>),
+    /// A server refused it, possibly because of its size.
+    TooLarge,
+    /// A server refused the method, or the body was lost on the way.
+    Impossible,
+}
+
+/// The result of the removal of one membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SingleRemoval {
+    /// It no longer exists.
+    Done,
+    /// A moderator has to approve it.
+    Pending,
 }
 
 impl Response {
     /// Returns Mailman's description of an error. It may quote an address.
     fn description(&self) -> String {
         self.error().and_then(|error| error.description).unwrap_or_default()
+    }
+
+    /// True if the body is JSON, as all bodies of Mailman are.
+    pub(super) fn is_mailmans(&self) -> bool {
+        self.body.first() == Some(&b'{')
     }
 
     /// Parses an error of Mailman. The error page of a proxy isn't one.
@@ -91,16 +120,47 @@ impl Response {
         Ok(tokens)
     }
 
-    /// Parses the response to a bulk removal. Returns the addresses that Mailman says it has removed.
+    /// True if Mailman or a proxy says that there are too many requests.
+    pub(super) fn is_busy(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
+            || (self.status == StatusCode::SERVICE_UNAVAILABLE && self.retry_after.is_some())
+    }
+
+    /// Parses the response to a bulk removal.
     ///
     /// A proxy may respond with a page of its own, and Mailman's `false` may be wrong in either direction. Only the
     /// roster tells about the other addresses.
-    pub(super) fn removed(&self) -> Result<HashSet<Address>, MailmanError> {
-        if !self.status.is_success() {
-            return Err(error_from(self));
+    pub(super) fn bulk_removal(&self) -> Result<BulkRemoval, MailmanError> {
+        match self.status {
+            status if status.is_success() => {
+                let results: HashMap<String, serde_json::Value> =
+                    serde_json::from_slice(&self.body).unwrap_or_default();
+                let removed = results.into_iter().filter(|(_, result)| *result == true);
+                Ok(BulkRemoval::Removed(removed.map(|(email, _)| Address::new(&email)).collect()))
+            }
+            // A firewall's limit of the size, or of what a body may contain.
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::FORBIDDEN => Ok(BulkRemoval::TooLarge),
+            // 400 is Mailman's, if a proxy drops the body.
+            StatusCode::BAD_REQUEST if !self.is_transient() => Ok(BulkRemoval::Impossible),
+            StatusCode::METHOD_NOT_ALLOWED | StatusCode::LENGTH_REQUIRED | StatusCode::NOT_IMPLEMENTED => {
+                Ok(BulkRemoval::Impossible)
+            }
+            _ => Err(error_from(self)),
         }
-        let results: HashMap<String, serde_json::Value> = serde_json::from_slice(&self.body).unwrap_or_default();
-        Ok(results.into_iter().filter(|(_, result)| *result == true).map(|(email, _)| Address::new(&email)).collect())
+    }
+
+    /// Parses the response to the removal of one membership.
+    pub(super) fn single_removal(&self) -> Result<SingleRemoval, MailmanError> {
+        match self.status {
+            StatusCode::NO_CONTENT => Ok(SingleRemoval::Done),
+            StatusCode::ACCEPTED => Ok(SingleRemoval::Pending),
+            // Removed by someone else since the roster was read.
+            StatusCode::NOT_FOUND if self.error().is_some() => Ok(SingleRemoval::Done),
+            StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                Err(MailmanError::DeleteForbidden(self.status))
+            }
+            _ => Err(error_from(self)),
+        }
     }
 
     /// True if Mailman itself rejected the request because its `subscriber` is missing.
@@ -112,7 +172,11 @@ impl Response {
         if self.status != StatusCode::OK {
             return Err(error_from(self));
         }
-        serde_json::from_slice(&self.body).map_err(|_| inconsistent(cause))
+        serde_json::from_slice(&self.body).map_err(|_| match serde_json::from_slice::<IgnoredAny>(&self.body) {
+            Ok(_) => inconsistent(cause),
+            // Such as the web page of another server.
+            Err(_) => MailmanError::NotMailman(self.status),
+        })
     }
 
     /// Classifies the response to a subscription request.
@@ -155,6 +219,8 @@ pub(super) struct RosterPage {
 #[derive(Deserialize)]
 pub(super) struct RosterEntry {
     pub(super) email: String,
+    /// Only if it was asked for.
+    pub(super) member_id: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -179,6 +245,12 @@ pub(super) fn error_from(response: &Response) -> MailmanError {
         _ => WriteOutcome::Unknown,
     };
     match response.status {
+        status if response.is_busy() => MailmanError::Busy {
+            status,
+            retry_after: response.retry_after,
+            // A limit of requests refuses one before anything processes it.
+            outcome: if status == StatusCode::TOO_MANY_REQUESTS { WriteOutcome::NotApplied } else { outcome },
+        },
         _ if response.is_transient() => MailmanError::Transient { cause: "a database or server error", outcome },
         other if response.error().is_none() => MailmanError::NotMailman(other),
         StatusCode::NOT_FOUND => MailmanError::NoSuchList,
@@ -195,7 +267,13 @@ pub(super) fn inconsistent(cause: &'static str) -> MailmanError {
 #[cfg(fuzzing)]
 pub(crate) fn parse_response(status: StatusCode, body: &[u8]) {
     for is_write in [false, true] {
-        let response = Response { status, body: bytes::Bytes::copy_from_slice(body), is_write };
+        let response = Response {
+            status,
+            body: bytes::Bytes::copy_from_slice(body),
+            retry_after: None,
+            duration: Duration::ZERO,
+            is_write,
+        };
         if let Ok(page) = response.roster_page() {
             assert_eq!(status, StatusCode::OK);
             page.entries.iter().for_each(|entry| drop(Address::new(&entry.email)));
@@ -203,7 +281,12 @@ pub(crate) fn parse_response(status: StatusCode, body: &[u8]) {
         if let Ok(requests) = response.requests() {
             assert!(requests.values().all(|tokens| !tokens.is_empty()));
         }
-        assert_eq!(response.removed().is_ok(), status.is_success());
+        if let Ok(BulkRemoval::Removed(_)) = response.bulk_removal() {
+            assert!(status.is_success());
+        }
+        if response.single_removal() == Ok(SingleRemoval::Done) {
+            assert!(matches!(status.as_u16(), 204 | 404));
+        }
         match response.subscription() {
             Ok(Subscription::Done) => assert!(matches!(status.as_u16(), 201 | 409)),
             Ok(Subscription::Pending) => assert!(matches!(status.as_u16(), 202 | 409)),
@@ -222,7 +305,13 @@ mod tests {
 
     fn response(status: u16, body: &'static str) -> Response {
         let status = StatusCode::from_u16(status).unwrap();
-        Response { status, body: bytes::Bytes::from_static(body.as_bytes()), is_write: true }
+        Response {
+            status,
+            body: bytes::Bytes::from_static(body.as_bytes()),
+            retry_after: None,
+            duration: Duration::ZERO,
+            is_write: true,
+        }
     }
 
     #[test]
@@ -235,16 +324,56 @@ mod tests {
             ("<html>Welcome</html>", vec![]),
             ("", vec![]),
         ] {
-            let removed = response(200, body).removed().unwrap_or_default();
+            let Ok(BulkRemoval::Removed(removed)) = response(200, body).bulk_removal() else {
+                panic!("{body} is no result");
+            };
             assert!(removed == expected.into_iter().map(Address::new).collect(), "{body}");
         }
-        let failed = |status, body| response(status, body).removed().err();
+        let failed = |status, body| response(status, body).bulk_removal().err();
         assert_eq!(failed(404, r#"{"title":"404 Not Found"}"#), Some(MailmanError::NoSuchList));
-        assert_eq!(failed(403, r#"{"title":"403"}"#), Some(MailmanError::Unexpected(StatusCode::FORBIDDEN)));
         // A proxy's.
         for body in ["", "{}", "<html>Not Found</html>", r#"{"error":"not found"}"#] {
             assert_eq!(failed(404, body), Some(MailmanError::NotMailman(StatusCode::NOT_FOUND)), "{body}");
         }
+    }
+
+    #[test]
+    fn refused_bulk_removal_is_too_large_or_impossible() {
+        let locked = r#"{"title":"400","description":"(sqlite3.OperationalError) database is locked"}"#;
+        for (status, body, expected) in [
+            (413, "<html>Request Entity Too Large</html>", "too large"),
+            (403, "<html>Forbidden</html>", "too large"),
+            (405, "<html>Not Allowed</html>", "impossible"),
+            (400, r#"{"title":"400 Bad Request","description":"Missing Parameter: emails"}"#, "impossible"),
+            (400, locked, "error"),
+            (500, "<html>", "error"),
+            (401, r#"{"title":"401 Unauthorized"}"#, "error"),
+        ] {
+            let result = match response(status, body).bulk_removal() {
+                Ok(BulkRemoval::Removed(_)) => "removed",
+                Ok(BulkRemoval::TooLarge) => "too large",
+                Ok(BulkRemoval::Impossible) => "impossible",
+                Err(_) => "error",
+            };
+            assert_eq!(result, expected, "{status} {body}");
+        }
+    }
+
+    #[test]
+    fn request_for_later_or_fewer_requests_is_transient() {
+        let busy = |status: u16, retry_after| Response { retry_after, ..response(status, "<html>") };
+        for (status, retry_after, outcome) in [
+            (429, None, WriteOutcome::NotApplied),
+            (429, Some(7), WriteOutcome::NotApplied),
+            // The proxy that sends it may have lost Mailman's own response.
+            (503, Some(7), WriteOutcome::MaybeSettling),
+        ] {
+            let error = error_from(&busy(status, retry_after));
+            assert_eq!((error.is_busy(), error.write_outcome()), (true, Some(outcome)), "{status}");
+            assert_eq!(error.retry_after(), retry_after.map(Duration::from_secs));
+        }
+        assert!(!error_from(&busy(503, None)).is_busy());
+        assert!(error_from(&busy(429, Some(7))).to_string().contains("429 Too Many Requests, Retry-After: 7 s"));
     }
 
     #[test]

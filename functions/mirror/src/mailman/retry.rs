@@ -40,7 +40,8 @@ impl<'m> Retries<'m> {
 
     async fn wait_within(&mut self, budget: &RetryBudget, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
         let outcome = error.write_outcome().ok_or(error)?;
-        let delay = self.delays.next().filter(|delay| budget.allows(*delay)).ok_or(error)?;
+        let delay = self.delays.next().map(|delay| delay.max(error.retry_after().unwrap_or_default()));
+        let delay = delay.filter(|delay| budget.allows(*delay)).ok_or(error)?;
         tracing::info!(%error, "retrying Mailman request");
         self.mailman.wait(delay).await?;
         Ok(outcome)
@@ -60,6 +61,11 @@ impl Mailman<'_> {
     /// Reads the members of a list, without its owners, moderators and non-members. Retries transient failures.
     pub(crate) async fn roster(&self, list: &ListId) -> Result<Roster, MailmanError> {
         self.retry_read(async || self.read_roster(list).await).await
+    }
+
+    /// Reads the ids of the memberships of a list. Retries transient failures.
+    pub(crate) async fn member_ids(&self, list: &ListId) -> Result<HashMap<Address, Vec<String>>, MailmanError> {
+        self.retry_read(async || self.read_member_ids(list).await).await
     }
 
     /// Reads the pending subscription requests of a list. Returns the tokens of each address. Retries transient

@@ -2,12 +2,10 @@
 
 use shared::network_error::TLS_FAILED;
 
-use crate::mailman::{MailmanError, Version};
+use crate::mailman::{MailmanError, OLDEST_VERSION, Version};
 use crate::probe::mailman::{ListFacts, MailmanFacts};
 use crate::probe::report::{Finding, Transport};
 
-/// The first version that the mirror was tested with.
-const OLDEST_TESTED: Version = Version(3, 3, 3);
 /// The number of pending requests from which on they noticeably slow subscriptions down.
 const MANY_PENDING: u64 = 500;
 
@@ -58,10 +56,9 @@ fn version(version: Option<Version>) -> Finding {
     let Some(version) = version else {
         return Finding::warning(SUBJECT, "Mailman doesn't tell its version.", "Check mailman_base_url.");
     };
-    let Version(major, minor, patch) = version;
-    let found = format!("It is {major}.{minor}.{patch}.");
-    if version < OLDEST_TESTED {
-        return Finding::error(SUBJECT, found, "It is too old. Upgrade Mailman to 3.3.3 or later.");
+    let found = format!("It is {version}.");
+    if version < OLDEST_VERSION {
+        return Finding::error(SUBJECT, found, format!("It is too old. Upgrade Mailman to {OLDEST_VERSION} or later."));
     }
     Finding::ok(SUBJECT, found)
 }
