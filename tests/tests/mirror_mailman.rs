@@ -149,6 +149,7 @@ async fn thousand_members_join_while_mailman_crashes_ten_times_on_sqlite() -> Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test does the same on SQLite"]
 async fn thousand_members_join_while_mailman_crashes_ten_times_on_postgresql() -> Result<()> {
     repeated_crashes(Database::Postgres).await
 }

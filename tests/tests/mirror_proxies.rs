@@ -69,13 +69,11 @@ impl Proxied {
     }
 
     /// Puts the group on the list, and this number of others. Returns all of them.
-    async fn fill_with_leavers(&self, leavers: usize) -> Result<BTreeSet<String>> {
+    fn fill_with_leavers(&self, leavers: usize) -> Result<BTreeSet<String>> {
         let leavers = (0..leavers).map(|n| format!("leaver{n:03}@mail.example.org"));
         let roster: BTreeSet<String> = self.addresses().into_iter().chain(leavers).collect();
-        for address in &roster {
-            self.env.private.add(address);
-            self.env.mailman.subscribe(LIST, address, "member").await?;
-        }
+        roster.iter().for_each(|address| self.env.private.add(address));
+        self.env.mailman.insert_members(LIST, roster.iter().cloned())?;
         Ok(roster)
     }
 
@@ -139,7 +137,7 @@ async fn removals_that_are_too_large_are_halved() -> Result<()> {
     try_join_all(rules.map(async |(rule, status)| {
         let what = format!("{rule:?}");
         let proxied = Proxied::start(10, &[rule]).await?;
-        proxied.fill_with_leavers(LEAVERS).await?;
+        proxied.fill_with_leavers(LEAVERS)?;
         let report = proxied.env.run(json!({})).await?;
         let entry = list(&report, LIST);
         assert_eq!(
@@ -165,7 +163,7 @@ async fn removals_fall_back_to_one_by_one_and_name_the_missing_rule() -> Result<
     try_join_all(one_by_one.into_iter().chain(never).map(async |(rule, can_remove)| {
         let what = format!("{rule:?}");
         let proxied = Proxied::start(3, &[rule]).await?;
-        let roster = proxied.fill_with_leavers(LEAVERS).await?;
+        let roster = proxied.fill_with_leavers(LEAVERS)?;
         // With this policy, a removal waits for a moderator, unless the request says that it is approved.
         let policy = json!({"unsubscription_policy": "moderate"});
         let path = format!("lists/{LIST}/config");
@@ -226,7 +224,7 @@ async fn error_pages_of_a_proxy_are_not_mailmans() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn welcome_page_is_not_mailman() -> Result<()> {
     let proxied = Proxied::start(3, &[Rule::WelcomePage]).await?;
-    let roster = proxied.fill_with_leavers(2).await?;
+    let roster = proxied.fill_with_leavers(2)?;
     let report = proxied.env.run(json!({})).await?;
     let entry = list(&report, LIST);
     assert_eq!(
