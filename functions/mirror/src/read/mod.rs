@@ -157,6 +157,9 @@ impl<'r> Reader<'r> {
                         people.updates.retain(|update| update.id != id);
                         missing.insert(id);
                     }
+                } else if missing.contains(&id) && skipped.contains(&id) {
+                    // Two rows, and the first one was incomplete. Either may be another person's.
+                    contradictory.insert(id);
                 } else if !contradictory.contains(&id) && row.record.is_complete(self.rules) && missing.remove(&id) {
                     recorded.insert(id);
                     self.record_member(people, id, Some(&row.record), read_at);
