@@ -169,7 +169,11 @@ async fn removals_fall_back_to_one_by_one_and_name_the_missing_rule() -> Result<
         let path = format!("lists/{LIST}/config");
         let (status, _) = proxied.env.mailman.request(Method::PATCH, &path, Some(policy)).await?;
         assert_eq!(status, 204);
+        let emails = proxied.env.mailman.outgoing_emails()?;
         let report = proxied.env.run(json!({})).await?;
+        assert_eq!(proxied.env.mailman.outgoing_emails()?, emails, "{what}: no one gets a goodbye message");
+        let (_, config) = proxied.env.mailman.request(Method::GET, &path, None).await?;
+        assert_eq!(config["send_goodbye_message"], true, "{what}: the list's setting stays");
         let entry = list(&report, LIST);
         let status = entry["status"].as_str().unwrap_or_default();
         assert!(reason(entry).contains("DELETE"), "{what}: {report}");

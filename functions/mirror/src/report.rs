@@ -136,12 +136,17 @@ impl ListReport {
         }
         if applied.removed_singly > 0 {
             let reason = format!(
-                "A proxy in front of Mailman let no bulk removal pass, so {} were removed one by one. That also sends \
-                 the list's goodbye message and its notice to the owners, if these are switched on. Let DELETE pass \
-                 with its body: see A proxy in front of Mailman in docs/operations.md.",
+                "A proxy in front of Mailman let no bulk removal pass, so {} were removed one by one, which also sends \
+                 the list's notices to its owners. Let DELETE pass with its body: see A proxy in front of Mailman in \
+                 docs/operations.md.",
                 addresses(applied.removed_singly)
             );
             report.add_reason(Status::Partial, &reason);
+        }
+        if applied.lost_goodbye {
+            let reason = "The list's goodbye message was switched off for removals one by one, and could not be switched \
+                          on again. Switch send_goodbye_message on in Mailman.";
+            report.add_reason(Status::Partial, reason);
         }
         if let Some((slowest, pending)) = applied.slow {
             let pending = pending.map_or_else(|| "unknown".to_owned(), |pending| pending.to_string());

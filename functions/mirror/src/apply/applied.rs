@@ -48,6 +48,8 @@ pub(crate) struct Applied {
     pub(crate) not_removed: usize,
     /// The number of addresses that were removed one by one, because no bulk removal got through.
     pub(crate) removed_singly: usize,
+    /// True if the list's goodbye message was switched off for these, and could not be switched on again.
+    pub(crate) lost_goodbye: bool,
     /// The duration of the slowest subscription, and the number of pending requests, if subscriptions are slow.
     pub(crate) slow: Option<(Duration, Option<u64>)>,
     /// The error that prevented the rest of the plan from being applied.

@@ -146,8 +146,28 @@ impl<'a> Removals<'a> {
         Ok(())
     }
 
-    /// Removes memberships one by one, by their ids.
+    /// Removes memberships one by one, by their ids, and without a goodbye message.
     async fn remove_singly(&mut self, addresses: Vec<&Address>) -> Result<(), MailmanError> {
+        let says_goodbye = self.mailman.says_goodbye(self.list).await?;
+        if says_goodbye {
+            self.set_goodbye(false).await?;
+        }
+        let result = self.remove_all_singly(addresses).await;
+        if says_goodbye && self.set_goodbye(true).await.is_err() {
+            self.applied.lost_goodbye = true;
+        }
+        result
+    }
+
+    async fn set_goodbye(&self, is_on: bool) -> Result<(), MailmanError> {
+        let mut retries = Retries::new(self.mailman);
+        while let Err(error) = self.mailman.set_goodbye(self.list, is_on).await {
+            retries.wait(error).await?;
+        }
+        Ok(())
+    }
+
+    async fn remove_all_singly(&mut self, addresses: Vec<&Address>) -> Result<(), MailmanError> {
         let ids = self.mailman.member_ids(self.list).await?;
         for address in addresses {
             let ids = ids.get(address).map(Vec::as_slice).unwrap_or_default();

@@ -254,8 +254,20 @@ impl<'r> Mailman<'r> {
         removal
     }
 
-    /// Removes one membership. Unlike a bulk removal, this sends the list's goodbye message and its notice to the owners,
-    /// if the list has these switched on.
+    /// Switches the goodbye message of a list on or off.
+    pub(crate) async fn set_goodbye(&self, list: &ListId, is_on: bool) -> Result<(), MailmanError> {
+        let body = json!({ "send_goodbye_message": is_on.to_string() });
+        let response = self.send(&Method::PATCH, self.url(&["lists", list.as_str(), "config"]), Some(&body)).await;
+        let result = response.and_then(|response| match response.status {
+            StatusCode::NO_CONTENT => Ok(()),
+            _ => Err(error_from(&response)),
+        });
+        self.writes.note(&result);
+        result
+    }
+
+    /// Removes one membership. Unlike a bulk removal, this sends the list's goodbye message, if it is switched on, and its
+    /// notice to the owners.
     pub(crate) async fn remove_member(&self, member_id: &str) -> Result<SingleRemoval, MailmanError> {
         let mut url = self.url(&["members", member_id]);
         // As a query, because a proxy may drop the body of a DELETE.

@@ -77,6 +77,13 @@ impl Mailman<'_> {
         self.retry_read(async || self.read_subscription_requests(list).await).await
     }
 
+    /// True if the list sends a goodbye message to those who leave. Retries transient failures.
+    pub(crate) async fn says_goodbye(&self, list: &ListId) -> Result<bool, MailmanError> {
+        let settings = self.retry_read(async || self.list_settings(list).await).await?;
+        // On is Mailman's default.
+        Ok(settings.send_goodbye_message.unwrap_or(true))
+    }
+
     /// True if Mailman has a list with this id. Retries transient failures.
     pub(crate) async fn has_list(&self, list: &ListId) -> Result<bool, MailmanError> {
         match self.retry_read(async || self.member_count(list).await).await {
