@@ -59,11 +59,26 @@ def uuid(text):
     return [text]
 
 
-def json_array(text, check):
+def parse_json(text):
     try:
-        items = json.loads(text)
+        return json.loads(text)
     except ValueError as error:
         raise InvalidValue(f"invalid JSON at character {getattr(error, 'pos', 0) + 1}") from None
+
+
+def jwt_secret(text):
+    secrets = parse_json(text) if text.startswith("[") else [text]
+    if not secrets or not all(isinstance(secret, str) for secret in secrets):
+        raise InvalidValue("expected a secret, or a JSON array of secrets")
+    for number, secret in enumerate(secrets, 1):
+        printable_ascii(secret)
+        if len(secret) < 32:
+            raise InvalidValue(f"secret {number} is shorter than 32 bytes. Generate one with: openssl rand -base64 48")
+    return [json.dumps(secrets, separators=(",", ":")) if text.startswith("[") else text]
+
+
+def json_array(text, check):
+    items = parse_json(text)
     if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise InvalidValue("expected a JSON array of objects")
     for number, item in enumerate(items, 1):
@@ -150,7 +165,9 @@ PARAMETERS = [
      "UUID of a record that Novi always has, to tell its 404s from a wrong root or a lost permission", uuid),
     ("api_keys", "SecureString", True,
      'API keys of the callers, as JSON: [{"name":"frontend","key":"…","bypass":false}]', api_keys),
-    ("jwt_secret", "SecureString", False, "HS256 secret of JWTs. Without it, no JWT is accepted", printable_ascii),
+    ("jwt_secret", "SecureString", False,
+     "HS256 secret of JWTs, of at least 32 bytes, or a JSON array of such secrets. Without it, no JWT is accepted",
+     jwt_secret),
     ("mailman_base_url", "String", True,
      "Root URL of Mailman's REST API, such as https://lists.example.org/mailman-api", url),
     ("mailman_username", "String", True, "User name for Mailman's REST API", printable_ascii),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
-use aws_smithy_async::rt::sleep::TokioSleep;
+use aws_smithy_async::rt::sleep::{AsyncSleep, Sleep};
 use aws_smithy_async::time::SystemTimeSource;
 use aws_smithy_runtime_api::client::behavior_version::BehaviorVersion;
 use aws_smithy_runtime_api::client::http::{
@@ -29,6 +29,12 @@ use crate::settings::Env;
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(3);
 /// The maximum time of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(1_500);
+/// The maximum number of attempts. SSM allows 40 calls a second for a whole account, which is fewer than the instances
+/// that may start within one.
+const MAX_ATTEMPTS: u32 = 4;
+/// The maximum of the first random pause between attempts, which doubles. The pauses together take at most 1.4 s, so
+/// that the attempts fit into the operation's time if each is rejected at once.
+const INITIAL_BACKOFF: Duration = Duration::from_millis(200);
 /// The maximum size of a response in bytes. Expected responses are much smaller.
 const RESPONSE_LIMIT: usize = 4 << 20;
 
@@ -45,9 +51,9 @@ pub fn config(http: reqwest::Client) -> SdkConfig {
     let mut config = SdkConfig::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .http_client(SdkHttpClient(http))
-        .sleep_impl(TokioSleep::new())
+        .sleep_impl(AwakeSleep)
         .time_source(SystemTimeSource::new())
-        .retry_config(RetryConfig::standard().with_max_attempts(2).with_initial_backoff(Duration::from_millis(100)))
+        .retry_config(RetryConfig::standard().with_max_attempts(MAX_ATTEMPTS).with_initial_backoff(INITIAL_BACKOFF))
         .timeout_config(
             TimeoutConfig::builder()
                 .operation_timeout(OPERATION_TIMEOUT)
@@ -70,6 +76,35 @@ pub fn config(http: reqwest::Client) -> SdkConfig {
 fn credentials(env: &Env) -> Option<Credentials> {
     let (id, secret) = (env.text("AWS_ACCESS_KEY_ID")?, env.text("AWS_SECRET_ACCESS_KEY")?);
     Some(Credentials::new(id, secret, env.text("AWS_SESSION_TOKEN"), None, "the environment"))
+}
+
+/// Sleeps that count hardly any time during which Lambda has frozen the instance. The SDK takes its timeouts from them.
+///
+/// An operation in the background may begin in one invocation and go on in the next, hours later. If the clock runs
+/// during a freeze, a plain sleep would end at once after it, and with it an attempt whose response has long arrived.
+/// A call that takes a little longer than its invocation would then fail each time. In steps, a freeze counts as at
+/// most one step. If the clock stops during a freeze, it counts for nothing.
+///
+/// In both cases an attempt whose connection died meanwhile ends after [`ATTEMPT_TIMEOUT`] of running time, and the
+/// operation after [`OPERATION_TIMEOUT`]. They are bounds on the time during which requests run, not on the time of day.
+#[derive(Debug)]
+struct AwakeSleep;
+
+impl AwakeSleep {
+    const STEP: Duration = Duration::from_millis(100);
+}
+
+impl AsyncSleep for AwakeSleep {
+    fn sleep(&self, duration: Duration) -> Sleep {
+        Sleep::new(async move {
+            let mut left = duration;
+            while !left.is_zero() {
+                let step = left.min(Self::STEP);
+                tokio::time::sleep(step).await;
+                left -= step;
+            }
+        })
+    }
 }
 
 /// The endpoint settings of single services, such as `AWS_ENDPOINT_URL_SSM`.
@@ -120,5 +155,26 @@ impl HttpConnector for SdkHttpClient {
             *response.headers_mut() = headers;
             HttpResponse::try_from(response).map_err(|error| ConnectorError::other(error.into(), None))
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn freeze_counts_as_at_most_one_step_of_a_sleep() {
+        for frozen in [Duration::ZERO, Duration::from_secs(3_600)] {
+            let mut sleep = AwakeSleep.sleep(ATTEMPT_TIMEOUT);
+            assert!((&mut sleep).now_or_never().is_none());
+            advance(frozen).await;
+            let thawed = Instant::now();
+            sleep.await;
+            let left = ATTEMPT_TIMEOUT.saturating_sub(thawed.elapsed());
+            assert!(left <= AwakeSleep::STEP, "{left:?} of it were skipped after {frozen:?}");
+        }
     }
 }

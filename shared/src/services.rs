@@ -75,13 +75,7 @@ impl<P: Parameters> Services<P> {
         let store = Arc::clone(&self.parameters);
         let password = move |was_refused| {
             let store = Arc::clone(&store);
-            let current = async move {
-                let mut current = store.get().await.ok()?;
-                if was_refused && let Some(updated) = store.after_refusal(&current).await {
-                    current = updated;
-                }
-                current.cache_password().cloned()
-            };
+            let current = async move { store.for_cache(was_refused).await?.cache_password().cloned() };
             Box::pin(current) as _
         };
         Connector::new(&self.cache, aws, Box::new(password), self.tls.clone())

@@ -1,10 +1,12 @@
 //! The AWS services, end to end: parameters from SSM (moto), endpoints from the ElastiCache API (a stub), and IAM
 //! tokens (a proxy that checks them).
 
+use std::convert::Infallible;
 use std::process::Command;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use fastrand::Rng;
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
@@ -13,13 +15,17 @@ use tests::aws::{CREDENTIALS, ElastiCache, IamProxy, KnownCache, Moto};
 use tests::directory::Directory;
 use tests::function::{Function, binary};
 use tests::harness::Verification;
-use tests::http_proxy::HttpProxy;
+use tests::http_proxy::{HttpFault, HttpProxy};
 use tests::mailman::{Mailman, USER};
 use tests::novi::Novi;
 use tests::privacy::Private;
 use tests::process::free_port;
 use tests::redis::{CertificateAuthority, Kind, Redis};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
+
+/// Text that every request for the parameters of verification contains.
+const READING: &str = "api_keys";
 
 /// Returns the environment variables for the parameters below `prefix` of the SSM at `url`, and `more`.
 fn ssm<'v>(url: &'v str, prefix: &'v str, more: &[(&'v str, &'v str)]) -> Vec<(&'v str, &'v str)> {
@@ -27,6 +33,30 @@ fn ssm<'v>(url: &'v str, prefix: &'v str, more: &[(&'v str, &'v str)]) -> Vec<(&
     variables.extend([("CONFIG_FILE", ""), ("PARAMETER_PREFIX", prefix), ("AWS_ENDPOINT_URL_SSM", url)]);
     variables.extend(more);
     variables
+}
+
+/// Holds the next request for parameters until the returned semaphore gets a permit.
+fn hold_reading(proxy: &HttpProxy) -> Arc<Semaphore> {
+    let permit = Arc::new(Semaphore::new(0));
+    proxy.fail(READING, 1, HttpFault::Hold(Arc::clone(&permit)));
+    permit
+}
+
+/// Makes SSM take longer than a request waits, for every reading of the parameters.
+async fn slow_down(proxy: &HttpProxy) -> Infallible {
+    const RESPONSE_TIME: Duration = Duration::from_millis(1_200);
+    loop {
+        proxy.clear_requests();
+        let permit = hold_reading(proxy);
+        proxy.wait_for(READING, 1).await;
+        tokio::time::sleep(RESPONSE_TIME).await;
+        permit.add_permits(1);
+    }
+}
+
+/// Removes the API key of the front end from SSM.
+async fn revoke_key(env: &Verification, moto: &Moto, prefix: &str) -> Result<()> {
+    moto.put(prefix, &json!({"api_keys": [{"name": "server", "key": env.keys.bypass, "bypass": true}]})).await
 }
 
 /// Adds a member that the function hasn't seen.
@@ -135,6 +165,119 @@ async fn cached_parameters_are_used_while_ssm_fails() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn revoked_key_is_refused_although_ssm_takes_longer_than_a_request_waits() -> Result<()> {
+    let moto = Moto::start()?;
+    let proxy = HttpProxy::start(moto.url()).await?;
+    let (url, prefix) = (proxy.url(), moto.prefix());
+    let env = Verification::start(&ssm(&url, prefix, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
+    add_private_credentials(&env);
+    moto.put(prefix, &env.config).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    revoke_key(&env, &moto, prefix).await?;
+    // Several readings, since they are due after one second and take 1.2 s.
+    let refused = async {
+        let started = Instant::now();
+        while env.verify(env.member).await?.code() != "api_key_invalid" {
+            ensure!(started.elapsed() < Duration::from_secs(12), "the revoked key is still accepted");
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    tokio::select! {
+        refused = refused => refused?,
+        never = slow_down(&proxy) => match never {},
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reading_that_began_before_a_freeze_goes_on_with_the_next_request() -> Result<()> {
+    let moto = Moto::start()?;
+    let proxy = HttpProxy::start(moto.url()).await?;
+    let (url, prefix) = (proxy.url(), moto.prefix());
+    for is_answered in [true, false] {
+        let env = Verification::start(&ssm(&url, prefix, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
+        add_private_credentials(&env);
+        moto.put(prefix, &env.config).await?;
+        assert_eq!(env.verify(env.member).await?.status, 200);
+        revoke_key(&env, &moto, prefix).await?;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let permit = hold_reading(&proxy);
+        assert_eq!(env.verify(env.member).await?.status, 200, "the older parameters are used meanwhile");
+
+        // Longer than every timeout of the reading.
+        env.function.freeze(true)?;
+        if is_answered {
+            permit.add_permits(1);
+            proxy.wait_for_delayed().await;
+        }
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        if is_answered {
+            // Another reading is due by now. Only the response that arrived during the freeze can tell of the revocation.
+            proxy.fail(READING, usize::MAX, HttpFault::Hold(Arc::new(Semaphore::new(0))));
+        }
+        env.function.freeze(false)?;
+        let thawed = Instant::now();
+        let mut response = env.verify(env.member).await?;
+        while !is_answered && response.status == 200 && thawed.elapsed() < Duration::from_secs(12) {
+            response = env.verify(env.member).await?;
+        }
+        assert_eq!(response.code(), "api_key_invalid", "answered during the freeze: {is_answered}");
+        proxy.clear_faults();
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn member_does_not_wait_for_parameters_that_the_cache_needs() -> Result<()> {
+    let moto = Moto::start()?;
+    let proxy = HttpProxy::start(moto.url()).await?;
+    let mut redis = Redis::start(Kind::Tls)?;
+    let (url, prefix, cache) = (proxy.url(), moto.prefix(), redis.variables());
+    let mut variables = ssm(&url, prefix, &[("CACHE_TIMEOUT_MS", "250")]);
+    variables.extend(cache.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    let mut env = Verification::start(&variables).await?;
+    add_private_credentials(&env);
+    env.config["cache_password"] = json!(redis.password());
+    env.private.add(redis.password().unwrap_or_default());
+    moto.put(prefix, &env.config).await?;
+    assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss");
+
+    proxy.clear_requests();
+    proxy.fail(READING, usize::MAX, HttpFault::Hold(Arc::new(Semaphore::new(0))));
+    let password = "another-password-of-the-cache";
+    env.private.add(password);
+    redis.set_password(password)?;
+    redis.drop_clients()?;
+    let mut slowest = Duration::ZERO;
+    // The first request makes a connection, which is refused and begins a reading. The others come during that reading.
+    for _ in 0..4 {
+        let started = Instant::now();
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "bypass");
+        slowest = slowest.max(started.elapsed());
+    }
+    proxy.wait_for(READING, 1).await;
+    // Without the parameters a response takes 250 ms, and a reading that hangs takes 3 s.
+    assert!(slowest < Duration::from_millis(1_000), "{slowest:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttled_reading_is_retried_three_times() -> Result<()> {
+    let moto = Moto::start()?;
+    let proxy = HttpProxy::start(moto.url()).await?;
+    let (url, prefix) = (proxy.url(), moto.prefix());
+    let env = Verification::start(&ssm(&url, prefix, &[])).await?;
+    add_private_credentials(&env);
+    moto.put(prefix, &env.config).await?;
+    let throttled = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
+    proxy.fail(READING, 3, HttpFault::Respond(400, throttled));
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    let statuses: Vec<_> = proxy.requests().into_iter().map(|request| request.status).collect();
+    assert_eq!(statuses, [Some(400), Some(400), Some(400), Some(200)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_secret_rotates_while_requests_continue() -> Result<()> {
     let moto = Moto::start()?;
     let mut redis = Redis::start(Kind::Tls)?;
@@ -162,8 +305,9 @@ async fn every_secret_rotates_while_requests_continue() -> Result<()> {
     };
     assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss");
 
+    let mut jwt_secret = env.keys.jwt_secret.clone();
     for round in 0..3 {
-        let secret = |name: &str| format!("{name}-number-{round}-of-the-rotation");
+        let secret = |name: &str| format!("{name}-number-{round}-of-the-rotation-of-secrets");
         for name in ["novi", "api", "jwt", "cache"] {
             env.private.add(&secret(name));
         }
@@ -193,11 +337,18 @@ async fn every_secret_rotates_while_requests_continue() -> Result<()> {
         }
         assert_eq!(env.send(&by_new_key).await?.status, 200);
 
-        // The JWT secret.
-        moto.put(prefix, &json!({"jwt_secret": secret("jwt")})).await?;
-        let request = by_token(&env, &token(&secret("jwt"))?);
-        while env.send(&request).await?.code() == "jwt_invalid" {}
-        assert_eq!(env.send(&request).await?.status, 200);
+        // The JWT secret: tokens that are signed with the old one are accepted until it is removed.
+        let (old, new) = (jwt_secret, secret("jwt"));
+        let (by_old, by_new) = (by_token(&env, &token(&old)?), by_token(&env, &token(&new)?));
+        moto.put(prefix, &json!({"jwt_secret": [new, old]})).await?;
+        while env.send(&by_new).await?.code() == "jwt_invalid" {
+            assert_eq!(env.send(&by_old).await?.status, 200);
+        }
+        assert_eq!((env.send(&by_old).await?.status, env.send(&by_new).await?.status), (200, 200));
+        moto.put(prefix, &json!({"jwt_secret": new})).await?;
+        while env.send(&by_old).await?.code() != "jwt_invalid" {}
+        assert_eq!(env.send(&by_new).await?.status, 200);
+        jwt_secret = new;
 
         // The cache password: open connections keep working, and new ones need the new password.
         moto.put(prefix, &json!({"cache_password": secret("cache")})).await?;

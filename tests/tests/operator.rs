@@ -99,8 +99,13 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     // The script's default path is that of a real installation, so no other test may use this moto.
     let moto = Moto::start_own()?;
     let operator = Operator::new()?;
-    let [novi, mailman, key, jwt, api] =
-        ["novi-key-+/=", "mailman-pass", "frontend-key-of-this-test", "jwt-secret-1", "https://novi.example.org/api"];
+    let [novi, mailman, key, jwt, api] = [
+        "novi-key-+/=",
+        "mailman-pass",
+        "frontend-key-of-this-test",
+        "jwt-secret-of-at-least-32-bytes-1",
+        "https://novi.example.org/api",
+    ];
     let group = "39120341-3c8e-47b0-9a40-45b5659b2044";
     let probe = "5f0d8a3c-3f9e-4c57-8a4b-1f2a52f6f0a7";
     let mappings: Vec<Value> = (0..60)
@@ -187,6 +192,21 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         assert!(!output.status.success() && text(&output).contains(error), "{}", text(&output));
         assert!(!text(&output).contains("hu"), "{}", text(&output));
     }
+    for (entered, error) in [
+        ("hush", "shorter than 32 bytes"),
+        (&format!(r#"["{jwt}", "hush"]"#), "secret 2 is shorter than 32 bytes"),
+        (&format!("[{jwt}"), "invalid JSON at character 2"),
+        ("[]", "a JSON array of secrets"),
+        (r#"["hush", 5]"#, "a JSON array of secrets"),
+        (&format!("hush {jwt}"), "without spaces"),
+    ] {
+        let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, &format!("{entered}\n"))?;
+        assert!(!output.status.success() && text(&output).contains(error), "{}", text(&output));
+        assert!(!text(&output).contains("hush") && !text(&output).contains(jwt), "{}", text(&output));
+    }
+    let secrets = format!("[\"{jwt}\", \"{jwt}-and-the-next-one\"]\n");
+    let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, &secrets)?;
+    assert!(text(&output).contains("1 written"), "{}", text(&output));
     let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, "-\n")?;
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(moto.parameter_type("/idaa/jwt_secret").await?, None);

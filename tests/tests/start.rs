@@ -7,6 +7,8 @@ use serde_json::{Value, json};
 use tests::function::binary;
 
 const KEY: &str = "a-secret-that-must-not-leak";
+/// A JWT secret that is long enough.
+const LONG: &str = "a-secret-that-must-not-leak-and-is-long";
 
 fn config() -> Value {
     json!({
@@ -119,7 +121,17 @@ fn invalid_parameter_is_named_without_its_value() -> Result<()> {
             json!([{"name": "x", "key": KEY}, {"name": "y", "key": KEY}]),
             "found the key of an earlier entry in entry 2",
         ),
-        ("verify", "jwt_secret", json!({}), "expected a string"),
+        ("verify", "jwt_secret", json!({}), "expected a string, or a JSON array of strings"),
+        ("verify", "jwt_secret", json!(KEY), "expected at least 32 bytes"),
+        ("verify", "jwt_secret", json!([LONG, KEY]), "expected at least 32 bytes, found fewer in entry 2"),
+        ("verify", "jwt_secret", json!(format!(r#"["{KEY}"]"#)), "expected at least 32 bytes"),
+        ("verify", "jwt_secret", json!([LONG, " "]), "found fewer in entry 2"),
+        ("verify", "jwt_secret", json!([]), "found an empty array"),
+        ("verify", "jwt_secret", json!(" [ ] "), "found an empty array"),
+        ("verify", "jwt_secret", json!([LONG, 5]), "found another type in entry 2"),
+        ("verify", "jwt_secret", json!(format!(r#"["{LONG}", {{"k": "{KEY}"}}]"#)), "found another type in entry 2"),
+        // A secret that looks like the beginning of an array.
+        ("verify", "jwt_secret", json!(format!("[{LONG}")), "found invalid JSON (line 1, column 2)"),
         ("mirror", "mailman_base_url", json!(null), "is missing"),
         ("mirror", "mailman_base_url", plain, "expected an https:// URL (http://"),
         ("mirror", "mailman_username", json!(""), "is missing"),

@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use crate::app::{App, service};
 use crate::event::Event;
 use crate::flights::Flights;
-use crate::gate::Gate;
+use crate::gate::{Gate, Trust};
 use crate::parameters::Parameters;
 use crate::problem::Code;
 use crate::settings::Settings;
@@ -53,7 +53,7 @@ impl Function {
         ]);
         let settings = Settings::from_env(&env).unwrap_or_else(|error| panic!("{error}"));
         let services = Services::<Parameters>::new(settings.common).unwrap_or_else(|error| panic!("{error}"));
-        let cache = MemberCache::new(settings.cache, 500, None, Duration::from_millis(1));
+        let cache = MemberCache::new(settings.cache, settings.novi_limits, None, Duration::from_millis(1));
         let Services { novi, parameters, .. } = services;
         let verifier =
             Verifier { parameters, cache, novi, member_rules: MemberRules::default(), lookups: Flights::new() };
@@ -134,7 +134,7 @@ impl Tokens {
     }
 
     /// Returns the gate's result, or `None` if the token is not valid in a header.
-    fn gate_result(&self, token: &[u8]) -> Option<Result<(), Code>> {
+    fn gate_result(&self, token: &[u8]) -> Option<Result<Trust, Code>> {
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static("k"));
         headers.insert(header::AUTHORIZATION, HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?);

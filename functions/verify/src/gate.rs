@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use jsonwebtoken::errors::ErrorKind;
+use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -21,11 +21,23 @@ pub(crate) const ACCOUNT_ID: HeaderName = HeaderName::from_static("x-account-id"
 const API_KEYS: &str = "api_keys";
 const API_KEYS_EXPECTED: &str = r#"a JSON array of at least one {"name":"…","key":"…","bypass":false}"#;
 const JWT_SECRET: &str = "jwt_secret";
+/// The minimum length of an HS256 secret in bytes (RFC 7518 3.2).
+const MIN_JWT_SECRET: usize = 32;
 
 /// The credentials that open the gate.
 pub(crate) struct Gate {
     keys: Vec<ApiKey>,
-    jwt: Option<DecodingKey>,
+    /// Any of these verifies a token, so that the secret can be rotated. Without one, no token is accepted.
+    jwt_keys: Vec<DecodingKey>,
+}
+
+/// How much a caller is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Trust {
+    /// A valid token or a bypass key, which no stranger has.
+    Signed,
+    /// An account id next to a key that is in every browser, so that anyone may have both.
+    Anyone,
 }
 
 /// An accepted API key. Only its digest is kept: all digests have the same length, so a comparison doesn't reveal the
@@ -61,28 +73,22 @@ impl Gate {
             }
             keys.push(ApiKey { digest, bypass: entry.bypass });
         }
-        let jwt = raw.optional(JWT_SECRET)?.map(|secret| {
-            if secret.len() < 32 {
-                tracing::warn!("jwt_secret is shorter than the 32 bytes that RFC 7518 requires for HS256");
-            }
-            DecodingKey::from_secret(secret.as_bytes())
-        });
-        Ok(Self { keys, jwt })
+        Ok(Self { keys, jwt_keys: jwt_keys(raw)? })
     }
 
     /// Checks the headers of a request. Returns the code of the problem if the request may not pass.
-    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Code> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<Trust, Code> {
         let bypass = self.check_key(headers)?;
         // A token that is sent must be valid, even if the request has another account context.
         if let Some(token) = bearer(headers) {
-            return self.check_token(token?);
+            return self.check_token(token?).map(|()| Trust::Signed);
         }
         if bypass {
-            return Ok(());
+            return Ok(Trust::Signed);
         }
         match single_header(headers, &ACCOUNT_ID) {
             SingleHeader::Missing => Err(Code::AccountContextMissing),
-            SingleHeader::Value(id) if is_account_id(id) => Ok(()),
+            SingleHeader::Value(id) if is_account_id(id) => Ok(Trust::Anyone),
             SingleHeader::Value(_) | SingleHeader::Repeated => Err(Code::AccountIdInvalid),
         }
     }
@@ -106,12 +112,20 @@ impl Gate {
 
     /// Checks a bearer token.
     fn check_token(&self, token: &str) -> Result<(), Code> {
-        let key = self.jwt.as_ref().ok_or(Code::JwtNotConfigured)?;
+        if self.jwt_keys.is_empty() {
+            return Err(Code::JwtNotConfigured);
+        }
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = 0;
         // There is no agreement with the issuers of tokens on an audience.
         validation.validate_aud = false;
-        let token = jsonwebtoken::decode::<Claims>(token, key, &validation).map_err(|error| match error.kind() {
+        let decode = |key| jsonwebtoken::decode::<Claims>(token, key, &validation);
+        // The first key that signed the token decides. A signature is checked before the claims.
+        let is_decided = |result: &Result<_, Error>| {
+            result.as_ref().err().is_none_or(|error| *error.kind() != ErrorKind::InvalidSignature)
+        };
+        let decided = self.jwt_keys.iter().map(decode).find(is_decided).ok_or(Code::JwtInvalid)?;
+        let token = decided.map_err(|error| match error.kind() {
             ErrorKind::ExpiredSignature => Code::JwtExpired,
             _ => Code::JwtInvalid,
         })?;
@@ -122,6 +136,22 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// Reads the parameter `jwt_secret`.
+fn jwt_keys(raw: &RawParameters) -> Result<Vec<DecodingKey>, ParameterError> {
+    let secrets = raw.optional_secrets(JWT_SECRET)?.unwrap_or_default();
+    let count = secrets.len();
+    let key = |(index, secret): (usize, &SecretString)| {
+        let secret = secret.expose_secret().as_bytes();
+        if secret.len() < MIN_JWT_SECRET {
+            let entry = if count > 1 { format!(" in entry {}", index + 1) } else { String::new() };
+            let expected = format!("at least {MIN_JWT_SECRET} bytes, found fewer{entry}");
+            return Err(ParameterError::Invalid { name: JWT_SECRET, expected });
+        }
+        Ok(DecodingKey::from_secret(secret))
+    };
+    secrets.iter().enumerate().map(key).collect()
 }
 
 /// An entry of the parameter `api_keys`.

@@ -22,7 +22,7 @@ impl parameters::Parameters for Parameters {
     const NAMES: &'static [&'static str] =
         &["novi_api_root_url", "novi_idaa_api_key", "novi_probe_uuid", "api_keys", "jwt_secret", "cache_password"];
     const MULTIPART_NAME: Option<&'static str> = None;
-    /// Short, because a member waits for the response.
+    /// Short, because a member waits for the response. A slower reading serves the next request.
     const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
     fn read(raw: &RawParameters, allow_plain_http: bool) -> Result<Self, ParameterError> {

@@ -1,7 +1,8 @@
 //! Parameters: the values that an administrator may change while the functions
 //! run, and every secret. They are read at startup, again after
 //! `PARAMETER_TTL_SECONDS`, and immediately (at most once a minute) if an
-//! upstream rejects the current ones.
+//! upstream rejects the current ones. A reading runs to its end in the background,
+//! however long a request waits for it.
 //!
 //! An error names the parameter and what is expected, never its value.
 
@@ -27,7 +28,7 @@ pub trait Parameters: Sized + Send + Sync + 'static {
     const NAMES: &'static [&'static str];
     /// The parameter that may continue in `{name}/1`, `{name}/2`, …
     const MULTIPART_NAME: Option<&'static str>;
-    /// The maximum time of a refresh while older parameters are available as a fallback.
+    /// The maximum time that a request or run waits for parameters to be read again. The reading goes on after that.
     const REFRESH_TIMEOUT: Duration;
 
     /// Parses the parameters. `allow_plain_http` is `ALLOW_PLAIN_HTTP`.

@@ -2,6 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use secrecy::SecretString;
 use secrecy::zeroize::Zeroize;
 use serde_json::{Map, Value};
 use url::Url;
@@ -14,6 +15,16 @@ pub struct RawParameters(Map<String, Value>);
 impl Drop for RawParameters {
     fn drop(&mut self) {
         self.0.values_mut().for_each(wipe);
+    }
+}
+
+/// The entries of an array with secrets, which are wiped when dropped.
+#[derive(serde::Deserialize)]
+struct SecretArray(Vec<Value>);
+
+impl Drop for SecretArray {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(wipe);
     }
 }
 
@@ -57,6 +68,47 @@ impl RawParameters {
             Some(Value::String(text)) => Ok(Some(without_bom(text).trim()).filter(|text| !text.is_empty())),
             Some(_) => Err(ParameterError::Invalid { name, expected: "a string".to_owned() }),
         }
+    }
+
+    /// Returns the values of an optional secret: one string, or a JSON array of
+    /// strings, either plain or as JSON text. A blank parameter counts as absent.
+    /// Text that begins with `[` is always an array. Spaces around each value are removed.
+    ///
+    /// # Errors
+    /// Fails if the parameter is neither, or if the array is empty.
+    pub fn optional_secrets(&self, name: &'static str) -> Result<Option<Vec<SecretString>>, ParameterError> {
+        let invalid = |found: &str| {
+            let expected = format!("a string, or a JSON array of strings{found}");
+            ParameterError::Invalid { name, expected }
+        };
+        let parsed;
+        let items = match self.0.get(name) {
+            None | Some(Value::Null) => return Ok(None),
+            Some(Value::Array(items)) => items,
+            Some(Value::String(text)) => {
+                let text = without_bom(text).trim();
+                if text.is_empty() {
+                    return Ok(None);
+                }
+                if !text.starts_with('[') {
+                    return Ok(Some(vec![text.into()]));
+                }
+                // serde_json's message may quote the text. The position does not.
+                parsed = serde_json::from_str::<SecretArray>(text).map_err(|e| {
+                    invalid(&format!(", found invalid JSON (line {}, column {})", e.line(), e.column()))
+                })?;
+                &parsed.0
+            }
+            Some(_) => return Err(invalid("")),
+        };
+        if items.is_empty() {
+            return Err(invalid(", found an empty array"));
+        }
+        let secret = |(index, item): (usize, &Value)| match item {
+            Value::String(text) => Ok(without_bom(text).trim().into()),
+            _ => Err(invalid(&format!(", found another type in entry {}", index + 1))),
+        };
+        items.iter().enumerate().map(secret).collect::<Result<_, _>>().map(Some)
     }
 
     /// Returns a parameter that must be a JSON array, either plain or as JSON
@@ -149,7 +201,7 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
-crate::unprintable!(RawParameters);
+crate::unprintable!(RawParameters, SecretArray);
 
 #[cfg(test)]
 mod tests {
@@ -196,6 +248,43 @@ mod tests {
         assert_eq!(raw.optional("blank").unwrap(), None);
         assert_eq!(raw.required_array("a", "numbers").unwrap().len(), 2);
         assert_eq!(raw.required_url("u", "the root", false).unwrap().as_str(), "https://x/");
+    }
+
+    #[test]
+    fn secret_may_be_one_string_or_an_array_of_them() {
+        use secrecy::ExposeSecret;
+        let read = |json: &str| {
+            let secrets = raw(json).optional_secrets("s")?.unwrap_or_default();
+            Ok::<_, ParameterError>(secrets.iter().map(|secret| secret.expose_secret().to_owned()).collect::<Vec<_>>())
+        };
+        for (json, expected) in [
+            ("{}", &[][..]),
+            (r#"{"s":null}"#, &[]),
+            ("{\"s\":\"\u{feff} \\n\"}", &[]),
+            ("{\"s\":\"\u{feff} a b\\n\"}", &["a b"]),
+            (r#"{"s":"a[1]"}"#, &["a[1]"]),
+            (r#"{"s":["a"," b\n",""]}"#, &["a", "b", ""]),
+            ("{\"s\":\"\u{feff}\\n[\\\"a\\\", \\\"b\\\"] \"}", &["a", "b"]),
+        ] {
+            assert_eq!(read(json).unwrap(), expected, "{json}");
+        }
+        for json in [
+            r#"{"s":5}"#,
+            r#"{"s":{"hush":1}}"#,
+            r#"{"s":"[hush"}"#,
+            r#"{"s":"[\"hush\"] hush"}"#,
+            r#"{"s":[]}"#,
+            r#"{"s":"[]"}"#,
+            r#"{"s":["hush",5]}"#,
+            r#"{"s":"[[\"hush\"]]"}"#,
+        ] {
+            let text = read(json).unwrap_err().to_string();
+            assert!(
+                text.starts_with("parameter s is invalid: expected a string, or a JSON array of strings"),
+                "{text}"
+            );
+            assert!(!text.contains("hush"), "{text}");
+        }
     }
 
     #[test]

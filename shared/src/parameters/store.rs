@@ -1,16 +1,17 @@
-//! The parameters of a function, cached and refreshed when due.
+//! The parameters of a function, cached and read again in the background when due.
 
 use std::hash::RandomState;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
 
 use super::error::{ParameterError, SourceError, Unavailable};
 use super::file::ConfigFile;
 use super::raw::RawParameters;
 use super::ssm::Ssm;
+use crate::sync::lock;
 use crate::telemetry::Phase;
 
 /// The source of parameters.
@@ -19,6 +20,9 @@ pub enum Source {
     File(ConfigFile),
     /// AWS Systems Manager (`PARAMETER_PREFIX`).
     Ssm(Ssm),
+    /// A source that a test controls.
+    #[cfg(test)]
+    Fake(Arc<tests::Fake>),
 }
 
 impl Source {
@@ -26,6 +30,8 @@ impl Source {
         match self {
             Self::File(file) => file.read().await,
             Self::Ssm(ssm) => ssm.read().await,
+            #[cfg(test)]
+            Self::Fake(fake) => fake.read().await,
         }
     }
 
@@ -34,6 +40,8 @@ impl Source {
         match self {
             Self::File(file) => file.location(),
             Self::Ssm(ssm) => ssm.location(),
+            #[cfg(test)]
+            Self::Fake(_) => "a test".to_owned(),
         }
     }
 }
@@ -52,61 +60,100 @@ pub enum Health {
 /// A function's own parser of its parameters.
 type Parse<P> = Box<dyn Fn(&RawParameters) -> Result<P, ParameterError> + Send + Sync>;
 
-/// The parameters of one function, cached and refreshed when due.
+/// The parameters of one function, cached and read again in the background when due.
+///
+/// At most one reading is in progress. It is a task of its own, so it runs to its end although the requests that wait
+/// for it go away. Lambda freezes an instance between invocations, and a reading in progress goes on with the next one.
+/// Whether the clock runs during a freeze or not, such a reading ends: see [`crate::aws`] for its timeouts.
 pub struct ParameterStore<P> {
+    max_wait: Duration,
+    reader: Arc<Reader<P>>,
+}
+
+/// The part of the store that a reading in the background shares.
+struct Reader<P> {
     source: Source,
     parse: Parse<P>,
     ttl: Duration,
-    refresh_timeout: Duration,
-    cached: Mutex<CachedParameters<P>>,
+    /// Never locked during I/O.
+    state: Mutex<State<P>>,
 }
 
-struct CachedParameters<P> {
+struct State<P> {
     current: Option<Arc<P>>,
     /// A hash that detects changes without keeping a second copy of every secret.
     fingerprint: u64,
     hasher: RandomState,
-    /// The time of the next read.
+    /// The time from which requests wait for newer parameters.
     due: Instant,
+    /// The time before which the source isn't read again, because it has just failed.
+    retry_at: Instant,
     /// True if the last read failed.
     failed: bool,
-    /// The time of the last read that was caused by a refusal.
+    /// The time of the last successful read that was caused by a refusal.
     refused_at: Option<Instant>,
+    /// The last reading.
+    reading: Option<Reading>,
 }
 
-impl<P> ParameterStore<P> {
-    /// The delay before a failed read is retried. It keeps requests from each
-    /// waiting for a failing source.
-    const RETRY_DELAY: Duration = Duration::from_secs(1);
-    /// The same delay if older parameters are available as a fallback.
-    const RETRY_DELAY_WITH_FALLBACK: Duration = Duration::from_secs(10);
-    /// The minimum interval between reads that are caused by a refusal.
-    const REFUSAL_INTERVAL: Duration = Duration::from_secs(60);
+/// A reading, which has ended if its sender was dropped. A panic drops it, too.
+type Reading = watch::Receiver<()>;
 
-    /// Creates a store that has read nothing yet. A refresh takes at most
-    /// `refresh_timeout` if older parameters are available as a fallback.
+/// The cause of a reading.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// The parameters are due, or the last reading failed.
+    Due,
+    /// An upstream refused the current ones.
+    Refusal,
+}
+
+impl<P> State<P> {
+    /// Returns the reading in progress.
+    fn in_progress(&self) -> Option<Reading> {
+        self.reading.clone().filter(|reading| reading.has_changed().is_ok())
+    }
+
+    /// True if requests wait for newer parameters.
+    fn is_due(&self) -> bool {
+        Instant::now() >= self.due
+    }
+
+    /// True if a reading may start for this reason now.
+    fn may_read(&self, reason: Reason) -> bool {
+        /// The minimum interval between readings that are caused by a refusal.
+        const INTERVAL: Duration = Duration::from_secs(60);
+        let is_allowed = |at: Instant| reason == Reason::Due || at.elapsed() >= INTERVAL;
+        Instant::now() >= self.retry_at && self.refused_at.is_none_or(is_allowed)
+    }
+
+    /// True if the current parameters are still those in `used`.
+    fn is_unchanged(&self, used: &Arc<P>) -> bool {
+        self.current.as_ref().is_none_or(|current| Arc::ptr_eq(current, used))
+    }
+}
+
+impl<P: Send + Sync + 'static> ParameterStore<P> {
+    /// Creates a store that has read nothing yet. A caller waits at most `max_wait` for a reading.
     #[must_use]
     pub fn new(
         source: Source,
         ttl: Duration,
-        refresh_timeout: Duration,
+        max_wait: Duration,
         parse: impl Fn(&RawParameters) -> Result<P, ParameterError> + Send + Sync + 'static,
     ) -> Self {
         let now = Instant::now();
-        Self {
-            source,
-            parse: Box::new(parse),
-            ttl,
-            refresh_timeout,
-            cached: Mutex::new(CachedParameters {
-                current: None,
-                fingerprint: 0,
-                hasher: RandomState::new(),
-                due: now,
-                failed: false,
-                refused_at: None,
-            }),
-        }
+        let state = Mutex::new(State {
+            current: None,
+            fingerprint: 0,
+            hasher: RandomState::new(),
+            due: now,
+            retry_at: now,
+            failed: false,
+            refused_at: None,
+            reading: None,
+        });
+        Self { max_wait, reader: Arc::new(Reader { source, parse: Box::new(parse), ttl, state }) }
     }
 
     /// Reads the parameters for the first time. A transient failure of the
@@ -116,7 +163,10 @@ impl<P> ParameterStore<P> {
     /// Returns an error if the source is unusable, or if a parameter is missing or invalid.
     pub async fn start(&self) -> Result<(), SourceError> {
         let _phase = Phase::start("parameters");
-        match self.refresh(&mut *self.cached.lock().await, Duration::MAX).await {
+        // Connections to the cache, which are made concurrently, wait for this reading.
+        let (sender, reading) = watch::channel(());
+        lock(&self.reader.state).reading = Some(reading);
+        match self.reader.read(Reason::Due, sender).await {
             Err(SourceError::Unavailable(cause)) => {
                 tracing::error!(cause, "initial parameter read failed; the first request retries");
                 Ok(())
@@ -125,78 +175,160 @@ impl<P> ParameterStore<P> {
         }
     }
 
-    /// Returns the parameters, after a refresh if one is due.
+    /// Returns the parameters. If newer ones are due, waits at most `max_wait` for them, and the reading goes on after
+    /// that.
     ///
     /// # Errors
-    /// Returns [`Unavailable`] if the source fails and there are no older parameters.
+    /// Returns [`Unavailable`] if no parameters have been read yet.
     pub async fn get(&self) -> Result<Arc<P>, Unavailable> {
-        let mut cached = self.cached.lock().await;
-        if Instant::now() >= cached.due {
-            let timeout = if cached.current.is_some() { self.refresh_timeout } else { Duration::MAX };
-            self.refresh_or_log(&mut cached, timeout).await;
+        {
+            let mut state = lock(&self.reader.state);
+            if !state.is_due() {
+                // After a failure they are read again before they are due, but no request waits for that.
+                if state.failed && state.may_read(Reason::Due) {
+                    self.reader.start(&mut state, Reason::Due);
+                }
+                return state.current.clone().ok_or(Unavailable);
+            }
         }
-        cached.current.clone().ok_or(Unavailable)
+        self.read(Reason::Due, State::is_due).await;
+        lock(&self.reader.state).current.clone().ok_or(Unavailable)
     }
 
-    /// Returns the current parameters after an upstream refused those in
-    /// `used`. They are read again, unless a refusal already caused a read
-    /// within the last minute. Returns `None` if the current parameters are
-    /// still the refused ones.
+    /// Returns the current parameters after an upstream refused those in `used`. They are read again, unless a refusal
+    /// already caused a reading within the last minute. Waits at most `max_wait` for that. Returns `None` if the current
+    /// parameters are still the refused ones.
     pub async fn after_refusal(&self, used: &Arc<P>) -> Option<Arc<P>> {
-        let mut cached = self.cached.lock().await;
-        let now = Instant::now();
-        let is_unchanged =
-            |cached: &CachedParameters<P>| cached.current.as_ref().is_none_or(|current| Arc::ptr_eq(current, used));
-        // A source that has just failed is not read again before its retry is due.
-        let may_read = (!cached.failed || now >= cached.due)
-            && cached.refused_at.is_none_or(|at| now.duration_since(at) >= Self::REFUSAL_INTERVAL);
-        if is_unchanged(&cached) && may_read {
-            // Without a timeout: the older parameters are not a fallback here.
-            self.refresh_or_log(&mut cached, Duration::MAX).await;
-            cached.refused_at = (!cached.failed).then_some(now);
-        }
-        if is_unchanged(&cached) { None } else { cached.current.clone() }
+        self.read(Reason::Refusal, |state| state.is_unchanged(used)).await;
+        let state = lock(&self.reader.state);
+        if state.is_unchanged(used) { None } else { state.current.clone() }
     }
 
-    /// Returns the health of the parameters, after a refresh if one is due.
+    /// Reads the parameters if `is_needed`, and waits at most `max_wait` for that.
+    async fn read(&self, reason: Reason, is_needed: impl Fn(&State<P>) -> bool) {
+        let read = async {
+            loop {
+                let (reading, is_own) = {
+                    let mut state = lock(&self.reader.state);
+                    if !is_needed(&state) {
+                        return;
+                    }
+                    match state.in_progress() {
+                        // It may have missed the change, or its connection died in a freeze. Another one follows it then.
+                        Some(reading) => (reading, false),
+                        None if state.may_read(reason) => (self.reader.start(&mut state, reason), true),
+                        None => return,
+                    }
+                };
+                end(reading).await;
+                if is_own {
+                    return;
+                }
+            }
+        };
+        // Boxed: readings are rare, and this future would otherwise be part of every request's.
+        let _ = timeout(self.max_wait, Box::pin(read)).await;
+    }
+
+    /// Returns the parameters for a connection to the cache, which may be the old ones even if newer ones are due. If
+    /// the cache refused their password, they are read again in the background, as in [`Self::after_refusal`], for the
+    /// next connection.
+    ///
+    /// Waits only for the first reading, without which no request gets as far as the cache.
+    pub async fn for_cache(&self, was_refused: bool) -> Option<Arc<P>> {
+        let first = {
+            let mut state = lock(&self.reader.state);
+            let reading = state.in_progress();
+            if was_refused && reading.is_none() && state.may_read(Reason::Refusal) {
+                self.reader.start(&mut state, Reason::Refusal);
+            }
+            match &state.current {
+                Some(current) => return Some(Arc::clone(current)),
+                None => reading?,
+            }
+        };
+        end(first).await;
+        lock(&self.reader.state).current.clone()
+    }
+
+    /// Returns the health of the parameters, after a reading if one is due.
     pub async fn health(&self) -> Health {
         let found = self.get().await.is_ok();
-        match (found, self.cached.lock().await.failed) {
+        match (found, lock(&self.reader.state).failed) {
             (false, _) => Health::Down,
             (true, true) => Health::Stale,
             (true, false) => Health::Ok,
         }
     }
+}
 
-    /// Refreshes the parameters. A failure is logged, and remembered for the health check.
-    async fn refresh_or_log(&self, cached: &mut CachedParameters<P>, timeout: Duration) {
-        // Boxed: refreshes are rare, and the SDK's large future would otherwise be part of every request's.
-        if let Err(error) = Box::pin(self.refresh(cached, timeout)).await {
-            if cached.current.is_some() {
-                tracing::warn!(%error, "parameter refresh failed; using cached parameters");
-            } else {
-                tracing::error!(%error, "parameter refresh failed; no cached parameters available");
-            }
+/// Waits for the end of a reading.
+async fn end(mut reading: Reading) {
+    while reading.changed().await.is_ok() {}
+}
+
+impl<P: Send + Sync + 'static> Reader<P> {
+    /// The delay from the start of a failed reading to the next one. It keeps
+    /// requests from each waiting for a failing source.
+    const RETRY_DELAY: Duration = Duration::from_secs(1);
+    /// The same delay if older parameters are available as a fallback.
+    const RETRY_DELAY_WITH_FALLBACK: Duration = Duration::from_secs(10);
+
+    /// Returns the reading in progress. If there is none, starts one in the background.
+    fn start(self: &Arc<Self>, state: &mut State<P>, reason: Reason) -> Reading {
+        if let Some(reading) = state.in_progress() {
+            return reading;
         }
+        let (sender, reading) = watch::channel(());
+        state.reading = Some(reading.clone());
+        let reader = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = reader.read(reason, sender).await {
+                if lock(&reader.state).current.is_some() {
+                    tracing::warn!(%error, "parameter refresh failed; using cached parameters");
+                } else {
+                    tracing::error!(%error, "parameter refresh failed; no cached parameters available");
+                }
+            }
+        });
+        reading
     }
 
-    async fn refresh(&self, cached: &mut CachedParameters<P>, timeout: Duration) -> Result<(), SourceError> {
-        let read = tokio::time::timeout(timeout, self.source.read()).await;
-        let read = read.unwrap_or_else(|_| {
-            Err(SourceError::Unavailable(format!("{}: reading failed: timed out", self.source.location())))
-        });
-        let result = read.and_then(|raw| {
-            let fingerprint = raw.fingerprint(&cached.hasher);
-            if cached.current.is_none() || cached.fingerprint != fingerprint {
-                let parsed = (self.parse)(&raw)
-                    .map_err(|error| SourceError::Parameter { location: self.source.location(), error })?;
-                (cached.current, cached.fingerprint) = (Some(Arc::new(parsed)), fingerprint);
+    /// Reads the parameters. Drops `sender` at the end.
+    async fn read(&self, reason: Reason, sender: watch::Sender<()>) -> Result<(), SourceError> {
+        let _sender = sender;
+        let started = Instant::now();
+        let read = self.source.read().await;
+        let (hasher, known) = {
+            let state = lock(&self.state);
+            (state.hasher.clone(), state.current.is_some().then_some(state.fingerprint))
+        };
+        let changed = read.and_then(|raw| {
+            let fingerprint = raw.fingerprint(&hasher);
+            if known == Some(fingerprint) {
+                return Ok(None);
             }
-            Ok(())
+            let parsed = (self.parse)(&raw)
+                .map_err(|error| SourceError::Parameter { location: self.source.location(), error })?;
+            Ok(Some((Arc::new(parsed), fingerprint)))
         });
-        cached.failed = result.is_err();
-        let delay = if cached.current.is_some() { Self::RETRY_DELAY_WITH_FALLBACK } else { Self::RETRY_DELAY };
-        cached.due = Instant::now() + if cached.failed { self.ttl.min(delay) } else { self.ttl };
+        let mut state = lock(&self.state);
+        let result = changed.map(|changed| {
+            if let Some((parsed, fingerprint)) = changed {
+                (state.current, state.fingerprint) = (Some(parsed), fingerprint);
+            }
+        });
+        state.failed = result.is_err();
+        // Both times count from the start, because the instance may have been frozen since.
+        if state.failed {
+            let delay = if state.current.is_some() { Self::RETRY_DELAY_WITH_FALLBACK } else { Self::RETRY_DELAY };
+            state.retry_at = started + self.ttl.min(delay);
+        } else {
+            state.due = started + self.ttl;
+            if reason == Reason::Refusal {
+                state.refused_at = Some(started);
+            }
+        }
         result
     }
 }
@@ -207,7 +339,73 @@ crate::unprintable!(ParameterStore<RawParameters>);
 mod tests {
     use std::io::Write;
 
+    use futures_util::future::join_all;
+    use serde_json::{Map, json};
+    use tokio::time::{advance, sleep};
+
     use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const TTL: Duration = Duration::from_secs(300);
+
+    /// A source that takes its time.
+    pub struct Fake(Mutex<FakeState>);
+
+    #[derive(Clone, Default)]
+    struct FakeState {
+        /// The parameter. Reading fails if there is none.
+        value: Option<String>,
+        response_time: Duration,
+        begun: usize,
+        ended: usize,
+    }
+
+    impl Fake {
+        pub(super) async fn read(&self) -> Result<RawParameters, SourceError> {
+            let FakeState { value, response_time, .. } = {
+                let mut state = lock(&self.0);
+                state.begun += 1;
+                state.clone()
+            };
+            sleep(response_time).await;
+            lock(&self.0).ended += 1;
+            let value = value.ok_or_else(|| SourceError::Unavailable("a failure".to_owned()))?;
+            assert_ne!(value, "panic");
+            Ok(Map::from_iter([("n".to_owned(), json!(value))]).into())
+        }
+
+        /// Sets the parameter, and the time that reading takes from now on.
+        fn set(&self, value: Option<&str>, response_time: Duration) {
+            let mut state = lock(&self.0);
+            (state.value, state.response_time) = (value.map(str::to_owned), response_time);
+        }
+
+        /// Returns the number of readings that have begun, and that have ended.
+        fn readings(&self) -> (usize, usize) {
+            let state = lock(&self.0);
+            (state.begun, state.ended)
+        }
+    }
+
+    /// Returns a store that has read the value "1".
+    async fn fake() -> (Arc<Fake>, ParameterStore<String>) {
+        let fake = Arc::new(Fake(Mutex::default()));
+        fake.set(Some("1"), Duration::ZERO);
+        let store = ParameterStore::new(Source::Fake(Arc::clone(&fake)), TTL, SECOND, number);
+        store.start().await.unwrap();
+        (fake, store)
+    }
+
+    /// Returns a value, and how long it took.
+    async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
+        let started = Instant::now();
+        (future.await, started.elapsed())
+    }
+
+    async fn get(store: &ParameterStore<String>) -> (String, Duration) {
+        let (value, elapsed) = timed(store.get()).await;
+        (value.unwrap().as_str().to_owned(), elapsed)
+    }
 
     fn number(raw: &RawParameters) -> Result<String, ParameterError> {
         raw.required("n", "a number").map(str::to_owned)
@@ -231,19 +429,171 @@ mod tests {
         let store = open(file.path(), 300).await.unwrap();
         std::fs::write(file.path(), r#"{"n":"2"}"#).unwrap();
         assert_eq!(*store.get().await.unwrap(), "1");
-        tokio::time::advance(Duration::from_secs(301)).await;
+        advance(Duration::from_secs(301)).await;
         assert_eq!(*store.get().await.unwrap(), "2");
         assert_eq!(store.health().await, Health::Ok);
 
         std::fs::write(file.path(), "not JSON").unwrap();
-        tokio::time::advance(Duration::from_secs(301)).await;
+        advance(Duration::from_secs(301)).await;
         assert_eq!(*store.get().await.unwrap(), "2");
         assert_eq!(store.health().await, Health::Stale);
         std::fs::write(file.path(), r#"{"n":"3"}"#).unwrap();
         assert_eq!(*store.get().await.unwrap(), "2", "a failing source is not read again immediately");
-        tokio::time::advance(Duration::from_secs(10)).await;
+        advance(Duration::from_secs(10)).await;
         assert_eq!(*store.get().await.unwrap(), "3");
         assert_eq!(store.health().await, Health::Ok);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_waits_a_second_and_the_reading_goes_on() {
+        let (fake, store) = fake().await;
+        fake.set(Some("2"), SECOND * 6 / 5);
+        advance(TTL).await;
+        assert_eq!(get(&store).await, ("1".into(), SECOND));
+        assert_eq!(get(&store).await, ("2".into(), SECOND / 5));
+        assert_eq!(fake.readings(), (2, 2));
+
+        // However long it takes: one reading, and every request waits for a second.
+        fake.set(Some("3"), SECOND * 100);
+        advance(TTL).await;
+        for _ in 0..99 {
+            assert_eq!(get(&store).await, ("2".into(), SECOND));
+        }
+        assert_eq!(fake.readings(), (3, 2));
+        sleep(SECOND * 2).await;
+        assert_eq!(lock(&store.reader.state).current.as_deref().map(String::as_str), Some("3"));
+        // The parameters are as old as the beginning of their reading.
+        sleep(TTL - SECOND * 101).await;
+        get(&store).await;
+        assert_eq!(fake.readings().0, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_share_one_reading_that_none_of_them_cancels() {
+        let (fake, store) = fake().await;
+        fake.set(Some("2"), SECOND / 2);
+        advance(TTL).await;
+        assert!(timeout(SECOND / 10, join_all((0..20).map(|_| store.get()))).await.is_err());
+        sleep(SECOND / 10).await;
+        let values = join_all((0..20).map(|_| get(&store))).await;
+        assert!(values.iter().all(|value| *value == ("2".into(), SECOND * 3 / 10)), "{values:?}");
+        assert_eq!(fake.readings(), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_parameters_a_request_waits_a_second() {
+        let fake = Arc::new(Fake(Mutex::default()));
+        let store = ParameterStore::new(Source::Fake(Arc::clone(&fake)), TTL, SECOND, number);
+        store.start().await.unwrap();
+        assert!(store.get().await.is_err(), "the source has just failed");
+        fake.set(Some("1"), SECOND * 3 / 2);
+        advance(SECOND).await;
+        let (result, elapsed) = timed(store.get()).await;
+        assert_eq!((result.is_err(), elapsed), (true, SECOND));
+        assert_eq!(get(&store).await, ("1".into(), SECOND / 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn request_does_not_wait_for_a_reading_that_the_cache_needs() {
+        let (fake, store) = fake().await;
+        fake.set(Some("2"), SECOND * 3);
+        let (value, elapsed) = timed(store.for_cache(false)).await;
+        assert_eq!((value.unwrap().as_str(), elapsed, fake.readings().0), ("1", Duration::ZERO, 1));
+        for _ in 0..2 {
+            let (value, elapsed) = timed(store.for_cache(true)).await;
+            assert_eq!((value.unwrap().as_str(), elapsed), ("1", Duration::ZERO));
+            tokio::task::yield_now().await;
+            assert_eq!(get(&store).await, ("1".into(), Duration::ZERO));
+        }
+        sleep(SECOND * 4).await;
+        assert_eq!(store.for_cache(true).await.unwrap().as_str(), "2");
+        assert_eq!(fake.readings(), (2, 2), "at most once a minute");
+
+        // Nor for its retries, if it fails.
+        fake.set(None, SECOND * 3);
+        sleep(SECOND * 60).await;
+        store.for_cache(true).await;
+        for readings in 3..10 {
+            assert_eq!(get(&store).await, ("2".into(), Duration::ZERO));
+            sleep(SECOND * 4).await;
+            assert_eq!(fake.readings(), (readings, readings));
+            assert_eq!(store.health().await, Health::Stale);
+            sleep(SECOND * 10).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_during_init_waits_for_the_first_reading() {
+        let fake = Arc::new(Fake(Mutex::default()));
+        fake.set(Some("1"), SECOND * 2);
+        let store = ParameterStore::new(Source::Fake(Arc::clone(&fake)), TTL, SECOND, number);
+        let (started, value) = tokio::join!(store.start(), store.for_cache(false));
+        started.unwrap();
+        assert_eq!(value.unwrap().as_str(), "1");
+        assert_eq!(fake.readings(), (1, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refusal_waits_a_second_and_the_reading_goes_on() {
+        let (fake, store) = fake().await;
+        let used = store.get().await.unwrap();
+        fake.set(Some("2"), SECOND * 6 / 5);
+        let (changed, elapsed) = timed(store.after_refusal(&used)).await;
+        assert_eq!((changed, elapsed), (None, SECOND));
+        let (changed, elapsed) = timed(store.after_refusal(&used)).await;
+        assert_eq!((changed.unwrap().as_str(), elapsed), ("2", SECOND / 5));
+        assert_eq!(fake.readings(), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_that_may_have_missed_the_change_is_followed_by_another() {
+        let (fake, store) = fake().await;
+        let used = store.get().await.unwrap();
+        fake.set(Some("1"), SECOND / 2);
+        advance(TTL).await;
+        let refused = async {
+            sleep(SECOND / 4).await;
+            fake.set(Some("2"), SECOND / 2);
+            store.after_refusal(&used).await
+        };
+        let (_, changed) = tokio::join!(store.get(), refused);
+        assert_eq!(changed.as_deref().map(String::as_str), Some("2"));
+        assert_eq!(fake.readings(), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reading_that_failed_in_a_freeze_is_followed_by_another_at_once() {
+        let (fake, store) = fake().await;
+        advance(TTL).await;
+        fake.set(None, SECOND * 3600);
+        assert_eq!(get(&store).await, ("1".into(), SECOND));
+        fake.set(Some("2"), SECOND / 2);
+        advance(SECOND * 3600).await;
+        assert_eq!(get(&store).await, ("2".into(), SECOND / 2));
+        assert_eq!(store.health().await, Health::Ok);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn caller_that_waits_for_any_time_waits_for_one_failure() {
+        let fake = Arc::new(Fake(Mutex::default()));
+        let store = ParameterStore::new(Source::Fake(Arc::clone(&fake)), SECOND, Duration::MAX, number);
+        fake.set(Some("1"), Duration::ZERO);
+        store.start().await.unwrap();
+        fake.set(None, SECOND * 3);
+        advance(SECOND).await;
+        assert_eq!(get(&store).await, ("1".into(), SECOND * 3));
+        let used = store.get().await.unwrap();
+        assert_eq!(timed(store.after_refusal(&used)).await, (None, SECOND * 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn panic_in_a_reading_does_not_keep_others_from_reading() {
+        let (fake, store) = fake().await;
+        fake.set(Some("panic"), SECOND / 2);
+        advance(TTL).await;
+        assert_eq!(get(&store).await, ("1".into(), SECOND / 2));
+        fake.set(Some("2"), Duration::ZERO);
+        assert_eq!(get(&store).await, ("2".into(), Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,7 +613,7 @@ mod tests {
         // The new parameters are refused too, within the minute, so nothing is read.
         std::fs::write(file.path(), r#"{"n":"3"}"#).unwrap();
         assert!(store.after_refusal(&changed).await.is_none());
-        tokio::time::advance(Duration::from_secs(61)).await;
+        advance(Duration::from_secs(61)).await;
         assert_eq!(store.after_refusal(&changed).await.as_deref().map(String::as_str), Some("3"));
     }
 
