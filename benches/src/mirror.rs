@@ -64,6 +64,8 @@ pub(crate) async fn configure(
         ("MIRROR_APPLY", "true"),
         ("NOVI_MAX_PER_SECOND", "10000"),
         ("NOVI_MAX_PER_MINUTE", "100000"),
+        ("NOVI_MAX_PER_DAY", "1000000"),
+        ("NOVI_TOTAL_PER_SECOND", "1000000"),
     ];
     let variables =
         defaults.iter().chain(extra).map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -72,7 +72,9 @@ impl Environment {
         variables.extend(redis.variables());
         let mut add = |name: &str, value: &str| variables.push((name.to_owned(), value.to_owned()));
         add("AWS_DEFAULT_REGION", "us-east-1");
-        add("VERIFY_NOVI_MAX_PER_MINUTE", "100000");
+        for limit in ["VERIFY_NOVI_MAX_PER_MINUTE", "NOVI_TOTAL_PER_SECOND", "NOVI_TOTAL_PER_DAY"] {
+            add(limit, "1000000");
+        }
         if extra.iter().any(|(name, _)| *name == "CONFIG_FILE") {
             add("CONFIG_FILE", &file.display().to_string());
         } else {

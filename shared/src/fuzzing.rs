@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::cache;
 use crate::member::{MemberRules, Record};
-use crate::novi;
+use crate::novi::{self, RootDigest};
 use crate::parameters::RawParameters;
 
 /// A canary that is inserted into parameters. No error may contain it.
@@ -41,11 +41,13 @@ pub fn pages(body: &[u8]) {
 
 /// Parses the value of a cache entry, as looked up at `now` with a TTL of `ttl` seconds.
 pub fn entry(value: &[u8], now: u64, ttl: u64, stale: u64) {
-    let Some((is_fresh, is_stale)) = cache::classify(value, now, ttl, stale) else { return };
+    let digest = RootDigest::unknown();
+    let Some((is_fresh, is_stale)) = cache::classify(value, &digest, now, ttl, stale) else { return };
     if is_fresh || is_stale {
         // Ignored fields may contain bytes that are not valid text.
         let Ok(json) = serde_json::from_slice::<Value>(value) else { return };
         assert_eq!(json["verified"], Value::Bool(true));
+        assert_eq!(json["novi"], digest.as_str());
         let at = json["cached_at"].as_u64().unwrap_or(u64::MAX);
         assert!(at <= now && (now - at < ttl || !is_fresh) && now - at < ttl.saturating_add(stale));
     }

@@ -13,6 +13,10 @@ use crate::network_error::{network_cause, sources};
 /// connections after about a minute.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
+/// The maximum time to connect, TLS included, over all addresses of a host. Each address gets an equal share, so that one
+/// that swallows packets leaves time for the next.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Makes aws-lc the TLS provider of the process. Call this once, before building a client.
 pub fn install_tls_provider() {
     // The only possible error is that a provider is already installed, and this project uses no other one.
@@ -38,7 +42,7 @@ const MAX_HEADERS: usize = 256;
 /// Builds the client, with TLS 1.2 or later and a short idle timeout. It does
 /// not follow redirects, because a redirect must not receive the API key. It
 /// reads folded header lines, which RFC 9112 5.2 requires of a client.
-/// Callers set their own timeouts.
+/// Connecting is limited to 2 s. Callers set the timeouts of requests.
 ///
 /// # Errors
 /// Returns reqwest's error. None is expected.
@@ -47,6 +51,7 @@ pub fn build(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
         .tcp_nodelay(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)
@@ -136,10 +141,11 @@ pub enum TransportError {
 /// Classifies a transport error. Its text is dropped, because it quotes the URL.
 #[must_use]
 pub fn transport_error(error: &reqwest::Error) -> TransportError {
-    if error.is_timeout() {
-        TransportError::Timeout
-    } else if error.is_connect() {
+    // A timeout while connecting is both, and then no request was sent.
+    if error.is_connect() {
         TransportError::Connect
+    } else if error.is_timeout() {
+        TransportError::Timeout
     } else if sources(error).any(|e| e.downcast_ref().is_some_and(hyper::Error::is_parse)) {
         TransportError::Malformed
     } else {
@@ -155,6 +161,7 @@ pub fn cause(error: &reqwest::Error) -> &'static str {
     }
     match transport_error(error) {
         TransportError::Timeout => "timed out",
+        TransportError::Connect if error.is_timeout() => "connecting timed out",
         TransportError::Connect => "connecting failed",
         TransportError::Closed | TransportError::Truncated => "connection closed",
         TransportError::Malformed => "the response is not HTTP",

@@ -15,7 +15,7 @@
 
 pub mod probe;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode, header};
@@ -36,7 +36,36 @@ use crate::sync::lock;
 /// The root URL of Novi's API, and the credentials for it.
 pub struct Access {
     root: Url,
+    digest: RootDigest,
     authorization: HeaderValue,
+    hash_key: aws_lc_rs::hmac::Key,
+}
+
+/// A short digest of `novi_api_root_url`. It keeps deployments apart that share a Redis and have different Novis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RootDigest(Arc<str>);
+
+impl RootDigest {
+    /// Returns the digest of a root URL, with or without a slash at its end: the first six bytes of its SHA-256, in
+    /// hexadecimal.
+    #[must_use]
+    pub fn of(root: &Url) -> Self {
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, root.as_str().trim_end_matches('/').as_bytes());
+        Self(digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect::<String>().into())
+    }
+
+    /// Returns the digest that stands for a root URL that isn't known.
+    #[must_use]
+    pub fn unknown() -> Self {
+        Self("none".into())
+    }
+
+    /// Returns the digest as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl Access {
@@ -63,7 +92,22 @@ impl Access {
         let mut authorization = HeaderValue::from_str(&format!("Basic {key}"))
             .map_err(|_| invalid("a character that HTTP doesn't allow"))?;
         authorization.set_sensitive(true);
-        Ok(Self { root, authorization })
+        let hash_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, key.as_bytes());
+        Ok(Self { digest: RootDigest::of(&root), root, authorization, hash_key })
+    }
+
+    /// Returns a hash of a UUID, which no one can compute without the API key: the first 16 bytes of its HMAC-SHA-256, in
+    /// hexadecimal.
+    #[must_use]
+    pub fn hash(&self, id: MemberId) -> String {
+        let tag = aws_lc_rs::hmac::sign(&self.hash_key, id.to_text().as_bytes());
+        tag.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Returns the digest of the root URL.
+    #[must_use]
+    pub fn digest(&self) -> &RootDigest {
+        &self.digest
     }
 
     /// True if both have the same root URL.
@@ -205,6 +249,8 @@ impl From<InvalidResponse> for Failure {
 pub struct Answered {
     /// The response.
     pub customer: Customer,
+    /// When Novi was asked.
+    pub asked_at: SystemTime,
     /// The seconds of `Retry-After`, limited to 1 to 3600.
     pub retry_after: Option<u64>,
 }
@@ -362,14 +408,14 @@ impl Client {
     /// # Errors
     /// See [`NoviError`]. A record of another person and one that hides all names and the address are errors.
     pub async fn customer(&self, access: &Access, id: MemberId, deadline: Instant) -> Result<Answered, Failure> {
-        let url = access.url(&["customers", &id.to_text()], &[]);
+        let (url, asked_at) = (access.url(&["customers", &id.to_text()], &[]), SystemTime::now());
         let Received { body, retry_after } = self.get(self.http(), access, url, Self::RECORD_LIMIT, deadline).await?;
         let customer = body.map_or(Ok(Customer::NotFound), |body| Customer::parse(&body, id));
         if !matches!(&customer, Ok(Customer::Record(record)) if record.belongs_to(id)) {
             self.drop_connections();
         }
         match customer {
-            Ok(customer) => Ok(Answered { customer, retry_after }),
+            Ok(customer) => Ok(Answered { customer, asked_at, retry_after }),
             Err(reason) => Err(Failure { error: NoviError::InvalidResponse(reason), retry_after }),
         }
     }
@@ -695,7 +741,11 @@ mod tests {
     #[test]
     fn url_extends_the_root_with_or_without_a_trailing_slash() {
         for root in ["https://www.example.org/api", "https://www.example.org/api/"] {
-            let access = Access { root: Url::parse(root).unwrap(), authorization: HeaderValue::from_static("x") };
+            let root = Url::parse(root).unwrap();
+            let digest = RootDigest::of(&root);
+            assert_eq!(digest, RootDigest::of(&Url::parse("https://www.example.org/api").unwrap()));
+            let hash_key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, b"key");
+            let access = Access { root, digest, authorization: HeaderValue::from_static("x"), hash_key };
             assert_eq!(
                 access.url(&["customers", ID], &[]).as_str(),
                 format!("https://www.example.org/api/customers/{ID}")

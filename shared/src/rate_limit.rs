@@ -8,6 +8,17 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// Limits of calls by second, by minute and by day.
+#[derive(Clone, Copy, Debug)]
+pub struct Rates {
+    /// The maximum in any second.
+    pub second: usize,
+    /// The maximum in any minute.
+    pub minute: usize,
+    /// The maximum in any 24 hours.
+    pub day: usize,
+}
+
 /// A limit of `limit` calls in every time interval of length `window`.
 pub struct SlidingWindow {
     limit: usize,

@@ -14,6 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use url::Url;
 
 use crate::member::MemberRules;
+use crate::rate_limit::Rates;
 
 /// A setting that does not parse, is missing, or contradicts another one.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,15 @@ impl Env {
                 parse(&value).ok_or_else(|| SettingError::Invalid { name, value, expected: expected.to_owned() })
             }
         }
+    }
+
+    /// Reads a maximum number of calls.
+    ///
+    /// # Errors
+    /// Returns an error if the value is not a number from 1 to a million.
+    pub fn calls(&self, name: &'static str, default: usize) -> Result<usize, SettingError> {
+        let calls = self.number(name, default as u64, 1..=1_000_000, "calls")?;
+        Ok(usize::try_from(calls).unwrap_or(usize::MAX))
     }
 
     /// Parses a whole number within `range`.
@@ -213,6 +223,19 @@ impl CommonSettings {
             allow_plain_http: env.flag("ALLOW_PLAIN_HTTP", false)?,
         })
     }
+}
+
+/// Reads `NOVI_TOTAL_PER_*`: what both functions together may call. A total that isn't set is at least `share`, because
+/// an operator who allows one function more than the default knows what Novi allows.
+///
+/// # Errors
+/// Returns an error for the first total that is invalid.
+pub fn novi_total(env: &Env, share: Rates) -> Result<Rates, SettingError> {
+    Ok(Rates {
+        second: env.calls("NOVI_TOTAL_PER_SECOND", share.second.max(18))?,
+        minute: env.calls("NOVI_TOTAL_PER_MINUTE", share.minute.max(570))?,
+        day: env.calls("NOVI_TOTAL_PER_DAY", share.day.max(95_000))?,
+    })
 }
 
 impl ParameterLocation {

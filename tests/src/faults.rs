@@ -24,7 +24,7 @@ use crate::directory::Directory;
 use crate::function::Function;
 use crate::harness;
 use crate::mailman::{self, Mailman};
-use crate::novi::Novi;
+use crate::novi::{Novi, root_digest};
 use crate::privacy::Private;
 use crate::process::ResourceUsage;
 use crate::redis::{CertificateAuthority, Kind, Redis};
@@ -302,6 +302,8 @@ pub struct Runner {
     /// A member with a stale entry, for verification if Novi fails.
     stale_member: Uuid,
     key: String,
+    /// The digest of Novi's root URL.
+    digest: String,
     variables: Vec<(String, String)>,
     private: Private,
     clock: Clock,
@@ -401,6 +403,11 @@ impl Runner {
             ("MIRROR_APPLY", "true".to_owned()),
             ("NOVI_MAX_PER_SECOND", "10000".to_owned()),
             ("NOVI_MAX_PER_MINUTE", "100000".to_owned()),
+            ("NOVI_MAX_PER_DAY", "1000000".to_owned()),
+            ("NOVI_TOTAL_PER_SECOND", "1000000".to_owned()),
+            ("NOVI_TOTAL_PER_DAY", "1000000".to_owned()),
+            ("VERIFY_UNKNOWN_PER_MINUTE", "100000".to_owned()),
+            ("VERIFY_UNKNOWN_PER_DAY", "100000".to_owned()),
             ("AWS_LAMBDA_FUNCTION_TIMEOUT", INVOCATION_TIMEOUT_SECONDS.to_owned()),
             ("LD_PRELOAD", preloaded),
             ("FAKETIME_TIMESTAMP_FILE", clock.file.display().to_string()),
@@ -408,6 +415,7 @@ impl Runner {
         ] {
             variables.push((name.to_owned(), value));
         }
+        let digest = root_digest(&format!("{}/api", url(Service::Novi)));
         let function = start(lambda, &variables, &hosts, &private)?;
         let runner = Self {
             lambda,
@@ -421,6 +429,7 @@ impl Runner {
             cached_member,
             stale_member,
             key,
+            digest,
             variables,
             private,
             clock,
@@ -741,7 +750,7 @@ impl Runner {
             }
             // The cooldown is part of the fault, because Novi requested it.
             (Service::Novi, _) => {
-                self.redis.command(&["DEL", "idaa:novi_cooldown"])?;
+                self.redis.command(&["DEL", &format!("idaa:novi_cooldown:{{{}}}", self.digest)])?;
                 self.clock.advance(2)
             }
             _ => Ok(()),
@@ -848,7 +857,9 @@ impl Runner {
         let address = self.novi.state().directory.address(id);
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + self.clock.offset_seconds;
         let cached_at = now - TTL_SECONDS.parse::<u64>()? - 60;
-        let entry = json!({"verified": true, "full_name": "Stale S.", "email": address, "cached_at": cached_at});
+        let entry = json!({
+            "verified": true, "full_name": "Stale S.", "email": address, "cached_at": cached_at, "novi": self.digest,
+        });
         self.redis.command(&["SET", &key, &entry.to_string()])?;
         let result = self.verify(id).await?;
         let is_kept = self.redis.command(&["EXISTS", &key])?.trim() == "1";

@@ -88,7 +88,9 @@ impl Verification {
     }
 
     fn start_function(config: &Value, variables: &[(&str, &str)], private: &Private) -> anyhow::Result<Function> {
-        let defaults = [("NOVI_TIMEOUT_MS", "2000"), ("CACHE_TIMEOUT_MS", "1000")];
+        // Faster than any test, except those of the limit itself.
+        let defaults =
+            [("NOVI_TIMEOUT_MS", "2000"), ("CACHE_TIMEOUT_MS", "1000"), ("NOVI_TOTAL_PER_SECOND", "1000000")];
         Function::start("verify", config, &[&defaults, variables].concat(), private)
     }
 
@@ -213,6 +215,8 @@ impl Mirror {
             ("MIRROR_APPLY", "true"),
             ("NOVI_MAX_PER_SECOND", "10000"),
             ("NOVI_MAX_PER_MINUTE", "100000"),
+            ("NOVI_MAX_PER_DAY", "1000000"),
+            ("NOVI_TOTAL_PER_SECOND", "1000000"),
             ("NOVI_TIMEOUT_MS", "2000"),
         ];
         Function::start("mirror", config, &[&defaults, variables].concat(), private)

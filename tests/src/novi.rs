@@ -104,6 +104,8 @@ pub struct State {
     pub limits: Option<(usize, usize)>,
     /// The path and the time of every call.
     pub calls: Vec<(String, Instant)>,
+    /// The number of calls that these limits have refused.
+    pub refused: usize,
     recent: VecDeque<Instant>,
 }
 
@@ -136,11 +138,19 @@ impl State {
         self.recent.retain(|at| now.duration_since(*at) < Duration::from_secs(60));
         let second = self.recent.iter().filter(|at| now.duration_since(**at) < Duration::from_secs(1)).count();
         if second >= per_second || self.recent.len() >= per_minute {
+            self.refused += 1;
             return true;
         }
         self.recent.push_back(now);
         false
     }
+}
+
+/// Returns the short digest of a root URL that cache entries and Redis keys carry: the first six bytes of its SHA-256.
+#[must_use]
+pub fn root_digest(root: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, root.as_bytes());
+    digest.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The simulator. It stops when the runtime it was started on shuts down.
@@ -187,6 +197,7 @@ impl Novi {
             faults: Vec::new(),
             limits: None,
             calls: Vec::new(),
+            refused: 0,
             recent: VecDeque::new(),
         }));
         let arrivals = watch::Sender::new(());

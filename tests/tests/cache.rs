@@ -3,14 +3,16 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use tests::api::{Request, Response};
 use tests::harness::Verification;
-use tests::novi::NoviFault;
+use tests::novi::{NoviFault, root_digest};
 use tests::redis::{CertificateAuthority, Kind, Redis};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 const KINDS: [Kind; 3] = [Kind::Plain, Kind::Tls, Kind::Cluster];
@@ -139,6 +141,7 @@ async fn member_verified_by_one_instance_is_a_hit_in_another() -> Result<()> {
         let entry: Value = serde_json::from_str(&cached.redis.command(&["GET", &key(member)])?)?;
         let mut expected = response.json();
         expected["cached_at"] = entry["cached_at"].clone();
+        expected["novi"] = json!(root_digest(&cached.env.novi.root()));
         assert_eq!(entry, expected);
         assert!(entry["cached_at"].as_u64() > Some(1_700_000_000));
         let ttl: u64 = cached.redis.command(&["TTL", &key(member)])?.parse()?;
@@ -195,9 +198,15 @@ async fn corrupt_cache_entry_is_a_miss() -> Result<()> {
     for kind in KINDS {
         let cached = Cached::start(kind, &[]).await?;
         let member = cached.env.member;
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let entry_with = |verified: bool, at: u64| {
-            json!({"verified": verified, "full_name": "Someone Else", "email": null, "cached_at": at}).to_string()
+            let novi = root_digest(&cached.env.novi.root());
+            json!({"verified": verified, "full_name": "Someone Else", "email": null, "cached_at": at, "novi": novi})
+                .to_string()
+        };
+        let entry_of = |novi: Value| {
+            json!({"verified": true, "full_name": "Someone Else", "email": null, "cached_at": now, "novi": novi})
+                .to_string()
         };
         for entry in [
             String::new(),
@@ -208,6 +217,10 @@ async fn corrupt_cache_entry_is_a_miss() -> Result<()> {
             entry_with(true, now + 3_600),
             entry_with(true, now - 20_000),
             r#"{"verified":true}"#.to_owned(),
+            // Of another Novi, or of a version that didn't say which.
+            entry_of(json!(root_digest("https://other.example.org/api"))),
+            entry_of(json!(null)),
+            json!({"verified": true, "full_name": "Someone Else", "email": null, "cached_at": now}).to_string(),
         ] {
             cached.redis.command(&["SET", &key(member), &entry])?;
             assert_eq!(cached.origin(member).await?, "miss", "{kind:?} {entry:.40}");
@@ -218,6 +231,86 @@ async fn corrupt_cache_entry_is_a_miss() -> Result<()> {
         assert_eq!(cached.origin(member).await?, "miss", "{kind:?}");
         assert_eq!(cached.origin(member).await?, "hit", "{kind:?}");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deployments_with_one_redis_never_answer_for_each_other() -> Result<()> {
+    let first = Cached::start(Kind::Plain, &[]).await?;
+    let second = Verification::start(&borrowed(&first.variables)).await?;
+    let member = first.env.member;
+    assert_eq!(first.origin(member).await?, "miss");
+    assert_eq!(first.origin(member).await?, "hit");
+    // The second Novi has no such member.
+    assert_eq!(second.verify(member).await?.status, 404);
+    // A cooldown of one Novi says nothing about the other one.
+    second.novi.state().fail("/customers/", 1, NoviFault::RateLimited(Some("60".to_owned())));
+    assert_eq!(second.verify(second.member).await?.status, 429);
+    assert_eq!(second.verify(Uuid::from_u128(fastrand::u128(..))).await?.status, 429);
+    assert_eq!(first.origin(first.newcomer()).await?, "miss");
+    let (digest, other) = (root_digest(&first.env.novi.root()), root_digest(&second.novi.root()));
+    let keys = first.redis.command(&["KEYS", "*"])?;
+    let shared: Vec<&str> = keys.lines().filter(|key| !key.starts_with("idaa:novi_member:")).collect();
+    assert!(shared.iter().all(|key| key.contains(&digest) || key.contains(&other)), "{shared:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn late_response_never_replaces_a_newer_entry() -> Result<()> {
+    let cached = Cached::start(Kind::Plain, &[("NOVI_TIMEOUT_MS", "20000")]).await?;
+    let member = cached.env.member;
+    let hold = Arc::new(Semaphore::new(0));
+    cached.env.novi.state().fail("/customers/", 1, NoviFault::Hold(Arc::clone(&hold)));
+    let unix_now = || SystemTime::now().duration_since(UNIX_EPOCH).map(|since| since.as_secs());
+    let asked_before = unix_now()? + 1;
+    let newer = async {
+        cached.env.novi.wait_for("/customers/", 1).await;
+        // The entries' clock has seconds.
+        while unix_now()? <= asked_before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let novi = root_digest(&cached.env.novi.root());
+        let entry =
+            json!({"verified": true, "full_name": "Newer N.", "email": null, "cached_at": unix_now()?, "novi": novi});
+        cached.redis.command(&["SET", &key(member), &entry.to_string()])?;
+        hold.add_permits(1);
+        anyhow::Ok(())
+    };
+    let (response, written) = tokio::join!(cached.env.verify(member), newer);
+    written?;
+    assert_eq!(response?.header("x-cache"), "miss");
+    assert_eq!(cached.env.verify(member).await?.json()["full_name"], "Newer N.");
+    // Without a newer entry, its time is when Novi was asked.
+    cached.redis.command(&["DEL", &key(member)])?;
+    cached.env.novi.state().fail("/customers/", 1, NoviFault::Hold(Arc::clone(&hold)));
+    let calls = cached.env.novi.state().count("/customers/");
+    let asked_before = unix_now()? + 1;
+    let release = async {
+        cached.env.novi.wait_for("/customers/", calls + 1).await;
+        while unix_now()? <= asked_before {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        hold.add_permits(1);
+        anyhow::Ok(())
+    };
+    let (response, released) = tokio::join!(cached.env.verify(member), release);
+    released?;
+    assert_eq!(response?.header("x-cache"), "miss");
+    let entry: Value = serde_json::from_str(&cached.redis.command(&["GET", &key(member)])?)?;
+    assert!(entry["cached_at"].as_u64() <= Some(asked_before), "{entry}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stale_record_is_served_within_two_seconds_however_long_novi_takes() -> Result<()> {
+    let variables = [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600"), ("NOVI_TIMEOUT_MS", "20000")];
+    let cached = Cached::start(Kind::Plain, &variables).await?;
+    let member = cached.env.member;
+    assert_eq!(cached.origin(member).await?, "miss");
+    cached.env.novi.state().fail("/customers/", usize::MAX, NoviFault::NoResponse);
+    while cached.origin(member).await? == "hit" {}
+    let answered = tokio::time::timeout(Duration::from_secs(2), cached.origin(member)).await;
+    assert_eq!(answered.map_err(|_| anyhow::anyhow!("it took longer"))??, "stale");
     Ok(())
 }
 
@@ -376,7 +469,8 @@ async fn cooldown_and_per_minute_limit_are_shared_between_instances() -> Result<
         assert_eq!(cached.origin(ids[2]).await?, "miss");
         for response in [verify_by_other(ids[3]).await?, cached.env.verify(ids[4]).await?] {
             assert_eq!((response.status, response.code().as_str()), (429, "rate_limited"), "{kind:?}");
-            assert!((1..=60).contains(&response.header("retry-after").parse::<u64>()?));
+            // Spread over some seconds.
+            assert!((1..=63).contains(&response.header("retry-after").parse::<u64>()?));
         }
         assert_eq!(cached.env.novi.state().count("/customers/"), 3);
 
@@ -387,9 +481,10 @@ async fn cooldown_and_per_minute_limit_are_shared_between_instances() -> Result<
         assert_eq!(cached.env.verify(ids[0]).await?.header("retry-after"), "3600");
         let response = cached.env.send_to(&other_instance, &cached.env.request(ids[1])).await?;
         assert_eq!(response.status, 429, "{kind:?}");
-        assert!((200..=300).contains(&response.header("retry-after").parse::<u64>()?));
+        assert!((200..=303).contains(&response.header("retry-after").parse::<u64>()?));
         assert_eq!(cached.env.novi.state().count("/customers/"), 1);
-        let ttl: u64 = cached.redis.command(&["TTL", "idaa:novi_cooldown"])?.parse()?;
+        let cooldown = format!("idaa:novi_cooldown:{{{}}}", root_digest(&cached.env.novi.root()));
+        let ttl: u64 = cached.redis.command(&["TTL", &cooldown])?.parse()?;
         assert!((200..=300).contains(&ttl));
     }
     Ok(())

@@ -1079,6 +1079,37 @@ async fn fixed_bodies(env: &Verification) -> Result<BTreeMap<String, String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn token_is_accepted_if_any_of_the_secrets_signed_it() -> Result<()> {
+    let secrets = ["the-first-of-two-secrets-for-tokens", "the-second-of-two-secrets-for-tokens"];
+    let other = "a-secret-that-is-no-longer-configured";
+    // Also with the spaces and the byte order mark that editors and shells add.
+    let text = format!("\u{feff}\n[\"{}\", \" {}\\n\"]\n", secrets[0], secrets[1]);
+    for configured in [json!(secrets), json!(text)] {
+        let env = Verification::start_with(&[], |config| config["jwt_secret"] = configured).await?;
+        let send = async |secret: &str, claims: &Value| {
+            let token = signed(hmac::HMAC_SHA256, secret.as_bytes(), HEADER, &claims.to_string());
+            let request = Request::get(&Verification::path(env.member))
+                .header("x-api-key", &env.keys.frontend)
+                .header("authorization", &format!("Bearer {token}"));
+            let response = env.send(&request).await?;
+            Ok::<_, anyhow::Error>(if response.status == 200 { "verified".to_owned() } else { response.code() })
+        };
+        let (valid, expired) =
+            (json!({"account_id": "a", "exp": 4_000_000_000_u64}), json!({"account_id": "a", "exp": 1}));
+        for secret in secrets {
+            env.private.add(secret);
+            assert_eq!(
+                (send(secret, &valid).await?, send(secret, &expired).await?),
+                ("verified".into(), "jwt_expired".into())
+            );
+        }
+        assert_eq!(send(other, &valid).await?, "jwt_invalid");
+        assert_eq!(send(&json!(secrets).to_string(), &valid).await?, "jwt_invalid", "the array itself isn't a secret");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn gate_opens_only_for_a_key_and_an_account_context() -> Result<()> {
     let env = Verification::start(&[("CORS_ALLOW_ORIGINS", ORIGIN)]).await?;
     // An instance handles one event at a time, so a second one handles the same event about an unknown member.

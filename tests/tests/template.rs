@@ -191,6 +191,47 @@ fn template_and_readme_have_exactly_the_variables_that_the_code_reads() -> Resul
     Ok(())
 }
 
+/// Totals are for both functions, because they share a key. The rest is for the function that it limits.
+#[test]
+fn functions_get_their_parts_of_novis_allowance() -> Result<()> {
+    let total = [("NOVI_TOTAL_PER_SECOND", 18), ("NOVI_TOTAL_PER_MINUTE", 570), ("NOVI_TOTAL_PER_DAY", 95_000)];
+    let verify =
+        [("VERIFY_NOVI_MAX_PER_MINUTE", 500), ("VERIFY_UNKNOWN_PER_MINUTE", 60), ("VERIFY_UNKNOWN_PER_DAY", 5_000)];
+    let mirror = [("NOVI_MAX_PER_SECOND", 10), ("NOVI_MAX_PER_MINUTE", 400), ("NOVI_MAX_PER_DAY", 50_000)];
+    for (choice, _, resources) in deployments()? {
+        for (name, own) in [("Verify", verify), ("Mirror", mirror)] {
+            let variables = resources[name]["Properties"]["Environment"]["Variables"].as_object().cloned();
+            let limits: BTreeMap<String, Value> = variables
+                .unwrap_or_default()
+                .into_iter()
+                .filter(|(variable, _)| {
+                    ["_PER_SECOND", "_PER_MINUTE", "_PER_DAY"].iter().any(|s| variable.ends_with(s))
+                })
+                .collect();
+            let expected = total.iter().chain(&own).map(|(variable, limit)| ((*variable).to_owned(), json!(limit)));
+            assert_eq!(limits, expected.collect(), "{choice}: {name}");
+        }
+        let throttle = &resources["ApiStage"]["Properties"]["DefaultRouteSettings"];
+        let is_above = |limit: &Value| limit.as_u64().is_some_and(|limit| limit >= 5 * 18);
+        // Otherwise a few requests without a key would keep members out, although Novi has room.
+        assert!(is_above(&throttle["ThrottlingRateLimit"]) && is_above(&throttle["ThrottlingBurstLimit"]), "{choice}");
+    }
+    Ok(())
+}
+
+/// Both functions write entries, so both must keep them for as long.
+#[test]
+fn stale_records_are_served_for_a_day_unless_turned_off() -> Result<()> {
+    for (parameters, expected) in [(json!({}), 86_400), (json!({"CacheStaleSeconds": 0}), 0)] {
+        let resources = resources_for_all(&[&parameters])?.pop().context("there is one template")?;
+        for name in ["Verify", "Mirror"] {
+            let variables = &resources[name]["Properties"]["Environment"]["Variables"];
+            assert_eq!(variables["CACHE_STALE_SECONDS"], expected, "{name}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn functions_accept_the_values_of_the_template() -> Result<()> {
     use shared::settings::{CacheTtls, CommonSettings, Env};
@@ -344,7 +385,7 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
         .filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm")
         .map(|r| &r["Properties"])
         .collect();
-    assert_eq!(alarms.len(), 13);
+    assert_eq!(alarms.len(), 20);
     for alarm in alarms {
         assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&json!(["Alarms"]), &json!(["Alarms"])));
         let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
@@ -358,6 +399,50 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
     let shown = list(&dashboard["widgets"][0]["properties"]["alarms"]).into_iter().collect::<BTreeSet<_>>();
     let all = resources.iter().filter(|(_, resource)| resource["Type"] == "AWS::CloudWatch::Alarm");
     assert_eq!(shown, all.map(|(name, _)| format!("{name}.Arn")).collect(), "the dashboard shows every alarm");
+    Ok(())
+}
+
+/// CloudWatch checks an expression only when the alarm is created.
+#[test]
+fn every_expression_of_an_alarm_uses_exactly_its_metrics() -> Result<()> {
+    for (name, resource) in default_resources()? {
+        let Some(metrics) = resource["Properties"]["Metrics"].as_array() else { continue };
+        let (results, queries): (Vec<&Value>, Vec<&Value>) =
+            metrics.iter().partition(|metric| metric["ReturnData"] == true);
+        ensure!(results.len() == 1, "{name}: expected one result, got {}", results.len());
+        let expression = results[0]["Expression"].as_str().unwrap_or_default();
+        let is_id = |word: &&str| word.starts_with(|first: char| first.is_ascii_lowercase());
+        let used: BTreeSet<&str> =
+            expression.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(is_id).collect();
+        let defined: BTreeSet<&str> = queries.iter().filter_map(|metric| metric["Id"].as_str()).collect();
+        assert_eq!(used, defined, "{name}: {expression}");
+        let periods: BTreeSet<String> =
+            queries.iter().map(|metric| metric["MetricStat"]["Period"].to_string()).collect();
+        assert_eq!(periods.len(), 1, "{name}: expected one period, got {periods:?}");
+    }
+    Ok(())
+}
+
+/// A share says nothing if only a few requests were made, or if anyone without a key can dilute it.
+#[test]
+fn shares_of_outcomes_need_requests_and_ignore_those_that_the_gate_refused() -> Result<()> {
+    let resources = default_resources()?;
+    for (name, metrics, minimum) in [
+        ("UnavailableAlarm", &["NotMember", "Unavailable", "Verified"][..], ""),
+        ("RateLimitedAlarm", &["NotMember", "RateLimited", "Unavailable", "Verified"], ">= 20"),
+        ("NotMembersAlarm", &["NotMember", "Verified"], ">= 20"),
+    ] {
+        let alarm = &resources[name]["Properties"];
+        let queries = alarm["Metrics"].as_array().context("it has several metrics")?;
+        let mut queried: Vec<&str> =
+            queries.iter().filter_map(|query| query["MetricStat"]["Metric"]["MetricName"].as_str()).collect();
+        queried.sort_unstable();
+        assert_eq!(queried, metrics, "{name}");
+        let expression = queries[0]["Expression"].as_str().unwrap_or_default();
+        assert!(expression.contains(minimum), "{name}: {expression}");
+        // Every request emits all outcomes, so there is nothing to fill, even in an outage.
+        assert!(!expression.contains("FILL"), "{name}: {expression}");
+    }
     Ok(())
 }
 
@@ -393,8 +478,16 @@ fn lists_that_wait_go_off_at_once_or_after_a_day() -> Result<()> {
 fn every_queried_metric_is_emitted() -> Result<()> {
     let resources = default_resources()?;
     let mut code = String::new();
-    for file in ["verify/src/app.rs", "verify/src/verification.rs", "mirror/src/run.rs", "../shared/src/novi.rs"] {
-        code += &std::fs::read_to_string(workspace().join("functions").join(file))?;
+    let mut paths =
+        ["functions/verify/src", "functions/mirror/src", "shared/src"].map(|path| workspace().join(path)).to_vec();
+    while let Some(path) = paths.pop() {
+        if path.is_dir() {
+            for entry in path.read_dir()? {
+                paths.push(entry?.path());
+            }
+        } else {
+            code += &std::fs::read_to_string(path)?;
+        }
     }
     let dashboard = resources["Dashboard"]["Properties"]["DashboardBody"].as_str().unwrap_or_default();
     let mut queried: BTreeSet<String> = BTreeSet::new();
@@ -419,13 +512,17 @@ fn every_queried_metric_is_emitted() -> Result<()> {
         "ListsFailed",
         "ListsHeld",
         "Withheld",
+        "BudgetExhausted",
+        "StrangersLimited",
+        "BreakerOpen",
+        "NoviCallsToday",
     ];
     for name in ours.iter().chain(&more) {
         assert!(dashboard.contains(&format!("\"{name}\"")), "the dashboard doesn't show {name}");
         queried.insert((*name).to_owned());
     }
-    // Metrics of Lambda and SQS themselves.
-    for own in ["Errors", "Throttles", "Invocations", "ApproximateNumberOfMessagesVisible"] {
+    // Metrics of Lambda, API Gateway and SQS themselves.
+    for own in ["Errors", "Throttles", "Invocations", "Count", "4xx", "5xx", "ApproximateNumberOfMessagesVisible"] {
         assert!(queried.remove(own), "{own}");
     }
     for name in queried {

@@ -350,7 +350,8 @@ async fn rate_limit_is_passed_on_and_starts_a_cooldown() -> Result<()> {
         let calls = env.novi.state().count("/");
         let response = env.verify(other).await?;
         assert_eq!(problem(&response), (429, "rate_limited".to_owned()));
-        assert!(response.header("retry-after").parse::<u64>()? <= max.min(300));
+        // Spread over some seconds, so that callers don't return together.
+        assert!(response.header("retry-after").parse::<u64>()? <= max.min(300) + 3);
         assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
         assert_eq!(env.novi.state().count("/"), calls);
     }
@@ -375,7 +376,7 @@ async fn per_minute_limit_is_enforced() -> Result<()> {
     assert_eq!(env.verify(others[0]).await?.status, 200);
     let response = env.verify(others[1]).await?;
     assert_eq!(problem(&response), (429, "rate_limited".to_owned()));
-    assert!((1..=60).contains(&response.header("retry-after").parse::<u64>()?));
+    assert!((1..=63).contains(&response.header("retry-after").parse::<u64>()?));
     assert_eq!(env.novi.state().count("/customers/"), 2);
     assert_eq!(env.verify(env.member).await?.header("x-cache"), "hit");
     Ok(())

@@ -59,7 +59,8 @@ pub async fn run() -> anyhow::Result<()> {
     let settings = Settings::from_env(&env)?;
 
     let services = Services::<Parameters>::new(settings.common)?;
-    let cache = services.connector().map(|connector| MemberCache::for_mirror(settings.cache, connector));
+    let cache =
+        services.connector().map(|connector| MemberCache::for_mirror(settings.cache, settings.novi_limits, connector));
     let Services { http, novi, parameters, .. } = services;
     parameters.start().await?;
     env.require_lambda()?;
@@ -69,7 +70,7 @@ pub async fn run() -> anyhow::Result<()> {
         http,
         novi,
         mailman: settings.mailman,
-        rate_limiter: Mutex::new(NoviRateLimiter::new(settings.novi_max_per_second, settings.novi_max_per_minute)),
+        rate_limiter: Mutex::new(NoviRateLimiter::new(settings.novi_limits.share)),
         read_options: ReadOptions { bulk: settings.bulk, collect_for_cache: settings.prewarm_cache && cache.is_some() },
         member_rules: settings.member_rules,
         may_write: settings.apply,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use shared::cache::{Claim, MemberCache, Session, lock_key};
+use shared::novi::RootDigest;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -54,6 +55,7 @@ impl<'c> Locks<'c> {
     /// Locks lists for at most `seconds`. Gives up at `cutoff`.
     pub(crate) async fn lock(
         cache: Option<&'c MemberCache>,
+        novi: &'c RootDigest,
         instance_id: &InstanceId,
         targets: &[&Target],
         seconds: u64,
@@ -62,7 +64,7 @@ impl<'c> Locks<'c> {
         let owner = format!("{}:{}", instance_id.0, random_id());
         let mut locks = Self { redis: None, owner, requested: Vec::new(), taken: BTreeSet::new(), undetermined: 0 };
         let Some(cache) = cache else { return locks };
-        let redis = Redis { cache, is_gone: AtomicBool::new(false) };
+        let redis = Redis { cache, novi, is_gone: AtomicBool::new(false) };
         let owner = &locks.owner;
         let claims = targets.iter().map(|target| {
             let (redis, list) = (&redis, &target.list);
@@ -91,7 +93,7 @@ impl<'c> Locks<'c> {
         if locks.any_undetermined() {
             tracing::warn!(lists = locks.undetermined, "lock unavailable; continuing without it");
         }
-        locks.redis = Some(Redis { cache, is_gone: AtomicBool::new(false) });
+        locks.redis = Some(Redis { cache, novi, is_gone: AtomicBool::new(false) });
         locks
     }
 
@@ -137,6 +139,7 @@ impl<'c> Locks<'c> {
 /// The Redis of the locks, which isn't asked any longer once it is known to be gone.
 struct Redis<'c> {
     cache: &'c MemberCache,
+    novi: &'c RootDigest,
     is_gone: AtomicBool,
 }
 
@@ -152,7 +155,7 @@ impl Redis<'_> {
             if self.is_gone() || time_left.is_zero() {
                 return None;
             }
-            let mut session = self.cache.session();
+            let mut session = self.cache.session(self.novi);
             session.limit(time_left);
             if let Some(response) = request(session).await {
                 return Some(response);

@@ -26,7 +26,7 @@ use crate::mapping::{ListId, Mappings, Target};
 use crate::parameters::Parameters;
 use crate::plan::Plan;
 use crate::probe::{self, ProbeReport};
-use crate::read::{Caller, NoviRateLimiter, PeopleRecords, ReadOptions, Reader, ReadingEnd};
+use crate::read::{CallLimits, Caller, NoviRateLimiter, PeopleRecords, ReadOptions, Reader, ReadingEnd};
 use crate::report::{Explanation, ListReport, Report};
 use crate::roster::Roster;
 use crate::show::show;
@@ -161,10 +161,14 @@ impl Mirror {
     /// Probes both upstreams.
     async fn probe(&self, parameters: &Arc<Parameters>, started: Instant, deadline: Instant) -> ProbeReport {
         let cutoff = probe::cutoff(started, deadline.checked_sub(DEADLINE_RESERVE).unwrap_or(started));
-        let caller = Caller::new(&self.novi, &self.parameters, Arc::clone(parameters), &self.rate_limiter, cutoff);
+        let caller = Caller::new(&self.novi, &self.parameters, Arc::clone(parameters), self.call_limits(), cutoff);
         let mailman = Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(parameters), cutoff);
         probe::probe(started, &self.novi, caller, self.read_options.bulk, &self.member_rules, &mailman, parameters)
             .await
+    }
+
+    fn call_limits(&self) -> CallLimits<'_> {
+        CallLimits { own: &self.rate_limiter, shared: self.cache.as_ref() }
     }
 
     /// Runs once.
@@ -186,7 +190,7 @@ impl Mirror {
                 &self.novi,
                 &self.parameters,
                 Arc::clone(parameters),
-                &self.rate_limiter,
+                self.call_limits(),
                 read_options,
                 &self.member_rules,
                 reading_cutoff(started, cutoff),
@@ -208,7 +212,7 @@ impl Mirror {
         // Dry runs don't take locks.
         let cache = self.cache.as_ref().filter(|_| !dry_run);
         let seconds = deadline.saturating_duration_since(started).as_secs() + 1;
-        let locks = Locks::lock(cache, &self.instance_id, &targets, seconds, cutoff).await;
+        let locks = Locks::lock(cache, parameters.novi.digest(), &self.instance_id, &targets, seconds, cutoff).await;
         let cache_is_down = locks.any_undetermined();
         let (locked, unlocked): (Vec<&Target>, Vec<&Target>) =
             targets.into_iter().partition(|target| locks.is_taken(&target.list));
@@ -228,7 +232,8 @@ impl Mirror {
 
         if let Some(cache) = cache.filter(|_| !outcome.updates.is_empty()) {
             let count = outcome.updates.len();
-            let entries = cache.prewarm(outcome.updates, cutoff.saturating_duration_since(Instant::now())).await;
+            let time_left = cutoff.saturating_duration_since(Instant::now());
+            let entries = cache.prewarm(outcome.updates, &parameters.novi, time_left).await;
             if entries < count {
                 tracing::warn!(entries, total = count, "cache prewarm incomplete");
             } else {
@@ -236,6 +241,8 @@ impl Mirror {
             }
         }
         let count = |status| lists.iter().filter(|list| list.status == status).count() as u64;
+        let calls_today = run.reader.caller.calls_today().map(|calls| Metric::Count("NoviCallsToday", calls));
+        metrics::emit(&calls_today.into_iter().collect::<Vec<_>>());
         metrics::emit(&[
             Metric::Count("ListsOk", count(Status::Ok)),
             Metric::Count("ListsPartial", count(Status::Partial)),
@@ -246,6 +253,7 @@ impl Mirror {
             Metric::Count("Withheld", lists.iter().map(|list| list.withheld as u64).sum()),
             Metric::Count("NoviCalls", run.reader.caller.calls()),
             Metric::Count("NoviRateLimited", run.reader.caller.rate_limited()),
+            Metric::Count("BudgetExhausted", u64::from(run.reader.caller.is_exhausted())),
             Metric::Count("NoviRefused", u64::from(run.reader.caller.access_denied().is_some())),
             Metric::Count("NoviMismatch", run.reader.caller.mismatches()),
             Metric::Count("MailmanCalls", run.mailman.calls()),

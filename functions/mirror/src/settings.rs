@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use shared::cache::NoviLimits;
 use shared::member::MemberRules;
-use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
+use shared::rate_limit::Rates;
+use shared::settings::{CacheTtls, CommonSettings, Env, SettingError, novi_total};
 
 use crate::mailman::Timeouts;
 
@@ -19,10 +21,8 @@ pub(crate) struct Settings {
     pub(crate) prewarm_cache: bool,
     /// `NOVI_BULK`: true if the bulk list of all records may be read.
     pub(crate) bulk: bool,
-    /// `NOVI_MAX_PER_SECOND`.
-    pub(crate) novi_max_per_second: usize,
-    /// `NOVI_MAX_PER_MINUTE`.
-    pub(crate) novi_max_per_minute: usize,
+    /// `NOVI_TOTAL_PER_*` and `NOVI_MAX_PER_*`.
+    pub(crate) novi_limits: NoviLimits,
     /// `MAILMAN_TIMEOUT_MS` and `MAILMAN_RETRY_SECONDS`.
     pub(crate) mailman: Timeouts,
     /// `MIRROR_APPLY`: only `true` lets a run write.
@@ -31,11 +31,14 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn from_env(env: &Env) -> Result<Self, SettingError> {
-        let limit = |name, default| {
-            env.number(name, default, 1..=1_000_000, "calls").map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+        let share = Rates {
+            second: env.calls("NOVI_MAX_PER_SECOND", 10)?,
+            minute: env.calls("NOVI_MAX_PER_MINUTE", 400)?,
+            day: env.calls("NOVI_MAX_PER_DAY", 50_000)?,
         };
         Ok(Self {
             common: CommonSettings::from_env(env)?,
+            novi_limits: NoviLimits { total: novi_total(env, share)?, share, unknown: (0, 0), yields: true },
             cache: CacheTtls::from_env(env)?,
             member_rules: MemberRules::from_env(env)?,
             prewarm_cache: env.flag("MIRROR_WARMS_CACHE", true)?,
@@ -44,8 +47,6 @@ impl Settings {
                 "off" => Some(false),
                 _ => None,
             })?,
-            novi_max_per_second: limit("NOVI_MAX_PER_SECOND", 10)?,
-            novi_max_per_minute: limit("NOVI_MAX_PER_MINUTE", 400)?,
             mailman: Timeouts {
                 request: Duration::from_millis(env.number(
                     "MAILMAN_TIMEOUT_MS",

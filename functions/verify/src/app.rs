@@ -106,6 +106,7 @@ impl lambda_http::IntoResponse for LambdaResponse {
 
 /// Returns the metrics of a response of the member route, for the dashboard.
 fn response_metrics<B>(response: &http::Response<B>, duration_ms: f64) -> Vec<Metric> {
+    const OUTCOMES: [&str; 5] = ["Verified", "NotMember", "RateLimited", "Unavailable", "Refused"];
     let outcome = match response.status() {
         StatusCode::OK => "Verified",
         StatusCode::NOT_FOUND => "NotMember",
@@ -119,7 +120,9 @@ fn response_metrics<B>(response: &http::Response<B>, duration_ms: f64) -> Vec<Me
         "bypass" => "CacheDown",
         _ => "CacheMiss",
     });
-    let counts = [Some(outcome), cache].into_iter().flatten().map(|name| Metric::Count(name, 1));
+    // The zeros let an alarm compute a share even if all responses are of one kind.
+    let outcomes = OUTCOMES.iter().map(|name| Metric::Count(name, u64::from(*name == outcome)));
+    let counts = outcomes.chain(cache.map(|name| Metric::Count(name, 1)));
     counts.chain([Metric::Milliseconds("Latency", duration_ms)]).collect()
 }
 

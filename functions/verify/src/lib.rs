@@ -45,11 +45,11 @@ pub async fn run() -> anyhow::Result<()> {
     let env = Env::process();
     telemetry::install(&env)?;
     let phase = Phase::start("settings");
-    let Settings { common, cache, novi_max_per_minute, member_rules, cors, base_path } = Settings::from_env(&env)?;
+    let Settings { common, cache, novi_limits, member_rules, cors, base_path } = Settings::from_env(&env)?;
     drop(phase);
     let cache_timeout = common.cache_timeout;
     let services = Services::<Parameters>::new(common)?;
-    let cache = MemberCache::new(cache, novi_max_per_minute, services.connector(), cache_timeout);
+    let cache = MemberCache::new(cache, novi_limits, services.connector(), cache_timeout);
     let Services { novi, parameters, .. } = services;
     // Lambda gives the init phase a full CPU, so all connections are made now, concurrently.
     let load_parameters_and_connect = async {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use shared::cache::CacheHealth;
 use shared::member::{Identity, MemberId};
+use shared::novi::RootDigest;
 use shared::parameters::Health;
 use tokio::time::timeout_at;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -88,9 +89,9 @@ async fn member(
 ) -> Result<Response, Problem> {
     let parameters = timeout_at(deadline, verifier.parameters.get()).await;
     let parameters = parameters.ok().and_then(Result::ok).ok_or(Code::ParametersUnavailable)?;
-    parameters.gate.check(&headers)?;
+    let trust = parameters.gate.check(&headers)?;
     let id = uuid.ok().and_then(|Path(uuid)| MemberId::parse(&uuid)).ok_or(Code::InvalidUuid)?;
-    let (Identity { full_name, email }, origin) = verifier.verify(parameters, id, deadline).await?;
+    let (Identity { full_name, email }, origin) = verifier.verify(parameters, trust, id, deadline).await?;
     let mut response = Json(Verified { verified: true, full_name, email }).into_response();
     response.headers_mut().insert(X_CACHE, HeaderValue::from_static(Origin::as_str(origin)));
     Ok(response)
@@ -156,8 +157,13 @@ enum CacheCheck {
     security(()),
 )]
 async fn health(State(AppState { verifier, .. }): State<AppState>, Deadline(deadline): Deadline) -> Response {
+    let cache = async {
+        let parameters = verifier.parameters.for_cache(false).await;
+        let novi = parameters.map_or_else(RootDigest::unknown, |parameters| parameters.novi.digest().clone());
+        verifier.cache.health(&novi).await
+    };
     let (parameters, cache) =
-        tokio::join!(timeout_at(deadline, verifier.parameters.health()), timeout_at(deadline, verifier.cache.health()));
+        tokio::join!(timeout_at(deadline, verifier.parameters.health()), timeout_at(deadline, cache));
     let (mut status, parameters) = match parameters.unwrap_or(Health::Down) {
         Health::Ok => (Status::Ok, ParametersCheck::Ok),
         Health::Stale => (Status::Degraded, ParametersCheck::Stale),

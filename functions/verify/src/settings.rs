@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use shared::cache::NoviLimits;
 use shared::member::MemberRules;
-use shared::settings::{CacheTtls, CommonSettings, Env, SettingError};
+use shared::rate_limit::Rates;
+use shared::settings::{CacheTtls, CommonSettings, Env, SettingError, novi_total};
 use url::Url;
 
 /// The settings from the environment.
 pub(crate) struct Settings {
     pub(crate) common: CommonSettings,
     pub(crate) cache: CacheTtls,
-    /// `VERIFY_NOVI_MAX_PER_MINUTE`.
-    pub(crate) novi_max_per_minute: usize,
+    /// `NOVI_TOTAL_PER_*`, `VERIFY_NOVI_MAX_PER_MINUTE` and `VERIFY_UNKNOWN_PER_*`.
+    pub(crate) novi_limits: NoviLimits,
     /// `REQUIRE_ACTIVE` and `MEMBER_STATUSES`.
     pub(crate) member_rules: MemberRules,
     /// `CORS_ALLOW_ORIGINS`.
@@ -35,16 +37,17 @@ pub(crate) enum Origins {
 impl Settings {
     /// Reads the settings from environment variables.
     pub(crate) fn from_env(env: &Env) -> Result<Self, SettingError> {
+        let minute = env.calls("VERIFY_NOVI_MAX_PER_MINUTE", 500)?;
+        let total = novi_total(env, Rates { second: 0, minute, day: 0 })?;
         Ok(Self {
             common: CommonSettings::from_env(env)?,
             cache: CacheTtls::from_env(env)?,
-            novi_max_per_minute: usize::try_from(env.number(
-                "VERIFY_NOVI_MAX_PER_MINUTE",
-                500,
-                1..=100_000,
-                "calls",
-            )?)
-            .unwrap_or(usize::MAX),
+            novi_limits: NoviLimits {
+                total,
+                share: Rates { minute, ..total },
+                unknown: (env.calls("VERIFY_UNKNOWN_PER_MINUTE", 60)?, env.calls("VERIFY_UNKNOWN_PER_DAY", 5_000)?),
+                yields: false,
+            },
             member_rules: MemberRules::from_env(env)?,
             cors: env.parsed(
                 "CORS_ALLOW_ORIGINS",

@@ -4,9 +4,9 @@
 //! outage never looks like "not a member".
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use shared::cache::{Lookup, MemberCache, Session, SessionBudget};
+use shared::cache::{Lookup, MemberCache, Refusal, Session, SessionBudget};
 use shared::http_client::ceil_seconds;
 use shared::member::{Identity, MemberId, MemberRules, Verdict};
 use shared::metrics::{self, Metric};
@@ -15,6 +15,7 @@ use shared::parameters::ParameterStore;
 use tokio::time::{Instant, timeout_at};
 
 use crate::flights::Flights;
+use crate::gate::Trust;
 use crate::parameters::Parameters;
 use crate::problem::{Code, Problem};
 
@@ -43,6 +44,9 @@ impl Origin {
     }
 }
 
+/// The time after which a request isn't kept waiting for Novi any longer, if a stale record is at hand.
+const STALE_PATIENCE: Duration = Duration::from_millis(1_800);
+
 /// The time that is left for the response after the cache was written.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(50);
 
@@ -54,6 +58,39 @@ fn time_for_cache(deadline: Instant) -> Duration {
 /// What Novi says about a member: the identity, or `None` if there is no such member.
 type Outcome = Result<Option<Identity>, Problem>;
 
+/// The longest wait for a place in the budget of calls.
+const PLACE_PATIENCE: Duration = Duration::from_secs(4);
+/// The time that is left for the call after that wait.
+const CALL_RESERVE: Duration = Duration::from_millis(500);
+
+/// Waits for a place in the budget of calls to Novi. Returns true if the last calls had no response.
+async fn take_place(cache: &mut Session<'_>, stranger: Option<&str>, deadline: Instant) -> Result<bool, Refusal> {
+    let time_left = deadline.saturating_duration_since(Instant::now()).saturating_sub(CALL_RESERVE);
+    let place = cache.admit(stranger, time_left.min(PLACE_PATIENCE)).await?;
+    metrics::emit(&[Metric::Count("NoviCallsToday", place.calls_today)]);
+    if !place.wait.is_zero() {
+        tokio::time::sleep(place.wait).await;
+    }
+    Ok(place.has_failures)
+}
+
+/// Returns the problem of a request that may not call Novi. Its `Retry-After` is spread, so that callers don't return
+/// together.
+fn refused(refusal: Refusal) -> Problem {
+    let metric = match refusal {
+        Refusal::Cooldown(_) => None,
+        Refusal::Budget(_) | Refusal::Later(_) => Some("BudgetExhausted"),
+        Refusal::Breaker(_) => Some("BreakerOpen"),
+        Refusal::Stranger(_) => Some("StrangersLimited"),
+    };
+    metrics::emit(&metric.map(|name| Metric::Count(name, 1)).into_iter().collect::<Vec<_>>());
+    let seconds = ceil_seconds(refusal.wait()).max(1) + fastrand::u64(0..=3);
+    match refusal {
+        Refusal::Breaker(_) => Problem::with_retry_after(Code::NoviUnreachable, Some(seconds)),
+        _ => Problem::rate_limited(seconds),
+    }
+}
+
 /// Verifies members, with the cache and Novi.
 pub(crate) struct Verifier {
     pub(crate) parameters: Arc<ParameterStore<Parameters>>,
@@ -61,7 +98,7 @@ pub(crate) struct Verifier {
     pub(crate) novi: novi::Client,
     pub(crate) member_rules: MemberRules,
     /// The lookups in flight, which concurrent requests for the same member share.
-    pub(crate) lookups: Arc<Flights<MemberId, Outcome>>,
+    pub(crate) lookups: Arc<Flights<(MemberId, Trust), Outcome>>,
 }
 
 impl Verifier {
@@ -69,11 +106,13 @@ impl Verifier {
     pub(crate) async fn verify(
         self: &Arc<Self>,
         parameters: Arc<Parameters>,
+        trust: Trust,
         id: MemberId,
         deadline: Instant,
     ) -> Result<(Identity, Origin), Problem> {
-        let mut cache = self.cache.session();
-        cache.limit(deadline.saturating_duration_since(Instant::now()));
+        let started = Instant::now();
+        let mut cache = self.cache.session(parameters.novi.digest());
+        cache.limit(deadline.saturating_duration_since(started));
         let stale = match cache.get(id).await {
             Lookup::Fresh(identity) => return Ok((identity, Origin::Hit)),
             Lookup::Stale(identity) => Some(identity),
@@ -81,8 +120,11 @@ impl Verifier {
         };
         let origin = if cache.was_bypassed() { Origin::Bypass } else { Origin::Miss };
         let budget = cache.budget();
-        let lookup = self.lookups.join(id, || Arc::clone(self).look_up(budget, parameters, id, deadline));
-        let outcome = match timeout_at(deadline, lookup).await {
+        let lookup =
+            self.lookups.join((id, trust), || Arc::clone(self).look_up(budget, parameters, trust, id, deadline));
+        // The lookup goes on, for requests that share it and for the cache.
+        let patience = if stale.is_some() { deadline.min(started + STALE_PATIENCE) } else { deadline };
+        let outcome = match timeout_at(patience, lookup).await {
             Ok(outcome) => outcome.ok_or(Code::InternalError)?,
             Err(_) => Err(Code::NoviUnreachable.into()),
         };
@@ -99,32 +141,41 @@ impl Verifier {
         self: Arc<Self>,
         budget: SessionBudget,
         parameters: Arc<Parameters>,
+        trust: Trust,
         id: MemberId,
         deadline: Instant,
     ) -> Outcome {
         let mut cache = self.cache.resume(budget);
-        let outcome = self.query_novi(&mut cache, parameters, id, deadline).await;
+        let hash = parameters.novi.hash(id);
+        let stranger = Some(hash.as_str()).filter(|_| trust == Trust::Anyone);
+        let outcome = self.query_novi(&mut cache, parameters, stranger, id, deadline).await;
         cache.limit(time_for_cache(deadline));
         match &outcome {
-            Ok(Some(identity)) => cache.put(id, identity.clone()).await,
+            Ok(Some((identity, asked_at))) => {
+                cache.put(id, identity.clone(), *asked_at).await;
+                cache.remember(hash).await;
+            }
             // A stale record must not be served again after Novi has reported that the member is gone.
             Ok(None) => cache.forget(id).await,
             Err(_) => {}
         }
-        outcome
+        outcome.map(|found| found.map(|(identity, _)| identity))
     }
 
-    /// Queries Novi, unless a cooldown or the rate limit forbids it. A stale record may replace any error.
+    /// Queries Novi, unless a cooldown or the rate limit forbids it. Returns the identity and when Novi was asked. A stale
+    /// record may replace any error.
     async fn query_novi(
         &self,
         cache: &mut Session<'_>,
         mut parameters: Arc<Parameters>,
+        stranger: Option<&str>,
         id: MemberId,
         deadline: Instant,
-    ) -> Outcome {
+    ) -> Result<Option<(Identity, SystemTime)>, Problem> {
         let deadline = deadline.min(self.novi.deadline());
-        match self.read_record(cache, &mut parameters, id, deadline).await? {
-            Verdict::Member(identity) => Ok(Some(identity)),
+        let (verdict, asked_at) = self.read_record(cache, &mut parameters, stranger, id, deadline).await?;
+        match verdict {
+            Verdict::Member(identity) => Ok(Some((identity, asked_at))),
             Verdict::NotMember => Ok(None),
             Verdict::NoIdentity => {
                 self.confirm_not_found(cache, parameters, id, deadline).await?;
@@ -133,30 +184,41 @@ impl Verifier {
         }
     }
 
-    /// Reads the record of a UUID, unless a cooldown or the rate limit forbids it. No record counts as one without an
-    /// identity.
+    /// Reads the record of a UUID, unless a cooldown or the rate limit forbids it. Returns when Novi was asked, too. No
+    /// record counts as one without an identity.
     async fn read_record(
         &self,
         cache: &mut Session<'_>,
         parameters: &mut Arc<Parameters>,
+        stranger: Option<&str>,
         id: MemberId,
         deadline: Instant,
-    ) -> Result<Verdict, Problem> {
-        cache.may_call_novi().await.map_err(|wait| Problem::rate_limited(ceil_seconds(wait)))?;
+    ) -> Result<(Verdict, SystemTime), Problem> {
+        let has_failures = take_place(cache, stranger, deadline).await.map_err(refused)?;
         let verdict = match self.fetch(cache, parameters, id, deadline).await {
             Ok(answered) => self.classify(answered),
             Err(failure) => Err(failure),
         };
         match verdict {
-            Ok(verdict) => {
+            Ok((verdict, asked_at)) => {
+                cache.limit(time_for_cache(deadline));
+                cache.count_response(has_failures).await;
+                if matches!(verdict, Verdict::NoIdentity) {
+                    cache.count_unknown().await;
+                }
                 if parameters.novi_probe.is_some() && !matches!(verdict, Verdict::NoIdentity) {
-                    cache.limit(time_for_cache(deadline));
                     cache.mark_record_read().await;
                 }
-                Ok(verdict)
+                Ok((verdict, asked_at))
             }
             Err(Failure { error, retry_after }) => {
                 tracing::warn!(?error, cause = %error, "Novi lookup failed");
+                // Even if Novi has used up its time, because a failure that isn't counted opens no breaker. A caller whose
+                // own time is over doesn't wait for this.
+                match error {
+                    NoviError::Unreachable(_) => cache.count_failure().await,
+                    _ => cache.count_response(has_failures).await,
+                }
                 let code = match error {
                     NoviError::RateLimited(_) => {
                         let seconds = retry_after.unwrap_or(DEFAULT_RETRY_AFTER.as_secs());
@@ -174,10 +236,11 @@ impl Verifier {
         }
     }
 
-    fn classify(&self, Answered { customer, retry_after }: Answered) -> Result<Verdict, Failure> {
-        let Customer::Record(record) = customer else { return Ok(Verdict::NoIdentity) };
+    fn classify(&self, answered: Answered) -> Result<(Verdict, SystemTime), Failure> {
+        let Answered { customer, asked_at, retry_after } = answered;
+        let Customer::Record(record) = customer else { return Ok((Verdict::NoIdentity, asked_at)) };
         let invalid = |_| Failure { error: NoviError::InvalidResponse(InvalidResponse::Body), retry_after };
-        record.verdict(&self.member_rules).map_err(invalid)
+        record.verdict(&self.member_rules).map(|verdict| (verdict, asked_at)).map_err(invalid)
     }
 
     /// Makes sure that Novi returns records at all, if a record is known that must exist. A wrong root, a changed route
@@ -197,7 +260,7 @@ impl Verifier {
             return Ok(());
         }
         let is_missing = probe == id
-            || matches!(self.read_record(cache, &mut parameters, probe, deadline).await?, Verdict::NoIdentity);
+            || matches!(self.read_record(cache, &mut parameters, None, probe, deadline).await?.0, Verdict::NoIdentity);
         if is_missing {
             tracing::warn!("Novi's 404 not believed, because the record of novi_probe_uuid is missing too");
             return Err(Code::NoviError.into());
@@ -246,9 +309,9 @@ impl Verifier {
             }
             tokio::time::sleep(pause).await;
             // A retry is another call, and the rate limit may not allow one.
-            cache.may_call_novi().await.map_err(|_| failure)?;
+            take_place(cache, None, deadline).await.map_err(|_| failure)?;
         }
     }
 }
 
-shared::unprintable!(Verifier, Flights<MemberId, Outcome>);
+shared::unprintable!(Verifier, Flights<(MemberId, Trust), Outcome>);

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::budget::{LocalBudget, NoviLimits, Place, Refusal};
 use super::entry::{Entry, Lookup, unix_now};
 use crate::member::MemberId;
-use crate::rate_limit::SlidingWindow;
+use crate::novi::RootDigest;
 use crate::settings::CacheTtls;
 use crate::sync::lock;
 
@@ -25,33 +26,38 @@ pub(super) struct LocalCache {
     record_read: Mutex<Option<Instant>>,
     /// When the other instances were last told so.
     announced: Mutex<Option<Instant>>,
-    calls: Mutex<SlidingWindow>,
+    budget: Mutex<LocalBudget>,
+    /// Hashes of the UUIDs that were verified.
+    known: quick_cache::sync::Cache<String, ()>,
 }
 
 impl LocalCache {
-    pub(super) fn new(novi_max_per_minute: usize) -> Self {
+    pub(super) fn new(limits: NoviLimits) -> Self {
         Self {
             entries: quick_cache::sync::Cache::new(CAPACITY),
             cooldown: Mutex::new(None),
             record_read: Mutex::new(None),
             announced: Mutex::new(None),
-            calls: Mutex::new(SlidingWindow::new(novi_max_per_minute, Duration::from_secs(60))),
+            budget: Mutex::new(LocalBudget::new(limits)),
+            known: quick_cache::sync::Cache::new(CAPACITY),
         }
     }
 
-    pub(super) fn get(&self, id: MemberId, ttls: CacheTtls) -> Lookup {
+    pub(super) fn get(&self, id: MemberId, novi: &RootDigest, ttls: CacheTtls) -> Lookup {
         let Some(entry) = self.entries.get(&id) else {
             return Lookup::Miss;
         };
-        let lookup = entry.lookup(ttls, unix_now());
+        let lookup = entry.lookup(novi, ttls, unix_now());
         if matches!(lookup, Lookup::Miss) {
             self.entries.remove(&id);
         }
         lookup
     }
 
+    /// Stores an entry, unless it is too large, or a newer one of the same Novi exists.
     pub(super) fn put(&self, id: MemberId, entry: Entry) {
-        if entry.text_bytes() <= MAX_TEXT_BYTES {
+        let is_newer = |current: &Entry| current.novi == entry.novi && current.cached_at > entry.cached_at;
+        if entry.text_bytes() <= MAX_TEXT_BYTES && !self.entries.get(&id).as_ref().is_some_and(is_newer) {
             self.entries.insert(id, entry);
         }
     }
@@ -87,47 +93,52 @@ impl LocalCache {
         *cooldown = (*cooldown).max(Some(until));
     }
 
-    /// Returns how long to wait before a call to Novi as an error if no call may be made now.
-    pub(super) fn wait(&self) -> Result<(), Duration> {
+    /// Returns the rest of a cooldown as an error.
+    pub(super) fn check_cooldown(&self) -> Result<(), Refusal> {
         let now = Instant::now();
         let cooldown = lock(&self.cooldown).map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-        let wait = cooldown.max(lock(&self.calls).wait(now));
-        if wait.is_zero() { Ok(()) } else { Err(wait) }
+        if cooldown.is_zero() { Ok(()) } else { Err(Refusal::Cooldown(cooldown)) }
     }
 
-    /// Counts a call to Novi.
-    pub(super) fn count_call(&self) {
-        lock(&self.calls).take(Instant::now());
+    /// Takes a place in the instance's own budget, or says why there is none.
+    pub(super) fn admit(&self, stranger: Option<&str>, max_wait: Duration) -> Result<Place, Refusal> {
+        let is_stranger = stranger.is_some_and(|hash| self.known.get(hash).is_none());
+        lock(&self.budget).admit(Instant::now(), is_stranger, max_wait)
+    }
+
+    pub(super) fn count_unknown(&self) {
+        lock(&self.budget).count_unknown(Instant::now());
+    }
+
+    pub(super) fn count_failure(&self) {
+        lock(&self.budget).count_failure(Instant::now());
+    }
+
+    pub(super) fn count_response(&self) {
+        lock(&self.budget).count_response();
+    }
+
+    pub(super) fn remember(&self, hash: String) {
+        self.known.insert(hash, ());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rate_limit::Rates;
 
     #[tokio::test(start_paused = true)]
     async fn a_cooldown_ends_when_its_time_is_over() {
-        let cache = LocalCache::new(10);
+        let rates = Rates { second: 10, minute: 10, day: 10 };
+        let limits = NoviLimits { total: rates, share: rates, unknown: (10, 10), yields: false };
+        let cache = LocalCache::new(limits);
         cache.cool_down(Duration::ZERO);
-        assert!(cache.wait().is_ok());
+        assert!(cache.check_cooldown().is_ok());
         cache.cool_down(Duration::from_secs(30));
         cache.cool_down(Duration::from_secs(5));
-        assert_eq!(cache.wait(), Err(Duration::from_secs(30)));
+        assert_eq!(cache.check_cooldown(), Err(Refusal::Cooldown(Duration::from_secs(30))));
         tokio::time::advance(Duration::from_secs(30)).await;
-        assert!(cache.wait().is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_call_limit_recovers_as_the_minute_slides() {
-        let cache = LocalCache::new(2);
-        cache.count_call();
-        tokio::time::advance(Duration::from_secs(20)).await;
-        assert!(cache.wait().is_ok());
-        cache.count_call();
-        assert_eq!(cache.wait(), Err(Duration::from_secs(40)));
-        tokio::time::advance(Duration::from_secs(40)).await;
-        assert!(cache.wait().is_ok());
-        cache.count_call();
-        assert!(cache.wait().is_err());
+        assert!(cache.check_cooldown().is_ok());
     }
 }

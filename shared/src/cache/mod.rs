@@ -1,10 +1,11 @@
-//! State shared between instances through Redis: verified members, the cooldown after a 429 from Novi, the per-minute
-//! call count, and per-list locks.
+//! State shared between instances through Redis: verified members, the cooldown after a 429 from Novi, the budget of
+//! calls, and per-list locks.
 //!
 //! Without Redis, each instance keeps the same state in memory with the same expiry times, except for locks. Only
 //! verified records are ever stored. Redis problems (down, slow, full, corrupt data) never fail a request and delay it
 //! by at most `CACHE_TIMEOUT_MS` in total.
 
+mod budget;
 mod connection;
 mod connector;
 mod elasticache;
@@ -15,11 +16,12 @@ mod local;
 mod redis;
 mod rejections;
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
 use tokio::time::Instant;
 
+pub use self::budget::{NoviLimits, Place, Refusal};
 pub use self::connector::{Connector, Password};
 #[cfg(fuzzing)]
 pub(crate) use self::entry::classify;
@@ -29,6 +31,7 @@ use self::local::LocalCache;
 use self::redis::RedisCache;
 pub use self::redis::lock_key;
 use crate::member::{Identity, MemberId};
+use crate::novi::{Access, RootDigest};
 use crate::settings::CacheTtls;
 use crate::telemetry::Phase;
 
@@ -69,22 +72,21 @@ pub struct MemberCache {
 }
 
 impl MemberCache {
-    /// Returns an empty cache. `novi_max_per_minute` is verification's limit of calls to Novi.
+    /// Returns an empty cache. `limits` are those of calls to Novi.
     ///
     /// With a `connector`, the cache lives in the Redis that it connects to, and each request waits on Redis for at most
     /// `timeout`.
     #[must_use]
-    pub fn new(ttls: CacheTtls, novi_max_per_minute: usize, connector: Option<Connector>, timeout: Duration) -> Self {
-        let local = LocalCache::new(novi_max_per_minute);
-        let redis = connector.map(|connector| RedisCache::new(connector, novi_max_per_minute));
+    pub fn new(ttls: CacheTtls, limits: NoviLimits, connector: Option<Connector>, timeout: Duration) -> Self {
+        let local = LocalCache::new(limits);
+        let redis = connector.map(|connector| RedisCache::new(connector, limits));
         Self { ttls, local, redis, timeout }
     }
 
-    /// Returns a cache for the mirror. No caller waits for its responses, so its timeout is 1 s, and it never uses the
-    /// call count.
+    /// Returns a cache for the mirror. No caller waits for its responses, so its timeout is 1 s.
     #[must_use]
-    pub fn for_mirror(ttls: CacheTtls, connector: Connector) -> Self {
-        Self::new(ttls, 0, Some(connector), Duration::from_secs(1))
+    pub fn for_mirror(ttls: CacheTtls, limits: NoviLimits, connector: Connector) -> Self {
+        Self::new(ttls, limits, Some(connector), Duration::from_secs(1))
     }
 
     /// Connects to Redis, if configured, and waits at most `limit`. After that, connecting continues in the background
@@ -96,45 +98,57 @@ impl MemberCache {
         }
     }
 
-    /// Returns a session for one request.
+    /// Returns a session for one request, about this Novi's members.
     #[must_use]
-    pub fn session(&self) -> Session<'_> {
-        Session { cache: self, time_left: self.timeout, reconnect_wait: RECONNECT_WAIT, bypassed: false }
+    pub fn session(&self, novi: &RootDigest) -> Session<'_> {
+        self.resume(SessionBudget { novi: novi.clone(), time_left: self.timeout, reconnect_wait: RECONNECT_WAIT })
     }
 
     /// Returns a session with the rest of another one's time.
     #[must_use]
-    pub fn resume(&self, SessionBudget { time_left, reconnect_wait }: SessionBudget) -> Session<'_> {
-        Session { cache: self, time_left, reconnect_wait, bypassed: false }
+    pub fn resume(&self, SessionBudget { novi, time_left, reconnect_wait }: SessionBudget) -> Session<'_> {
+        Session { cache: self, novi, time_left, reconnect_wait, bypassed: false }
     }
 
     /// Writes records from Novi to Redis, so that other instances find them. Does nothing without Redis.
     ///
-    /// Newer entries are left alone, and nothing is deleted. Takes at most `limit`, and ends early if Redis stops
+    /// Their UUIDs are remembered, too. Newer entries are left alone, and nothing is deleted. Takes at most `limit`, and ends early if Redis stops
     /// responding. Returns the number of updates that Redis has processed.
-    pub async fn prewarm(&self, updates: Vec<MemberUpdate>, limit: Duration) -> usize {
+    pub async fn prewarm(&self, updates: Vec<MemberUpdate>, novi: &Access, limit: Duration) -> usize {
         /// Commands in flight: enough to keep the connection busy.
         const CONCURRENCY: usize = 64;
+        /// Hashes in one command.
+        const HASHES: usize = 500;
         let Some(redis) = &self.redis else { return 0 };
+        let started = Instant::now();
+        let hashes: Vec<String> = updates.iter().map(|update| novi.hash(update.id)).collect();
         let processed = stream::iter(updates)
-            .map(|update| redis.prewarm(RECONNECT_WAIT, update, self.ttls))
+            .map(|update| redis.prewarm(RECONNECT_WAIT, update, novi.digest(), self.ttls))
             .buffer_unordered(CONCURRENCY)
             .take_while(|outcome| std::future::ready(outcome.is_some()))
             .filter(|outcome| std::future::ready(*outcome == Some(true)))
             .take_until(tokio::time::sleep(limit));
-        processed.count().await
+        let count = processed.count().await;
+        for hashes in hashes.chunks(HASHES).take_while(|_| count > 0) {
+            let remember = redis.remember(RECONNECT_WAIT, novi.digest(), hashes);
+            let time_left = limit.saturating_sub(started.elapsed());
+            if tokio::time::timeout(time_left, remember).await.ok().flatten().is_none() {
+                break;
+            }
+        }
+        count
     }
 
-    /// Checks cache health by reading and writing a small key.
+    /// Checks cache health by reading and writing a small key of this Novi.
     ///
     /// The result isn't kept, because an operator who has repaired Redis wants to see that. A check takes less of Redis
     /// than verifying a member who isn't cached.
-    pub async fn health(&self) -> CacheHealth {
+    pub async fn health(&self, novi: &RootDigest) -> CacheHealth {
         match &self.redis {
             None => CacheHealth::InProcess,
             Some(redis) => {
-                let mut session = self.session();
-                match session.with_budget(redis, redis.check(RECONNECT_WAIT)).await {
+                let mut session = self.session(novi);
+                match session.with_budget(redis, redis.check(RECONNECT_WAIT, novi)).await {
                     Some(()) => CacheHealth::Ok,
                     None => CacheHealth::Down,
                 }
@@ -146,6 +160,7 @@ impl MemberCache {
 /// One request's use of the cache. All of its waits share one time budget.
 pub struct Session<'c> {
     cache: &'c MemberCache,
+    novi: RootDigest,
     time_left: Duration,
     /// Zero after the first failure, so that a request waits only once for a Redis that is gone.
     reconnect_wait: Duration,
@@ -153,8 +168,9 @@ pub struct Session<'c> {
 }
 
 /// The rest of a session's time, for work that continues elsewhere.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct SessionBudget {
+    novi: RootDigest,
     time_left: Duration,
     reconnect_wait: Duration,
 }
@@ -168,7 +184,7 @@ impl Session<'_> {
     /// Returns the rest of the session's time, for [`MemberCache::resume`].
     #[must_use]
     pub fn budget(&self) -> SessionBudget {
-        SessionBudget { time_left: self.time_left, reconnect_wait: self.reconnect_wait }
+        SessionBudget { novi: self.novi.clone(), time_left: self.time_left, reconnect_wait: self.reconnect_wait }
     }
 }
 
@@ -183,7 +199,7 @@ impl Session<'_> {
     /// Looks up a member.
     pub async fn get(&mut self, id: MemberId) -> Lookup {
         let Some(redis) = &self.cache.redis else {
-            return self.cache.local.get(id, self.cache.ttls);
+            return self.cache.local.get(id, &self.novi, self.cache.ttls);
         };
         match self.with_budget(redis, redis.get(self.reconnect_wait, id)).await {
             None => {
@@ -191,18 +207,17 @@ impl Session<'_> {
                 Lookup::Miss
             }
             Some(None) => Lookup::Miss,
-            Some(Some(entry)) => entry.lookup(self.cache.ttls, unix_now()),
+            Some(Some(entry)) => entry.lookup(&self.novi, self.cache.ttls, unix_now()),
         }
     }
 
-    /// Stores a verified member.
-    pub async fn put(&mut self, id: MemberId, identity: Identity) {
-        let entry = Entry { verified: true, identity, cached_at: unix_now() };
+    /// Stores a verified member. `asked_at` is when Novi was asked. A newer entry is left alone.
+    pub async fn put(&mut self, id: MemberId, identity: Identity, asked_at: SystemTime) {
+        let entry = Entry::new(identity, asked_at, &self.novi);
         match &self.cache.redis {
             None => self.cache.local.put(id, entry),
             Some(redis) => {
-                let expiry = self.cache.ttls.ttl + self.cache.ttls.stale;
-                self.with_budget(redis, redis.put(self.reconnect_wait, id, &entry, expiry)).await;
+                self.with_budget(redis, redis.put(self.reconnect_wait, id, &entry, self.cache.ttls)).await;
             }
         }
     }
@@ -261,7 +276,8 @@ impl Session<'_> {
             return;
         };
         let seconds = RECORD_READ_PERIOD.as_secs();
-        if self.with_budget(redis, redis.mark_record_read(self.reconnect_wait, seconds)).await.is_some() {
+        let novi = self.novi.clone();
+        if self.with_budget(redis, redis.mark_record_read(self.reconnect_wait, &novi, seconds)).await.is_some() {
             self.cache.local.mark_announced();
         }
     }
@@ -272,7 +288,8 @@ impl Session<'_> {
             return true;
         }
         let Some(redis) = &self.cache.redis else { return false };
-        self.with_budget(redis, redis.was_record_read(self.reconnect_wait)).await.unwrap_or(false)
+        let novi = self.novi.clone();
+        self.with_budget(redis, redis.was_record_read(self.reconnect_wait, &novi)).await.unwrap_or(false)
     }
 }
 
@@ -283,22 +300,65 @@ impl Session<'_> {
         let seconds = seconds.min(MAX_COOLDOWN);
         self.cache.local.cool_down(Duration::from_secs(seconds));
         if let Some(redis) = self.cache.redis.as_ref().filter(|_| seconds > 0) {
-            self.with_budget(redis, redis.cool_down(self.reconnect_wait, seconds)).await;
+            let novi = self.novi.clone();
+            self.with_budget(redis, redis.cool_down(self.reconnect_wait, &novi, seconds)).await;
         }
     }
 
-    /// Counts a call to Novi if one may be made now.
+    /// Takes a place in the budget for one call to Novi, at most `max_wait` ahead. `stranger` is the hash of a UUID whose
+    /// caller isn't trusted.
     ///
     /// # Errors
-    /// Returns how long to wait if a cooldown is on or the minute's limit is reached.
-    pub async fn may_call_novi(&mut self) -> Result<(), Duration> {
-        // The instance's own limits also apply when Redis doesn't respond.
-        self.cache.local.wait()?;
+    /// Says why no call may be made now, and for how long.
+    pub async fn admit(&mut self, stranger: Option<&str>, max_wait: Duration) -> Result<Place, Refusal> {
+        // The instance's own cooldown also applies when Redis doesn't respond.
+        self.cache.local.check_cooldown()?;
         if let Some(redis) = &self.cache.redis {
-            self.with_budget(redis, redis.may_call_novi(self.reconnect_wait)).await.unwrap_or(Ok(()))?;
+            let novi = self.novi.clone();
+            let admitted = redis.admit(self.reconnect_wait, &novi, stranger, max_wait);
+            if let Some(admitted) = self.with_budget(redis, admitted).await {
+                return admitted;
+            }
         }
-        self.cache.local.count_call();
-        Ok(())
+        self.cache.local.admit(stranger, max_wait)
+    }
+
+    /// Counts a response without a record.
+    pub async fn count_unknown(&mut self) {
+        self.cache.local.count_unknown();
+        if let Some(redis) = &self.cache.redis {
+            let novi = self.novi.clone();
+            self.with_budget(redis, redis.count_unknown(self.reconnect_wait, &novi)).await;
+        }
+    }
+
+    /// Counts a call without a response. Several in succession open the circuit breaker.
+    pub async fn count_failure(&mut self) {
+        self.cache.local.count_failure();
+        if let Some(redis) = &self.cache.redis {
+            let novi = self.novi.clone();
+            self.with_budget(redis, redis.count_failure(self.reconnect_wait, &novi)).await;
+        }
+    }
+
+    /// Notes a response. After failures it closes the circuit breaker.
+    pub async fn count_response(&mut self, has_failures: bool) {
+        self.cache.local.count_response();
+        if let Some(redis) = self.cache.redis.as_ref().filter(|_| has_failures) {
+            let novi = self.novi.clone();
+            self.with_budget(redis, redis.count_response(self.reconnect_wait, &novi)).await;
+        }
+    }
+
+    /// Remembers the hash of a verified UUID for 30 days.
+    pub async fn remember(&mut self, hash: String) {
+        match &self.cache.redis {
+            None => self.cache.local.remember(hash),
+            Some(redis) => {
+                let novi = self.novi.clone();
+                self.with_budget(redis, redis.remember(self.reconnect_wait, &novi, &[hash])).await;
+            }
+        }
     }
 }
 

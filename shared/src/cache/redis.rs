@@ -8,41 +8,78 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue};
 
+use super::budget::{
+    ADMIT, BREAKER_FAILURES, BREAKER_OPEN, COUNT_FAILURE, COUNT_UNKNOWN, FAILURE_PERIOD, KNOWN_SECONDS, NoviLimits,
+    Place, REMEMBER, Refusal,
+};
 use super::connector::Connector;
-use super::entry::{Entry, MemberUpdate, unix, unix_now};
+use super::entry::{Entry, MemberUpdate, unix_now};
 use super::link::ReconnectingConnection;
 use crate::member::MemberId;
+use crate::novi::RootDigest;
 use crate::settings::CacheTtls;
 
 /// The maximum size of an entry in bytes. Another program's value may be half a gigabyte.
 const MAX_VALUE: usize = 16 << 10;
 
-const COOLDOWN_KEY: &str = "idaa:novi_cooldown";
-/// Exists while Novi is known to have returned a record lately.
-const RECORD_READ_KEY: &str = "idaa:novi_record_read";
-/// Written to check that it can be. In the same cluster slot as the limits.
-const HEALTH_KEY: &str = "idaa:health:{idaa:novi_cooldown}";
-/// In the same cluster slot as the cooldown, so that one script can use both.
-const CALLS_KEY: &str = "idaa:novi_calls:{idaa:novi_cooldown}";
+/// The names of the keys that concern a Novi as a whole.
+#[derive(Clone, Copy)]
+enum SharedKey {
+    /// Exists during a cooldown.
+    Cooldown,
+    /// Exists while Novi is known to have returned a record lately.
+    RecordRead,
+    /// Written to check that it can be.
+    Health,
+    /// The next place in the budget.
+    Next,
+    /// The mirror's next place in the budget.
+    MirrorNext,
+    /// The times of the latest calls by verification.
+    Calls,
+    /// The times of the latest calls by the mirror.
+    MirrorCalls,
+    /// The calls, and the responses without a record, by hour.
+    Day,
+    /// The times of the latest responses without a record.
+    Unknown,
+    /// The times of the latest calls about UUIDs that were never verified, while there are too many.
+    Trickle,
+    /// Hashes of the UUIDs that were verified.
+    Known,
+    /// The number of consecutive calls without a response.
+    Failures,
+    /// Exists while the circuit breaker is open.
+    Breaker,
+    /// Exists for a second after a call while the breaker is open.
+    BreakerProbe,
+}
+
+impl SharedKey {
+    /// Returns the key. All keys of one Novi are in the same cluster slot, so that one script can use several.
+    fn of(self, novi: &RootDigest) -> String {
+        let name = match self {
+            Self::Cooldown => "novi_cooldown",
+            Self::RecordRead => "novi_record_read",
+            Self::Health => "health",
+            Self::Next => "novi_next",
+            Self::MirrorNext => "novi_next_mirror",
+            Self::Calls => "novi_calls",
+            Self::MirrorCalls => "novi_calls_mirror",
+            Self::Day => "novi_day",
+            Self::Unknown => "novi_unknown",
+            Self::Trickle => "novi_trickle",
+            Self::Known => "novi_known",
+            Self::Failures => "novi_failures",
+            Self::Breaker => "novi_breaker",
+            Self::BreakerProbe => "novi_breaker_probe",
+        };
+        format!("idaa:{name}:{{{}}}", novi.as_str())
+    }
+}
 
 /// Writes a key of constant size that expires.
 const CHECK: &str = r"return redis.call('SET', KEYS[1], 1, 'EX', 60)";
-
-/// Counts a call in a sliding minute of the server's clock. Returns 0, or the milliseconds until a call may be made,
-/// which is when the cooldown ends or the minute has room.
-const COUNT_CALL: &str = r"
-local left = redis.call('PTTL', KEYS[1])
-if left > 0 then return left end
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now - 60000)
-if redis.call('ZCARD', KEYS[2]) >= tonumber(ARGV[1]) then
-  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES')
-  return math.max(1, oldest[2] + 60000 - now)
-end
-redis.call('ZADD', KEYS[2], now, t[1] .. '.' .. t[2] .. '.' .. ARGV[2])
-redis.call('PEXPIRE', KEYS[2], 60000)
-return 0";
 
 /// Starts a cooldown unless a longer one is on.
 const COOL_DOWN: &str = r"
@@ -72,15 +109,15 @@ local owner = redis.call('GET', KEYS[1])
 if not owner or owner == ARGV[1] then redis.call('SET', KEYS[1], 'open', 'EX', ARGV[2]) end
 return 0";
 
-/// Writes an entry, unless a newer entry exists. An entry from the future and a value that isn't an entry don't count as
-/// newer.
-const PREWARM: &str = r"
+/// Writes an entry, unless a newer entry exists. An entry of another Novi or from the future, and a value that isn't an
+/// entry, don't count as newer.
+const PUT: &str = r"
 local at, now = tonumber(ARGV[1]), tonumber(ARGV[2])
 local current = redis.pcall('GET', KEYS[1])
 if type(current) == 'string' then
   local is_json, entry = pcall(cjson.decode, current)
   local cached_at = is_json and type(entry) == 'table' and tonumber(entry.cached_at)
-  if cached_at and cached_at > at and cached_at <= now then return 0 end
+  if cached_at and cached_at > at and cached_at <= now and entry.novi == ARGV[5] then return 0 end
 end
 redis.call('SET', KEYS[1], ARGV[4], 'EX', ARGV[3])
 return 1";
@@ -88,12 +125,12 @@ return 1";
 /// The cache in Redis.
 pub(super) struct RedisCache {
     connection: Arc<ReconnectingConnection>,
-    novi_max_per_minute: usize,
+    limits: NoviLimits,
 }
 
 impl RedisCache {
-    pub(super) fn new(connector: Connector, novi_max_per_minute: usize) -> Self {
-        Self { connection: ReconnectingConnection::new(connector), novi_max_per_minute }
+    pub(super) fn new(connector: Connector, limits: NoviLimits) -> Self {
+        Self { connection: ReconnectingConnection::new(connector), limits }
     }
 
     /// Connects.
@@ -115,10 +152,11 @@ impl RedisCache {
     ///
     /// Each check replaces the key of the last one, so that any number of checks take the memory of one key, and a full
     /// Redis evicts no entries for them.
-    pub(super) async fn check(&self, reconnect_wait: Duration) -> Option<()> {
+    pub(super) async fn check(&self, reconnect_wait: Duration, novi: &RootDigest) -> Option<()> {
+        let key = SharedKey::Health.of(novi);
         let (mut read, mut write) = (redis::cmd("GETRANGE"), redis::cmd("EVAL"));
-        let read = self.query::<()>(reconnect_wait, read.arg(HEALTH_KEY).arg(0).arg(MAX_VALUE));
-        let write = self.query::<()>(reconnect_wait, write.arg(CHECK).arg(1).arg(HEALTH_KEY));
+        let read = self.query::<()>(reconnect_wait, read.arg(&key).arg(0).arg(MAX_VALUE));
+        let write = self.query::<()>(reconnect_wait, write.arg(CHECK).arg(1).arg(&key));
         let (read, written) = tokio::join!(read, write);
         read.and(written)
     }
@@ -134,10 +172,25 @@ impl RedisCache {
         }
     }
 
-    /// Writes an entry, unless it is too large to be read.
-    pub(super) async fn put(&self, reconnect_wait: Duration, id: MemberId, entry: &Entry, expiry: u64) -> Option<()> {
-        let Some(value) = value(entry) else { return Some(()) };
-        self.query(reconnect_wait, redis::cmd("SET").arg(key(id)).arg(value).arg("EX").arg(expiry)).await
+    /// Writes an entry, unless a newer one exists, or it is too large to be read or has expired.
+    pub(super) async fn put(
+        &self,
+        reconnect_wait: Duration,
+        id: MemberId,
+        entry: &Entry,
+        ttls: CacheTtls,
+    ) -> Option<()> {
+        let Some(command) = put_command(id, entry, ttls) else { return Some(()) };
+        match self.connection.query::<()>(reconnect_wait, &command).await {
+            Ok(()) => Some(()),
+            // Members are also cached by a Redis that doesn't know scripts.
+            Err(Some(error)) if error.code() == Some("ERR") => {
+                let mut set = redis::cmd("SET");
+                set.arg(key(id)).arg(value(entry)?).arg("EX").arg(ttls.ttl + ttls.stale);
+                self.query(reconnect_wait, &set).await
+            }
+            Err(_) => None,
+        }
     }
 
     pub(super) async fn forget(&self, reconnect_wait: Duration, id: MemberId) -> Option<()> {
@@ -150,16 +203,13 @@ impl RedisCache {
         &self,
         reconnect_wait: Duration,
         update: MemberUpdate,
+        novi: &RootDigest,
         ttls: CacheTtls,
     ) -> Option<bool> {
         /// Longer than a request's budget, because no caller waits for it.
         const TIMEOUT: Duration = Duration::from_secs(5);
-        let (at, now) = (unix(update.at), unix_now());
-        let expiry = (at + ttls.ttl + ttls.stale).saturating_sub(now);
-        let value = value(&Entry { verified: true, identity: update.identity, cached_at: at });
-        let Some(value) = value.filter(|_| expiry > 0) else { return Some(true) };
-        let mut command = redis::cmd("EVAL");
-        command.arg(PREWARM).arg(1).arg(key(update.id)).arg(at).arg(now).arg(expiry).arg(value);
+        let entry = Entry::new(update.identity, update.at, novi);
+        let Some(command) = put_command(update.id, &entry, ttls) else { return Some(true) };
         let generation = self.generation();
         match tokio::time::timeout(TIMEOUT, self.connection.query::<()>(reconnect_wait, &command)).await {
             Ok(Ok(())) => Some(true),
@@ -185,26 +235,94 @@ impl RedisCache {
         self.query(reconnect_wait, redis::cmd("EVAL").arg(KEEP).arg(1).arg(key).arg(owner).arg(seconds)).await
     }
 
-    pub(super) async fn cool_down(&self, reconnect_wait: Duration, seconds: u64) -> Option<()> {
-        self.query(reconnect_wait, redis::cmd("EVAL").arg(COOL_DOWN).arg(1).arg(COOLDOWN_KEY).arg(seconds)).await
+    pub(super) async fn cool_down(&self, reconnect_wait: Duration, novi: &RootDigest, seconds: u64) -> Option<()> {
+        let key = SharedKey::Cooldown.of(novi);
+        self.query(reconnect_wait, redis::cmd("EVAL").arg(COOL_DOWN).arg(1).arg(key).arg(seconds)).await
     }
 
-    pub(super) async fn mark_record_read(&self, reconnect_wait: Duration, seconds: u64) -> Option<()> {
-        self.query(reconnect_wait, redis::cmd("SET").arg(RECORD_READ_KEY).arg(1).arg("EX").arg(seconds)).await
+    pub(super) async fn mark_record_read(
+        &self,
+        reconnect_wait: Duration,
+        novi: &RootDigest,
+        seconds: u64,
+    ) -> Option<()> {
+        let key = SharedKey::RecordRead.of(novi);
+        self.query(reconnect_wait, redis::cmd("SET").arg(key).arg(1).arg("EX").arg(seconds)).await
     }
 
-    pub(super) async fn was_record_read(&self, reconnect_wait: Duration) -> Option<bool> {
-        self.query(reconnect_wait, redis::cmd("EXISTS").arg(RECORD_READ_KEY)).await
+    pub(super) async fn was_record_read(&self, reconnect_wait: Duration, novi: &RootDigest) -> Option<bool> {
+        self.query(reconnect_wait, redis::cmd("EXISTS").arg(SharedKey::RecordRead.of(novi))).await
     }
 
-    /// Counts a call to Novi, or returns how long to wait before making one.
-    pub(super) async fn may_call_novi(&self, reconnect_wait: Duration) -> Option<Result<(), Duration>> {
-        let mut command = redis::cmd("EVAL");
-        command.arg(COUNT_CALL).arg(2).arg(COOLDOWN_KEY).arg(CALLS_KEY);
+    /// Takes a place in the budget, or says why there is none. `stranger` is the hash of a UUID that isn't trusted.
+    pub(super) async fn admit(
+        &self,
+        reconnect_wait: Duration,
+        novi: &RootDigest,
+        stranger: Option<&str>,
+        max_wait: Duration,
+    ) -> Option<Result<Place, Refusal>> {
+        const KEYS: [SharedKey; 12] = [
+            SharedKey::Cooldown,
+            SharedKey::Breaker,
+            SharedKey::BreakerProbe,
+            SharedKey::Next,
+            SharedKey::Calls,
+            SharedKey::MirrorCalls,
+            SharedKey::Day,
+            SharedKey::Unknown,
+            SharedKey::Known,
+            SharedKey::Trickle,
+            SharedKey::MirrorNext,
+            SharedKey::Failures,
+        ];
+        let NoviLimits { share, unknown, yields, .. } = self.limits;
+        let available = self.limits.available();
+        let mut command = script(ADMIT, &KEYS, novi);
+        command.arg(u8::from(yields)).arg(available.second).arg(available.minute).arg(available.day);
+        command.arg(share.second).arg(share.minute).arg(share.day).arg(unknown.0).arg(unknown.1);
         // The random number keeps calls apart that are made within one microsecond.
-        command.arg(self.novi_max_per_minute).arg(fastrand::u32(..));
-        let wait: u64 = self.query(reconnect_wait, &command).await?;
-        Some(if wait == 0 { Ok(()) } else { Err(Duration::from_millis(wait)) })
+        let max_wait = u64::try_from(max_wait.as_millis()).unwrap_or(u64::MAX);
+        command.arg(max_wait).arg(stranger.unwrap_or_default()).arg(fastrand::u32(..));
+        let (code, wait, calls_today, failures): (u8, u64, u64, u64) = self.query(reconnect_wait, &command).await?;
+        let wait = Duration::from_millis(wait);
+        Some(match code {
+            0 => Ok(Place { wait, calls_today, has_failures: failures > 0 }),
+            1 => Err(Refusal::Cooldown(wait)),
+            3 => Err(Refusal::Breaker(wait)),
+            4 => Err(Refusal::Stranger(wait)),
+            5 => Err(Refusal::Later(wait)),
+            _ => Err(Refusal::Budget(wait)),
+        })
+    }
+
+    /// Counts a response without a record.
+    pub(super) async fn count_unknown(&self, reconnect_wait: Duration, novi: &RootDigest) -> Option<()> {
+        let mut command = script(COUNT_UNKNOWN, &[SharedKey::Unknown, SharedKey::Day], novi);
+        self.query(reconnect_wait, command.arg(fastrand::u32(..))).await
+    }
+
+    /// Counts a call without a response.
+    pub(super) async fn count_failure(&self, reconnect_wait: Duration, novi: &RootDigest) -> Option<()> {
+        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let mut command = script(COUNT_FAILURE, &[SharedKey::Failures, SharedKey::Breaker], novi);
+        command.arg(BREAKER_FAILURES).arg(milliseconds(FAILURE_PERIOD)).arg(milliseconds(BREAKER_OPEN));
+        self.query(reconnect_wait, &command).await
+    }
+
+    /// Notes a response after failures, which closes the breaker.
+    pub(super) async fn count_response(&self, reconnect_wait: Duration, novi: &RootDigest) -> Option<()> {
+        let mut command = redis::cmd("DEL");
+        for key in [SharedKey::Failures, SharedKey::Breaker, SharedKey::BreakerProbe] {
+            command.arg(key.of(novi));
+        }
+        self.query(reconnect_wait, &command).await
+    }
+
+    /// Remembers the hashes of verified UUIDs.
+    pub(super) async fn remember(&self, reconnect_wait: Duration, novi: &RootDigest, hashes: &[String]) -> Option<()> {
+        let mut command = script(REMEMBER, &[SharedKey::Known], novi);
+        self.query(reconnect_wait, command.arg(KNOWN_SECONDS).arg(hashes)).await
     }
 
     async fn query<T: FromRedisValue>(&self, reconnect_wait: Duration, command: &Cmd) -> Option<T> {
@@ -216,6 +334,25 @@ impl RedisCache {
 #[must_use]
 pub fn lock_key(list_id: &str) -> String {
     format!("idaa:mirror:{list_id}")
+}
+
+/// Returns the command that runs a script on keys of this Novi, without the script's arguments.
+fn script(script: &str, keys: &[SharedKey], novi: &RootDigest) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(keys.len());
+    for key in keys {
+        command.arg(key.of(novi));
+    }
+    command
+}
+
+/// Returns the command that writes an entry, or `None` if it is too large to be read or has expired.
+fn put_command(id: MemberId, entry: &Entry, ttls: CacheTtls) -> Option<Cmd> {
+    let (at, now) = (entry.cached_at, unix_now());
+    let expiry = (at + ttls.ttl + ttls.stale).checked_sub(now).filter(|expiry| *expiry > 0)?;
+    let mut command = redis::cmd("EVAL");
+    command.arg(PUT).arg(1).arg(key(id)).arg(at).arg(now).arg(expiry).arg(value(entry)?).arg(entry.novi.as_deref());
+    Some(command)
 }
 
 /// Returns the value of an entry, or `None` if it is too large.

@@ -218,6 +218,8 @@ async fn start_instance(servers: &Servers, has_redis: bool, config: &Value, priv
         ("MIRROR_APPLY".to_owned(), "true".to_owned()),
         ("NOVI_MAX_PER_SECOND".to_owned(), "10000".to_owned()),
         ("NOVI_MAX_PER_MINUTE".to_owned(), "100000".to_owned()),
+        ("NOVI_MAX_PER_DAY".to_owned(), "1000000".to_owned()),
+        ("NOVI_TOTAL_PER_SECOND".to_owned(), "1000000".to_owned()),
         ("NOVI_TIMEOUT_MS".to_owned(), "500".to_owned()),
         ("MAILMAN_RETRY_SECONDS".to_owned(), "4".to_owned()),
     ];

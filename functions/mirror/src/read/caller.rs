@@ -1,6 +1,6 @@
 //! A call to Novi, with rate limit, retries and circuit breaker.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::parameters::{ActiveParameters, Parameters};
 use crate::read::ending::ReadingEnd;
-use crate::read::rate_limit::{NoviRateLimiter, Wait};
+use crate::read::rate_limit::{CallLimits, Wait};
 
 /// The delay before the first retry. Each further delay is twice as long.
 const INITIAL_BACKOFF: Duration = Duration::from_millis(500);
@@ -48,7 +48,11 @@ pub(crate) enum CallError {
 pub(crate) struct Caller<'r> {
     client: &'r novi::Client,
     parameters: ActiveParameters<'r>,
-    rate_limiter: &'r Mutex<NoviRateLimiter>,
+    limits: CallLimits<'r>,
+    /// The number of calls of both functions in the last 24 hours, if it is known.
+    calls_today: AtomicU64,
+    /// True if time ran out because the shared budget had no room.
+    is_exhausted: AtomicBool,
     /// No call starts after this time.
     cutoff: Instant,
     calls: AtomicU64,
@@ -69,13 +73,15 @@ impl<'r> Caller<'r> {
         client: &'r novi::Client,
         parameters: &'r ParameterStore<Parameters>,
         current: Arc<Parameters>,
-        rate_limiter: &'r Mutex<NoviRateLimiter>,
+        limits: CallLimits<'r>,
         cutoff: Instant,
     ) -> Self {
         Self {
             client,
             parameters: ActiveParameters::new(parameters, current),
-            rate_limiter,
+            limits,
+            calls_today: AtomicU64::new(0),
+            is_exhausted: AtomicBool::new(false),
             cutoff,
             calls: AtomicU64::new(0),
             rate_limited: AtomicU64::new(0),
@@ -105,6 +111,16 @@ impl<'r> Caller<'r> {
     /// earlier run's 429.
     pub(crate) fn rate_limited(&self) -> u64 {
         self.rate_limited.load(Ordering::Relaxed).max(u64::from(self.skipped_until.get().is_some()))
+    }
+
+    /// Returns the number of calls of both functions in the last 24 hours, if the shared budget counts them.
+    pub(crate) fn calls_today(&self) -> Option<u64> {
+        Some(self.calls_today.load(Ordering::Relaxed)).filter(|calls| *calls > 0)
+    }
+
+    /// True if time ran out because the shared budget had no room.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.is_exhausted.load(Ordering::Relaxed)
     }
 
     /// Returns the number of calls to which Novi responded with the record of another person.
@@ -209,12 +225,16 @@ impl<'r> Caller<'r> {
             }
             let pause = lock(&self.paused_until).saturating_duration_since(now);
             let wait = if pause.is_zero() {
-                match lock(self.rate_limiter).try_acquire(now) {
-                    Ok(()) => return Ok(()),
+                let parameters = self.parameters.current();
+                match self.limits.try_acquire(parameters.novi.digest()).await {
+                    Ok(calls_today) => {
+                        self.calls_today.fetch_max(calls_today.unwrap_or_default(), Ordering::Relaxed);
+                        return Ok(());
+                    }
                     Err(wait) => wait,
                 }
             } else {
-                Wait { duration: pause, is_pause: true }
+                Wait::pause(pause)
             };
             if now + wait.duration < self.cutoff {
                 tokio::time::sleep(wait.duration).await;
@@ -222,6 +242,7 @@ impl<'r> Caller<'r> {
                 let until = self.skipped_until.get_or_init(|| SystemTime::now() + wait.duration);
                 return Err(CallError::Ended(ReadingEnd::Paused(*until)));
             } else {
+                self.is_exhausted.fetch_or(wait.is_exhausted, Ordering::Relaxed);
                 return Err(CallError::Ended(ReadingEnd::OutOfTime));
             }
         }
@@ -233,6 +254,6 @@ impl<'r> Caller<'r> {
         let now = Instant::now();
         let mut paused_until = lock(&self.paused_until);
         *paused_until = (*paused_until).max(now + duration);
-        lock(self.rate_limiter).pause(now, duration);
+        self.limits.pause(duration);
     }
 }

@@ -11,7 +11,7 @@ mod group_pages;
 mod rate_limit;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::{StreamExt, stream};
@@ -25,7 +25,7 @@ use uuid::Uuid;
 pub(crate) use self::caller::{CallError, Caller};
 pub(crate) use self::ending::ReadingEnd;
 pub(crate) use self::group_pages::GroupPages;
-pub(crate) use self::rate_limit::NoviRateLimiter;
+pub(crate) use self::rate_limit::{CallLimits, NoviRateLimiter};
 use crate::directory::{Directory, Group, GroupEnd, MemberStatus};
 use crate::parameters::Parameters;
 
@@ -68,12 +68,12 @@ impl<'r> Reader<'r> {
         client: &'r novi::Client,
         parameters: &'r ParameterStore<Parameters>,
         current: Arc<Parameters>,
-        rate_limiter: &'r Mutex<NoviRateLimiter>,
+        limits: CallLimits<'r>,
         options: ReadOptions,
         rules: &'r MemberRules,
         cutoff: Instant,
     ) -> Self {
-        Self { client, options, rules, caller: Caller::new(client, parameters, current, rate_limiter, cutoff) }
+        Self { client, options, rules, caller: Caller::new(client, parameters, current, limits, cutoff) }
     }
 
     /// Reads groups.

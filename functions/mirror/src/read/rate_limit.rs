@@ -1,8 +1,12 @@
 //! The rate limit of calls to Novi.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
-use shared::rate_limit::SlidingWindow;
+use shared::cache::{MemberCache, Refusal};
+use shared::novi::RootDigest;
+use shared::rate_limit::{Rates, SlidingWindow};
+use shared::sync::lock;
 use tokio::time::Instant;
 
 /// The longest pause that later runs of the instance respect. Novi's `Retry-After` may be an hour.
@@ -14,6 +18,54 @@ pub(crate) struct Wait {
     pub(crate) duration: Duration,
     /// True if Novi asked for it.
     pub(crate) is_pause: bool,
+    /// True if the shared budget has no room.
+    pub(crate) is_exhausted: bool,
+}
+
+impl Wait {
+    /// Returns a wait that Novi asked for.
+    pub(crate) fn pause(duration: Duration) -> Self {
+        Self { duration, is_pause: true, is_exhausted: false }
+    }
+}
+
+/// The limits of a run's calls.
+#[derive(Clone, Copy)]
+pub(crate) struct CallLimits<'r> {
+    /// The instance's own limits, which apply without a Redis.
+    pub(crate) own: &'r Mutex<NoviRateLimiter>,
+    /// The budget that both functions share in Redis.
+    pub(crate) shared: Option<&'r MemberCache>,
+}
+
+impl CallLimits<'_> {
+    /// Counts a call to this Novi if one may start now. Returns the number of calls of both functions in the last 24
+    /// hours, if it is known.
+    ///
+    /// # Errors
+    /// Returns how long to wait if no call may start now.
+    pub(crate) async fn try_acquire(self, novi: &RootDigest) -> Result<Option<u64>, Wait> {
+        let now = Instant::now();
+        let Some(cache) = self.shared else {
+            return lock(self.own).try_acquire(now).map(|()| None);
+        };
+        let pause = lock(self.own).pause_left(now);
+        if !pause.is_zero() {
+            return Err(Wait::pause(pause));
+        }
+        cache.session(novi).admit(None, Duration::ZERO).await.map(|place| Some(place.calls_today)).map_err(|refusal| {
+            Wait {
+                duration: refusal.wait().max(Duration::from_millis(1)),
+                is_pause: matches!(refusal, Refusal::Cooldown(_)),
+                is_exhausted: matches!(refusal, Refusal::Budget(_)),
+            }
+        })
+    }
+
+    /// Pauses all calls of the instance for `duration`, those of later runs included.
+    pub(crate) fn pause(self, duration: Duration) {
+        lock(self.own).pause(Instant::now(), duration);
+    }
 }
 
 /// Limits calls to Novi per second and per minute. The state outlives a run, because an instance may start the next run
@@ -31,12 +83,12 @@ pub(crate) struct NoviRateLimiter {
 }
 
 impl NoviRateLimiter {
-    pub(crate) fn new(per_second: usize, per_minute: usize) -> Self {
+    pub(crate) fn new(rates: Rates) -> Self {
         Self {
             // Rounded up, so that three thirds of a second are never less than a second.
-            spacing: Duration::from_nanos(1_000_000_000_u64.div_ceil(per_second.max(1) as u64)),
+            spacing: Duration::from_nanos(1_000_000_000_u64.div_ceil(rates.second.max(1) as u64)),
             next_call: Instant::now(),
-            minute: SlidingWindow::new(per_minute, Duration::from_secs(60)),
+            minute: SlidingWindow::new(rates.minute, Duration::from_secs(60)),
             paused_until: Instant::now(),
         }
     }
@@ -45,20 +97,25 @@ impl NoviRateLimiter {
     ///
     /// # Errors
     /// Returns how long to wait if no call may start now.
-    pub(crate) fn try_acquire(&mut self, now: Instant) -> Result<(), Wait> {
-        let pause = self.paused_until.saturating_duration_since(now);
+    fn try_acquire(&mut self, now: Instant) -> Result<(), Wait> {
+        let pause = self.pause_left(now);
         let limit = self.next_call.saturating_duration_since(now).max(self.minute.wait(now));
         let duration = pause.max(limit);
         if !duration.is_zero() {
-            return Err(Wait { duration, is_pause: pause > limit });
+            return Err(Wait { duration, is_pause: pause > limit, is_exhausted: false });
         }
         self.next_call = now + self.spacing;
         self.minute.take(now);
         Ok(())
     }
 
+    /// Returns the rest of a pause.
+    fn pause_left(&self, now: Instant) -> Duration {
+        self.paused_until.saturating_duration_since(now)
+    }
+
     /// Pauses all calls, those of later runs included, for `duration`, but at most [`MAX_PAUSE`].
-    pub(crate) fn pause(&mut self, now: Instant, duration: Duration) {
+    fn pause(&mut self, now: Instant, duration: Duration) {
         self.paused_until = self.paused_until.max(now + duration.min(MAX_PAUSE));
     }
 }
@@ -69,6 +126,10 @@ mod tests {
 
     use super::*;
 
+    fn rates(second: usize, minute: usize) -> Rates {
+        Rates { second, minute, day: 1_000_000 }
+    }
+
     proptest! {
         /// No second and no minute contains more calls than its limit, for any arrivals and pauses.
         #[test]
@@ -78,7 +139,7 @@ mod tests {
             gaps in proptest::collection::vec((0_u64..2_000, 0_u64..40), 1..150),
         ) {
             let start = Instant::now();
-            let mut limiter = NoviRateLimiter::new(per_second, per_minute);
+            let mut limiter = NoviRateLimiter::new(rates(per_second, per_minute));
             let (mut now, mut calls) = (start, Vec::new());
             for (gap, pause) in gaps {
                 now += Duration::from_millis(gap);
@@ -103,10 +164,11 @@ mod tests {
 
     #[test]
     fn wait_covers_both_windows_and_a_pause() {
-        let mut limiter = NoviRateLimiter::new(2, 3);
+        let mut limiter = NoviRateLimiter::new(rates(2, 3));
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
-        let wait = |millis, is_pause| Err(Wait { duration: Duration::from_millis(millis), is_pause });
+        let wait =
+            |millis, is_pause| Err(Wait { duration: Duration::from_millis(millis), is_pause, is_exhausted: false });
         assert!(limiter.try_acquire(start).is_ok());
         assert_eq!(limiter.try_acquire(start), wait(500, false));
         assert!(limiter.try_acquire(at(500)).is_ok());
@@ -118,13 +180,13 @@ mod tests {
 
     #[test]
     fn no_pause_is_longer_than_five_minutes() {
-        let mut limiter = NoviRateLimiter::new(10, 400);
+        let mut limiter = NoviRateLimiter::new(rates(10, 400));
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         limiter.pause(start, Duration::from_secs(3_600));
         // A shorter pause doesn't end a longer one.
         limiter.pause(start, Duration::from_secs(1));
-        let wait = Wait { duration: Duration::from_secs(1), is_pause: true };
+        let wait = Wait::pause(Duration::from_secs(1));
         assert_eq!(limiter.try_acquire(after(299)), Err(wait));
         assert!(limiter.try_acquire(after(300)).is_ok());
     }
