@@ -145,14 +145,14 @@ async fn strangers_cannot_use_up_the_budget_of_members() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn breaker_answers_at_once_while_novi_does_not_respond() -> Result<()> {
     let budgeted = Budgeted::start(&[("NOVI_TIMEOUT_MS", "1000")]).await?;
+    let other = budgeted.env.another_instance(&borrowed(&budgeted.variables))?;
+    // The emulator starts a function with its first request.
+    assert_eq!(budgeted.env.send_to(&other, &Request::get("/health")).await?.status, 200);
     budgeted.env.novi.state().fail("/customers/", usize::MAX, NoviFault::NoResponse);
     for _ in 0..3 {
         assert_eq!(budgeted.env.verify(budgeted.newcomer()).await?.code(), "novi_unreachable");
     }
     // The next call is the probe of this second. Meanwhile other instances answer without asking Novi.
-    let other = budgeted.env.another_instance(&borrowed(&budgeted.variables))?;
-    // The emulator starts a function with its first request.
-    assert_eq!(budgeted.env.send_to(&other, &Request::get("/health")).await?.status, 200);
     let calls = budgeted.calls();
     let (probe, refused) = (budgeted.newcomer(), budgeted.newcomer());
     let while_it_waits = async {

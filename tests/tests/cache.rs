@@ -302,15 +302,20 @@ async fn late_response_never_replaces_a_newer_entry() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stale_record_is_served_within_two_seconds_however_long_novi_takes() -> Result<()> {
+async fn stale_record_is_served_at_once_however_long_novi_takes() -> Result<()> {
     let variables = [("CACHE_TTL_SECONDS", "1"), ("CACHE_STALE_SECONDS", "3600"), ("NOVI_TIMEOUT_MS", "20000")];
     let cached = Cached::start(Kind::Plain, &variables).await?;
     let member = cached.env.member;
     assert_eq!(cached.origin(member).await?, "miss");
     cached.env.novi.state().fail("/customers/", usize::MAX, NoviFault::NoResponse);
     while cached.origin(member).await? == "hit" {}
-    let answered = tokio::time::timeout(Duration::from_secs(2), cached.origin(member)).await;
-    assert_eq!(answered.map_err(|_| anyhow::anyhow!("it took longer"))??, "stale");
+    let response = tokio::time::timeout(Duration::from_secs(10), cached.env.verify(member)).await??;
+    assert_eq!(response.header("x-cache"), "stale");
+    // As long as the function itself says, whatever the machine adds.
+    let log = cached.env.function.log();
+    let completed = log.lines().rev().find(|line| line.contains(r#""request completed""#)).unwrap_or_default();
+    let completed: Value = serde_json::from_str(completed)?;
+    assert!(completed["duration_ms"].as_f64() < Some(2_000.0), "{completed}");
     Ok(())
 }
 

@@ -44,8 +44,9 @@ impl Origin {
     }
 }
 
-/// The time after which a request isn't kept waiting for Novi any longer, if a stale record is at hand.
-const STALE_PATIENCE: Duration = Duration::from_millis(1_800);
+/// The time after which a request isn't kept waiting for Novi any longer, if a stale record is at hand. The response has
+/// to be there within two seconds.
+const STALE_PATIENCE: Duration = Duration::from_millis(1_500);
 
 /// The time that is left for the response after the cache was written.
 const RESPONSE_RESERVE: Duration = Duration::from_millis(50);
