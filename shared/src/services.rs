@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, Error as TlsError};
 
 use crate::cache::Connector;
-use crate::parameters::{ConfigFile, ParameterStore, Parameters, RawParameters, Source, SourceError, Ssm};
+use crate::parameters::{ConfigFile, ParameterStore, Parameters, RawParameters, Source, SourceError, Ssm, is_loopback};
 use crate::settings::{CacheLocation, CommonSettings, ParameterLocation};
 use crate::telemetry::Phase;
 use crate::{aws, http_client, novi};
@@ -69,6 +69,12 @@ impl<P: Parameters> Services<P> {
     pub fn connector(&self) -> Option<Connector> {
         if self.cache == CacheLocation::InProcess {
             return None;
+        }
+        if let CacheLocation::Url { url, .. } = &self.cache
+            && url.scheme() == "redis"
+            && !is_loopback(url)
+        {
+            tracing::warn!("plain redis:// to a remote host exposes the password and the members");
         }
         let is_discovered = matches!(self.cache, CacheLocation::ElastiCache { .. });
         let aws = is_discovered.then(|| aws::config(self.http.clone()));

@@ -808,6 +808,32 @@ async fn invalid_url_characters_do_not_fail_the_function() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_request_but_a_preflight_is_measured() -> Result<()> {
+    let env = Verification::start(&[("CORS_ALLOW_ORIGINS", "https://app.example.org")]).await?;
+    let measured = || env.function.log().matches(r#""Latency":"#).count();
+    let preflight = ("access-control-request-method", "GET");
+    let request = env.request(env.member).header(preflight.0, preflight.1);
+    assert_eq!(env.send(&request).await?.status, 200);
+    assert_eq!(measured(), 1);
+    let request = Request::new("OPTIONS", &Verification::path(env.member))
+        .header("origin", "https://app.example.org")
+        .header(preflight.0, preflight.1);
+    assert!(matches!(env.send(&request).await?.status, 200 | 204));
+    assert_eq!(measured(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unencrypted_redis_on_another_host_is_warned_about() -> Result<()> {
+    for (url, is_warned) in [("redis://192.0.2.1:6379", true), ("redis://127.0.0.1:1", false)] {
+        let env = Verification::start(&[("CACHE_URL", url)]).await?;
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "bypass");
+        assert_eq!(env.function.log().contains("plain redis:// to a remote host"), is_warned, "{url}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cors_headers_are_sent_only_for_allowed_origins() -> Result<()> {
     let origin = "https://app.example.org";
     let env = Verification::start(&[("CORS_ALLOW_ORIGINS", "https://app.example.org, http://localhost:5173")]).await?;

@@ -57,9 +57,9 @@ impl App {
         // With the deadline of the invocation.
         *request.extensions_mut() = parts.extensions;
         *request.uri_mut() = uri;
-        let is_preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        let router =
-            if request.method() == Method::OPTIONS && !is_preflight { self.router_without_cors } else { self.router };
+        let is_options = request.method() == Method::OPTIONS;
+        let is_preflight = is_options && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        let router = if is_options && !is_preflight { self.router_without_cors } else { self.router };
         let Ok(mut response) = router.oneshot(request).instrument(span.clone()).await;
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
