@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::function::venv;
 use crate::http_server;
-use crate::process::{Server, free_port};
+use crate::process::{Server, free_port, wait_until_closed};
 use crate::redis::CertificateAuthority;
 use crate::shared_servers;
 
@@ -123,6 +123,7 @@ impl Moto {
     /// Fails if other tests use the server, or it doesn't start.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         let own = self.own_server()?;
+        wait_until_closed(own.port, Duration::from_secs(10))?;
         own.server = MotoServer::start_process(own.dir.path(), own.port)?;
         Ok(())
     }
