@@ -310,7 +310,7 @@ impl Run<'_> {
             }
         }
         for (target, roster) in targets.iter().zip(&rosters) {
-            if matches!(roster, Err((MailmanError::NoSuchList, _))) {
+            if matches!(roster, Err((error, _)) if error.is_missing_list()) {
                 missing_lists.insert(target.list.clone());
             }
         }

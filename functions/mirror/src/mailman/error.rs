@@ -58,6 +58,11 @@ impl MailmanError {
         }
     }
 
+    /// True if Mailman has no such list, or a proxy that replaces Mailman's errors says so.
+    pub(crate) fn is_missing_list(self) -> bool {
+        matches!(self, Self::NoSuchList | Self::NotMailman(StatusCode::NOT_FOUND))
+    }
+
     /// True if the cause can only be Mailman or a proxy, and not the address that the request was about.
     pub(crate) fn is_busy(self) -> bool {
         matches!(self, Self::Busy { .. })

@@ -88,7 +88,7 @@ impl Mailman<'_> {
     pub(crate) async fn has_list(&self, list: &ListId) -> Result<bool, MailmanError> {
         match self.retry_read(async || self.member_count(list).await).await {
             Ok(_) => Ok(true),
-            Err(MailmanError::NoSuchList) => Ok(false),
+            Err(error) if error.is_missing_list() => Ok(false),
             Err(error) => Err(error),
         }
     }
