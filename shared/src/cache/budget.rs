@@ -106,6 +106,7 @@ local function arg(n) return tonumber(ARGV[n]) end
 local per_second, per_minute, per_day = arg(2), arg(3), arg(4)
 local share_second, share_minute, share_day = arg(5), arg(6), arg(7)
 local unknown_minute, unknown_day, max_wait = arg(8), arg(9), arg(10)
+local trickle, probe_period = arg(13), arg(14)
 local t = redis.call('TIME')
 local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local cooldown = redis.call('PTTL', KEYS[1])
@@ -136,7 +137,7 @@ if hash ~= '' and not redis.call('ZSCORE', KEYS[9], hash) then
   local is_full = minute(KEYS[8]) >= unknown_minute
   local is_day_full = day('u') >= unknown_day
   if is_full or is_day_full then
-    if minute(KEYS[10]) >= 10 then return {4, until_room(is_day_full and KEYS[10] or KEYS[8]), 0, 0} end
+    if minute(KEYS[10]) >= trickle then return {4, until_room(is_day_full and KEYS[10] or KEYS[8]), 0, 0} end
     is_stranger = true
   end
 end
@@ -166,7 +167,7 @@ redis.call('PEXPIRE', mine, 65000)
 redis.call('HINCRBY', KEYS[7], 't' .. hour, 1)
 if yields then redis.call('HINCRBY', KEYS[7], 'm' .. hour, 1) end
 redis.call('EXPIRE', KEYS[7], 90000)
-if is_probe then redis.call('SET', KEYS[3], 1, 'PX', 1000) end
+if is_probe then redis.call('SET', KEYS[3], 1, 'PX', probe_period) end
 if is_stranger then
   redis.call('ZADD', KEYS[10], now, t[1] .. '.' .. t[2] .. '.' .. call)
   redis.call('PEXPIRE', KEYS[10], 60000)

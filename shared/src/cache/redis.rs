@@ -9,8 +9,8 @@ use std::time::Duration;
 use redis::{Cmd, FromRedisValue};
 
 use super::budget::{
-    ADMIT, BREAKER_FAILURES, BREAKER_OPEN, COUNT_FAILURE, COUNT_UNKNOWN, FAILURE_PERIOD, KNOWN_SECONDS, NoviLimits,
-    Place, REMEMBER, Refusal,
+    ADMIT, BREAKER_FAILURES, BREAKER_OPEN, BREAKER_PROBE, COUNT_FAILURE, COUNT_UNKNOWN, FAILURE_PERIOD, KNOWN_SECONDS,
+    NoviLimits, Place, REMEMBER, Refusal, TRICKLE,
 };
 use super::connector::Connector;
 use super::entry::{Entry, MemberUpdate, unix_now};
@@ -282,8 +282,8 @@ impl RedisCache {
         command.arg(u8::from(yields)).arg(available.second).arg(available.minute).arg(available.day);
         command.arg(share.second).arg(share.minute).arg(share.day).arg(unknown.0).arg(unknown.1);
         // The random number keeps calls apart that are made within one microsecond.
-        let max_wait = u64::try_from(max_wait.as_millis()).unwrap_or(u64::MAX);
-        command.arg(max_wait).arg(stranger.unwrap_or_default()).arg(fastrand::u32(..));
+        command.arg(milliseconds(max_wait)).arg(stranger.unwrap_or_default()).arg(fastrand::u32(..));
+        command.arg(TRICKLE).arg(milliseconds(BREAKER_PROBE));
         let (code, wait, calls_today, failures): (u8, u64, u64, u64) = self.query(reconnect_wait, &command).await?;
         let wait = Duration::from_millis(wait);
         Some(match code {
@@ -304,7 +304,6 @@ impl RedisCache {
 
     /// Counts a call without a response.
     pub(super) async fn count_failure(&self, reconnect_wait: Duration, novi: &RootDigest) -> Option<()> {
-        let milliseconds = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let mut command = script(COUNT_FAILURE, &[SharedKey::Failures, SharedKey::Breaker], novi);
         command.arg(BREAKER_FAILURES).arg(milliseconds(FAILURE_PERIOD)).arg(milliseconds(BREAKER_OPEN));
         self.query(reconnect_wait, &command).await
@@ -334,6 +333,10 @@ impl RedisCache {
 #[must_use]
 pub fn lock_key(list_id: &str) -> String {
     format!("idaa:mirror:{list_id}")
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Returns the command that runs a script on keys of this Novi, without the script's arguments.

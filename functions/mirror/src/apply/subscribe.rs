@@ -2,8 +2,8 @@
 //!
 //! Subscriptions run concurrently. After a failure, no new requests start, and in-flight ones are awaited. An address
 //! with a lost response is retried last, after [`SETTLE_DELAY`] and another read of the roster. An unexplained
-//! rejection is also retried last, once, without the delay, and then once more without the name. Pending subscription requests are discarded when the other
-//! addresses are done, so that they are read only once.
+//! rejection is also retried last, once, without the delay, and then once more without the name. Pending subscription
+//! requests are discarded when the other addresses are done, so that they are read only once.
 
 use std::collections::VecDeque;
 use std::time::Duration;

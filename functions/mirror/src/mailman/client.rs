@@ -335,11 +335,9 @@ impl<'r> Mailman<'r> {
         url: Url,
         body: Option<&serde_json::Value>,
     ) -> Result<Response, MailmanError> {
-        let remaining = self.cutoff.saturating_duration_since(Instant::now());
-        if remaining.is_zero() {
-            return Err(MailmanError::OutOfTime);
-        }
         self.pace.turn(self.cutoff).await?;
+        // After the wait, so that no request outlasts the cutoff.
+        let remaining = self.cutoff.saturating_duration_since(Instant::now());
         self.calls.fetch_add(1, Ordering::Relaxed);
         let is_write = *method != Method::GET;
         // A write isn't cut short, because its outcome would be unknown.
