@@ -37,7 +37,7 @@ pub(crate) fn install(env: &Env) {
 
 /// Writes these metrics as one line.
 pub fn emit(metrics: &[Metric]) {
-    let Some(function) = FUNCTION.get().filter(|_| !metrics.is_empty()) else { return };
+    let Some(function) = FUNCTION.get() else { return };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let mut line = line(function, u64::try_from(now).unwrap_or_default(), metrics);
     line.push('\n');

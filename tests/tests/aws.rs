@@ -54,6 +54,17 @@ async fn slow_down(proxy: &HttpProxy) -> Infallible {
     }
 }
 
+/// Starts the function, which reads its parameters from `url` every second. Then removes the front end's key from SSM.
+async fn start_and_revoke_key(url: &str, moto: &Moto) -> Result<Verification> {
+    let prefix = moto.prefix();
+    let env = Verification::start(&ssm(url, prefix, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
+    add_private_credentials(&env);
+    moto.put(prefix, &env.config).await?;
+    assert_eq!(env.verify(env.member).await?.status, 200);
+    revoke_key(&env, moto, prefix).await?;
+    Ok(env)
+}
+
 /// Removes the API key of the front end from SSM.
 async fn revoke_key(env: &Verification, moto: &Moto, prefix: &str) -> Result<()> {
     moto.put(prefix, &json!({"api_keys": [{"name": "server", "key": env.keys.bypass, "bypass": true}]})).await
@@ -168,12 +179,7 @@ async fn cached_parameters_are_used_while_ssm_fails() -> Result<()> {
 async fn revoked_key_is_refused_although_ssm_takes_longer_than_a_request_waits() -> Result<()> {
     let moto = Moto::start()?;
     let proxy = HttpProxy::start(moto.url()).await?;
-    let (url, prefix) = (proxy.url(), moto.prefix());
-    let env = Verification::start(&ssm(&url, prefix, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
-    add_private_credentials(&env);
-    moto.put(prefix, &env.config).await?;
-    assert_eq!(env.verify(env.member).await?.status, 200);
-    revoke_key(&env, &moto, prefix).await?;
+    let env = start_and_revoke_key(&proxy.url(), &moto).await?;
     // Several readings, since they are due after one second and take 1.2 s.
     let refused = async {
         let started = Instant::now();
@@ -193,13 +199,8 @@ async fn revoked_key_is_refused_although_ssm_takes_longer_than_a_request_waits()
 async fn reading_that_began_before_a_freeze_goes_on_with_the_next_request() -> Result<()> {
     let moto = Moto::start()?;
     let proxy = HttpProxy::start(moto.url()).await?;
-    let (url, prefix) = (proxy.url(), moto.prefix());
     for is_answered in [true, false] {
-        let env = Verification::start(&ssm(&url, prefix, &[("PARAMETER_TTL_SECONDS", "1")])).await?;
-        add_private_credentials(&env);
-        moto.put(prefix, &env.config).await?;
-        assert_eq!(env.verify(env.member).await?.status, 200);
-        revoke_key(&env, &moto, prefix).await?;
+        let env = start_and_revoke_key(&proxy.url(), &moto).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         let permit = hold_reading(&proxy);
         assert_eq!(env.verify(env.member).await?.status, 200, "the older parameters are used meanwhile");

@@ -182,11 +182,6 @@ impl ListReport {
         }
     }
 
-    /// True if the plan subscribes anyone.
-    pub(crate) fn has_subscriptions(&self) -> bool {
-        self.subscribed > 0
-    }
-
     /// Logs one line, with fields that a log query can aggregate.
     pub(crate) fn log(&self) {
         let Self { wanted, roster, subscribed, unsubscribed, kept, withheld, .. } = *self;

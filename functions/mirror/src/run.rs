@@ -241,8 +241,9 @@ impl Mirror {
             }
         }
         let count = |status| lists.iter().filter(|list| list.status == status).count() as u64;
-        let calls_today = run.reader.caller.calls_today().map(|calls| Metric::Count("NoviCallsToday", calls));
-        metrics::emit(&calls_today.into_iter().collect::<Vec<_>>());
+        if let Some(calls) = run.reader.caller.calls_today() {
+            metrics::emit(&[Metric::Count("NoviCallsToday", calls)]);
+        }
         metrics::emit(&[
             Metric::Count("ListsOk", count(Status::Ok)),
             Metric::Count("ListsPartial", count(Status::Partial)),
@@ -392,7 +393,7 @@ impl Run<'_> {
     /// Reports what would be done, and whether the owners of the list would be mailed about it.
     async fn report_dry_run(&self, plan: &Plan) -> ListReport {
         let mut report = ListReport::planned(plan);
-        if report.has_subscriptions()
+        if !plan.subscribe().is_empty()
             && let Ok(settings) = self.mailman.list_settings(&plan.list).await
             && settings.admin_notify_mchanges == Some(true)
         {

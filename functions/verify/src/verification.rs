@@ -84,7 +84,9 @@ fn refused(refusal: Refusal) -> Problem {
         Refusal::Breaker(_) => Some("BreakerOpen"),
         Refusal::Stranger(_) => Some("StrangersLimited"),
     };
-    metrics::emit(&metric.map(|name| Metric::Count(name, 1)).into_iter().collect::<Vec<_>>());
+    if let Some(name) = metric {
+        metrics::emit(&[Metric::Count(name, 1)]);
+    }
     let seconds = ceil_seconds(refusal.wait()).max(1) + fastrand::u64(0..=3);
     match refusal {
         Refusal::Breaker(_) => Problem::with_retry_after(Code::NoviUnreachable, Some(seconds)),

@@ -112,8 +112,8 @@ impl MemberCache {
 
     /// Writes records from Novi to Redis, so that other instances find them. Does nothing without Redis.
     ///
-    /// Their UUIDs are remembered, too. Newer entries are left alone, and nothing is deleted. Takes at most `limit`, and ends early if Redis stops
-    /// responding. Returns the number of updates that Redis has processed.
+    /// Their UUIDs are remembered, too. Newer entries are left alone, and nothing is deleted. Takes at most `limit`, and
+    /// ends early if Redis stops responding. Returns the number of updates that Redis has processed.
     pub async fn prewarm(&self, updates: Vec<MemberUpdate>, novi: &Access, limit: Duration) -> usize {
         /// Commands in flight: enough to keep the connection busy.
         const CONCURRENCY: usize = 64;
