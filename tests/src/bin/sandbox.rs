@@ -195,14 +195,18 @@ fn print_report(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
             list["unsubscribed"],
             skipped.join(", "),
         ));
+        if let Some(reason) = list["reason"].as_str() {
+            print_result(&format!("  {}: {reason}", text(&list["status"])));
+        }
     }
     let calls = (&report["novi_calls"], &report["mailman_calls"], &report["seconds"]);
     print_result(&format!(
         "status {}, with {} calls to Novi and {} to Mailman in {} s",
         report["status"], calls.0, calls.1, calls.2
     ));
-    if report["status"] != "ok" {
-        bail!("expected the status ok: {report}");
+    // Two of the people have an `Email` that is not an address, as Novi's records do.
+    if report["status"] != "partial" {
+        bail!("expected the status partial: {report}");
     }
     Ok(())
 }
