@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use crate::function::venv;
 use crate::mariadb::MariaDb;
 use crate::postgres::Postgres;
-use crate::process::{Server, free_port, wait_until_closed};
+use crate::process::{Server, free_port, start_on_free_port, wait_until_closed};
 use crate::shared_servers;
 use crate::workspace;
 
@@ -134,15 +134,7 @@ impl Mailman {
     }
 
     async fn start_release(release: Release, database: Database) -> anyhow::Result<Self> {
-        // Another process may take the port before Mailman binds it.
-        let mut last = None;
-        for _ in 0..3 {
-            match Self::start_once(release, database).await {
-                Ok(mailman) => return Ok(mailman),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("Mailman failed to start")))
+        start_on_free_port(|| Self::start_once(release, database)).await
     }
 
     async fn start_once(release: Release, database: Database) -> anyhow::Result<Self> {

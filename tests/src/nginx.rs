@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
-use crate::process::{Server, children, free_port};
+use crate::process::{Server, children, free_port, start_on_free_port};
 
 /// The path of Mailman's API behind [`Rule::PathPrefix`], without the version.
 pub const PATH_PREFIX: &str = "/mailman";
@@ -68,15 +68,7 @@ impl Nginx {
     /// # Errors
     /// Fails if nginx is not installed, doesn't start, or rejects the combination of rules.
     pub async fn start(target: &str, rules: &[Rule]) -> anyhow::Result<Self> {
-        // Another process may take the port before nginx binds it.
-        let mut last = None;
-        for _ in 0..3 {
-            match Self::start_once(target, rules).await {
-                Ok(nginx) => return Ok(nginx),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| anyhow::anyhow!("nginx failed to start")))
+        start_on_free_port(|| Self::start_once(target, rules)).await
     }
 
     async fn start_once(target: &str, rules: &[Rule]) -> anyhow::Result<Self> {

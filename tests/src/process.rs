@@ -105,6 +105,20 @@ pub fn free_port() -> io::Result<u16> {
     Err(io::Error::from(io::ErrorKind::AddrNotAvailable))
 }
 
+/// Starts a server on a free port, in up to three attempts, because another process may take the port before the server
+/// binds it.
+///
+/// # Errors
+/// Returns the error of the last attempt.
+pub async fn start_on_free_port<T, F: Future<Output = anyhow::Result<T>>>(start: impl Fn() -> F) -> anyhow::Result<T> {
+    for _ in 0..2 {
+        if let Ok(server) = start().await {
+            return Ok(server);
+        }
+    }
+    start().await
+}
+
 /// Waits until no process listens on `port`.
 ///
 /// # Errors

@@ -148,7 +148,7 @@ impl Verifier {
         id: MemberId,
         deadline: Instant,
     ) -> Outcome {
-        let mut cache = self.cache.resume(budget);
+        let mut cache = self.cache.resume(parameters.novi.digest(), budget);
         let hash = parameters.novi.hash(id);
         let stranger = Some(hash.as_str()).filter(|_| trust == Trust::Anyone);
         let outcome = self.query_novi(&mut cache, parameters, stranger, id, deadline).await;

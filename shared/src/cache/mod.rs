@@ -101,13 +101,16 @@ impl MemberCache {
     /// Returns a session for one request, about this Novi's members.
     #[must_use]
     pub fn session(&self, novi: &RootDigest) -> Session<'_> {
-        self.resume(SessionBudget { novi: novi.clone(), time_left: self.timeout, reconnect_wait: RECONNECT_WAIT })
+        self.resume(
+            novi,
+            SessionBudget { timeout: self.timeout, time_left: self.timeout, reconnect_wait: RECONNECT_WAIT },
+        )
     }
 
     /// Returns a session with the rest of another one's time.
     #[must_use]
-    pub fn resume(&self, SessionBudget { novi, time_left, reconnect_wait }: SessionBudget) -> Session<'_> {
-        Session { cache: self, novi, time_left, reconnect_wait, bypassed: false }
+    pub fn resume(&self, novi: &RootDigest, budget: SessionBudget) -> Session<'_> {
+        Session { cache: self, novi: novi.clone(), budget, bypassed: false }
     }
 
     /// Writes records from Novi to Redis, so that other instances find them. Does nothing without Redis.
@@ -148,7 +151,7 @@ impl MemberCache {
             None => CacheHealth::InProcess,
             Some(redis) => {
                 let mut session = self.session(novi);
-                match session.with_budget(redis, redis.check(RECONNECT_WAIT, novi)).await {
+                match session.budget.run(redis, redis.check(RECONNECT_WAIT, novi)).await {
                     Some(()) => CacheHealth::Ok,
                     None => CacheHealth::Down,
                 }
@@ -161,30 +164,30 @@ impl MemberCache {
 pub struct Session<'c> {
     cache: &'c MemberCache,
     novi: RootDigest,
-    time_left: Duration,
-    /// Zero after the first failure, so that a request waits only once for a Redis that is gone.
-    reconnect_wait: Duration,
+    budget: SessionBudget,
     bypassed: bool,
 }
 
-/// The rest of a session's time, for work that continues elsewhere.
-#[derive(Clone, Debug)]
+/// The rest of a session's time.
+#[derive(Clone, Copy, Debug)]
 pub struct SessionBudget {
-    novi: RootDigest,
+    /// The time of a whole session.
+    timeout: Duration,
     time_left: Duration,
+    /// Zero after the first failure, so that a request waits only once for a Redis that is gone.
     reconnect_wait: Duration,
 }
 
 impl Session<'_> {
     /// Shortens the rest of the session's time to at most `limit`.
     pub fn limit(&mut self, limit: Duration) {
-        self.time_left = self.time_left.min(limit);
+        self.budget.time_left = self.budget.time_left.min(limit);
     }
 
     /// Returns the rest of the session's time, for [`MemberCache::resume`].
     #[must_use]
     pub fn budget(&self) -> SessionBudget {
-        SessionBudget { novi: self.novi.clone(), time_left: self.time_left, reconnect_wait: self.reconnect_wait }
+        self.budget
     }
 }
 
@@ -201,7 +204,7 @@ impl Session<'_> {
         let Some(redis) = &self.cache.redis else {
             return self.cache.local.get(id, &self.novi, self.cache.ttls);
         };
-        match self.with_budget(redis, redis.get(self.reconnect_wait, id)).await {
+        match self.budget.run(redis, redis.get(self.budget.reconnect_wait, id)).await {
             None => {
                 self.bypassed = true;
                 Lookup::Miss
@@ -217,7 +220,7 @@ impl Session<'_> {
         match &self.cache.redis {
             None => self.cache.local.put(id, entry),
             Some(redis) => {
-                self.with_budget(redis, redis.put(self.reconnect_wait, id, &entry, self.cache.ttls)).await;
+                self.budget.run(redis, redis.put(self.budget.reconnect_wait, id, &entry, self.cache.ttls)).await;
             }
         }
     }
@@ -227,7 +230,7 @@ impl Session<'_> {
         match &self.cache.redis {
             None => self.cache.local.forget(id),
             Some(redis) => {
-                self.with_budget(redis, redis.forget(self.reconnect_wait, id)).await;
+                self.budget.run(redis, redis.forget(self.budget.reconnect_wait, id)).await;
             }
         }
     }
@@ -240,7 +243,7 @@ impl Session<'_> {
         let Some(redis) = &self.cache.redis else {
             return Claim::Unknown;
         };
-        match self.with_budget(redis, redis.claim(self.reconnect_wait, name, owner, seconds)).await {
+        match self.budget.run(redis, redis.claim(self.budget.reconnect_wait, name, owner, seconds)).await {
             None => Claim::Unknown,
             Some(true) => Claim::Ours,
             Some(false) => Claim::Taken,
@@ -250,14 +253,14 @@ impl Session<'_> {
     /// Releases a lock if `owner` still holds it. Returns true if Redis responded.
     pub async fn release(&mut self, name: &str, owner: &str) -> bool {
         let Some(redis) = &self.cache.redis else { return false };
-        self.with_budget(redis, redis.release(self.reconnect_wait, name, owner)).await.is_some()
+        self.budget.run(redis, redis.release(self.budget.reconnect_wait, name, owner)).await.is_some()
     }
 
     /// Keeps a lock for `seconds`, during which no run can claim it, if `owner` still holds it or it has expired. Returns
     /// true if Redis responded.
     pub async fn keep(&mut self, name: &str, owner: &str, seconds: u64) -> bool {
         let Some(redis) = &self.cache.redis else { return false };
-        self.with_budget(redis, redis.keep(self.reconnect_wait, name, owner, seconds)).await.is_some()
+        self.budget.run(redis, redis.keep(self.budget.reconnect_wait, name, owner, seconds)).await.is_some()
     }
 }
 
@@ -276,8 +279,12 @@ impl Session<'_> {
             return;
         };
         let seconds = RECORD_READ_PERIOD.as_secs();
-        let novi = self.novi.clone();
-        if self.with_budget(redis, redis.mark_record_read(self.reconnect_wait, &novi, seconds)).await.is_some() {
+        if self
+            .budget
+            .run(redis, redis.mark_record_read(self.budget.reconnect_wait, &self.novi, seconds))
+            .await
+            .is_some()
+        {
             self.cache.local.mark_announced();
         }
     }
@@ -288,8 +295,7 @@ impl Session<'_> {
             return true;
         }
         let Some(redis) = &self.cache.redis else { return false };
-        let novi = self.novi.clone();
-        self.with_budget(redis, redis.was_record_read(self.reconnect_wait, &novi)).await.unwrap_or(false)
+        self.budget.run(redis, redis.was_record_read(self.budget.reconnect_wait, &self.novi)).await.unwrap_or(false)
     }
 }
 
@@ -300,8 +306,7 @@ impl Session<'_> {
         let seconds = seconds.min(MAX_COOLDOWN);
         self.cache.local.cool_down(Duration::from_secs(seconds));
         if let Some(redis) = self.cache.redis.as_ref().filter(|_| seconds > 0) {
-            let novi = self.novi.clone();
-            self.with_budget(redis, redis.cool_down(self.reconnect_wait, &novi, seconds)).await;
+            self.budget.run(redis, redis.cool_down(self.budget.reconnect_wait, &self.novi, seconds)).await;
         }
     }
 
@@ -314,9 +319,8 @@ impl Session<'_> {
         // The instance's own cooldown also applies when Redis doesn't respond.
         self.cache.local.check_cooldown()?;
         if let Some(redis) = &self.cache.redis {
-            let novi = self.novi.clone();
-            let admitted = redis.admit(self.reconnect_wait, &novi, stranger, max_wait);
-            if let Some(admitted) = self.with_budget(redis, admitted).await {
+            let admitted = redis.admit(self.budget.reconnect_wait, &self.novi, stranger, max_wait);
+            if let Some(admitted) = self.budget.run(redis, admitted).await {
                 return admitted;
             }
         }
@@ -327,8 +331,7 @@ impl Session<'_> {
     pub async fn count_unknown(&mut self) {
         self.cache.local.count_unknown();
         if let Some(redis) = &self.cache.redis {
-            let novi = self.novi.clone();
-            self.with_budget(redis, redis.count_unknown(self.reconnect_wait, &novi)).await;
+            self.budget.run(redis, redis.count_unknown(self.budget.reconnect_wait, &self.novi)).await;
         }
     }
 
@@ -336,8 +339,7 @@ impl Session<'_> {
     pub async fn count_failure(&mut self) {
         self.cache.local.count_failure();
         if let Some(redis) = &self.cache.redis {
-            let novi = self.novi.clone();
-            self.with_budget(redis, redis.count_failure(self.reconnect_wait, &novi)).await;
+            self.budget.run(redis, redis.count_failure(self.budget.reconnect_wait, &self.novi)).await;
         }
     }
 
@@ -345,8 +347,7 @@ impl Session<'_> {
     pub async fn count_response(&mut self, has_failures: bool) {
         self.cache.local.count_response();
         if let Some(redis) = self.cache.redis.as_ref().filter(|_| has_failures) {
-            let novi = self.novi.clone();
-            self.with_budget(redis, redis.count_response(self.reconnect_wait, &novi)).await;
+            self.budget.run(redis, redis.count_response(self.budget.reconnect_wait, &self.novi)).await;
         }
     }
 
@@ -355,16 +356,15 @@ impl Session<'_> {
         match &self.cache.redis {
             None => self.cache.local.remember(hash),
             Some(redis) => {
-                let novi = self.novi.clone();
-                self.with_budget(redis, redis.remember(self.reconnect_wait, &novi, &[hash])).await;
+                self.budget.run(redis, redis.remember(self.budget.reconnect_wait, &self.novi, &[hash])).await;
             }
         }
     }
 }
 
-impl Session<'_> {
+impl SessionBudget {
     /// Runs `work` within the time that is left. Returns `None` if Redis didn't respond.
-    async fn with_budget<T>(&mut self, redis: &RedisCache, work: impl Future<Output = Option<T>>) -> Option<T> {
+    async fn run<T>(&mut self, redis: &RedisCache, work: impl Future<Output = Option<T>>) -> Option<T> {
         if self.time_left.is_zero() {
             return None;
         }
@@ -374,7 +374,7 @@ impl Session<'_> {
         self.time_left = self.time_left.saturating_sub(waited);
         let outcome = outcome.unwrap_or_else(|_| {
             // A very short wait says nothing about the connection.
-            if waited >= RECONNECT_WAIT.min(self.cache.timeout / 2) {
+            if waited >= RECONNECT_WAIT.min(self.timeout / 2) {
                 redis.mark_timed_out(generation);
             }
             None

@@ -44,6 +44,45 @@ pub(crate) struct Timeouts {
     pub(crate) retry: Duration,
 }
 
+/// The ids of the memberships of a list, by address. An address may have several.
+pub(crate) type MemberIds = HashMap<Address, Vec<String>>;
+
+/// What the rows of a roster are collected into.
+trait Members: Default {
+    /// The fields to ask for.
+    const FIELDS: &'static [&'static str];
+
+    fn reserve(&mut self, rows: usize);
+
+    fn add(&mut self, rows: Vec<RosterEntry>);
+}
+
+impl Members for Roster {
+    const FIELDS: &'static [&'static str] = &["email"];
+
+    fn reserve(&mut self, rows: usize) {
+        Self::reserve(self, rows);
+    }
+
+    fn add(&mut self, rows: Vec<RosterEntry>) {
+        self.extend(rows.iter().map(|row| Address::new(&row.email)));
+    }
+}
+
+impl Members for MemberIds {
+    const FIELDS: &'static [&'static str] = &["email", "member_id"];
+
+    fn reserve(&mut self, rows: usize) {
+        Self::reserve(self, rows);
+    }
+
+    fn add(&mut self, rows: Vec<RosterEntry>) {
+        for RosterEntry { email, member_id } in rows {
+            self.entry(Address::new(&email)).or_default().extend(member_id);
+        }
+    }
+}
+
 /// A client for one run.
 pub(crate) struct Mailman<'r> {
     http: &'r reqwest::Client,
@@ -107,33 +146,17 @@ impl<'r> Mailman<'r> {
 
     /// Reads the members of a list, without its owners, moderators and non-members.
     pub(super) async fn read_roster(&self, list: &ListId) -> Result<Roster, MailmanError> {
-        self.read_members(list, &["email"], Roster::reserve, |roster, entries| {
-            roster.extend(entries.iter().map(|entry| Address::new(&entry.email)));
-        })
-        .await
+        self.read_members(list).await
     }
 
-    /// Reads the ids of the memberships of a list. An address may have several.
-    pub(super) async fn read_member_ids(&self, list: &ListId) -> Result<HashMap<Address, Vec<String>>, MailmanError> {
-        type MemberIds = HashMap<Address, Vec<String>>;
-        self.read_members(list, &["email", "member_id"], MemberIds::reserve, |ids: &mut MemberIds, entries| {
-            for RosterEntry { email, member_id } in entries {
-                ids.entry(Address::new(&email)).or_default().extend(member_id);
-            }
-        })
-        .await
+    /// Reads the ids of the memberships of a list.
+    pub(super) async fn read_member_ids(&self, list: &ListId) -> Result<MemberIds, MailmanError> {
+        self.read_members(list).await
     }
 
-    /// Collects the rows of a roster, with these fields.
-    async fn read_members<T: Default>(
-        &self,
-        list: &ListId,
-        fields: &[&str],
-        reserve: impl Fn(&mut T, usize),
-        add: impl Fn(&mut T, Vec<RosterEntry>),
-    ) -> Result<T, MailmanError> {
+    async fn read_members<T: Members>(&self, list: &ListId) -> Result<T, MailmanError> {
         for _ in 0..Self::MAX_ROSTER_READS {
-            if let Some(members) = self.members_once(list, fields, &reserve, &add).await? {
+            if let Some(members) = self.members_once(list).await? {
                 return Ok(members);
             }
         }
@@ -141,19 +164,13 @@ impl<'r> Mailman<'r> {
     }
 
     /// Reads a roster once. Returns `None` if it changed while being read.
-    async fn members_once<T: Default>(
-        &self,
-        list: &ListId,
-        fields: &[&str],
-        reserve: impl Fn(&mut T, usize),
-        add: impl Fn(&mut T, Vec<RosterEntry>),
-    ) -> Result<Option<T>, MailmanError> {
+    async fn members_once<T: Members>(&self, list: &ListId) -> Result<Option<T>, MailmanError> {
         let mut members = T::default();
         let (mut rows, mut total) = (0, None);
         for page_number in 1_usize.. {
             let mut url = self.url(&["lists", list.as_str(), "roster", "member"]);
             url.query_pairs_mut()
-                .extend_pairs(fields.iter().map(|field| ("fields", field)))
+                .extend_pairs(T::FIELDS.iter().map(|field| ("fields", field)))
                 .append_pair("count", &Self::PAGE_SIZE.to_string())
                 .append_pair("page", &page_number.to_string());
             let response = self.send(&Method::GET, url, None).await?;
@@ -162,11 +179,11 @@ impl<'r> Mailman<'r> {
                 return Ok(None);
             }
             if page_number == 1 {
-                reserve(&mut members, page.total_size.min(Self::MAX_PREALLOCATED));
+                members.reserve(page.total_size.min(Self::MAX_PREALLOCATED));
             }
             rows += page.entries.len();
             let is_empty = page.entries.is_empty();
-            add(&mut members, page.entries);
+            members.add(page.entries);
             if rows >= page.total_size {
                 return Ok(Some(members));
             }

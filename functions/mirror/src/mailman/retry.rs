@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::address::Address;
-use crate::mailman::client::Mailman;
+use crate::mailman::client::{Mailman, MemberIds};
 use crate::mailman::error::{MailmanError, WriteOutcome};
 use crate::mailman::retry_budget::RetryBudget;
 use crate::mapping::ListId;
@@ -64,7 +64,7 @@ impl Mailman<'_> {
     }
 
     /// Reads the ids of the memberships of a list. Retries transient failures.
-    pub(crate) async fn member_ids(&self, list: &ListId) -> Result<HashMap<Address, Vec<String>>, MailmanError> {
+    pub(crate) async fn member_ids(&self, list: &ListId) -> Result<MemberIds, MailmanError> {
         self.retry_read(async || self.read_member_ids(list).await).await
     }
 
