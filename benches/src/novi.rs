@@ -39,11 +39,13 @@ impl People {
         group
     }
 
-    /// Returns the minimum number of calls for reading these groups and all people in them, with pages of a thousand.
+    /// Returns the minimum number of calls for reading these groups and all people in them, with pages of a thousand that
+    /// overlap by one row, which shows changes between two pages.
     pub(crate) fn minimum_calls(&self) -> usize {
         const PAGE_SIZE: usize = 1_000;
-        let groups: usize = self.groups.values().map(|members| members.len().div_ceil(PAGE_SIZE)).sum();
-        groups + if self.are_listable { self.ids.len().div_ceil(PAGE_SIZE) } else { self.ids.len() }
+        let pages = |rows: usize| 1 + rows.saturating_sub(PAGE_SIZE).div_ceil(PAGE_SIZE - 1);
+        let groups: usize = self.groups.values().map(|members| pages(members.len())).sum();
+        groups + if self.are_listable { pages(self.ids.len()) } else { self.ids.len() }
     }
 
     /// Starts a server with these people.

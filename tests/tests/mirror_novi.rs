@@ -65,8 +65,7 @@ async fn novi_envelopes_and_transient_failures_make_no_difference() -> Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bulk_list_is_read_if_it_takes_fewer_calls() -> Result<()> {
-    // 300 records in pages of 40 take 8 calls instead of 200. The group's pages overlap by one row each, so its 200
-    // rows take 6.
+    // Pages of 40 rows overlap by one. So 300 records take 8 calls instead of 200, and the group's 200 rows take 6.
     let (env, group) = start(200, 100, &[]).await?;
     env.novi.state().bulk_hidden_fields = Some(Vec::new());
     let report = env.run(json!({})).await?;
@@ -106,6 +105,41 @@ async fn member_with_two_records_in_the_bulk_list_is_fetched_individually() -> R
     let roster = env.mailman.roster(LIST, "member").await?;
     assert!(strangers.iter().all(|stranger| !roster.contains_key(stranger)));
     assert_members(&env, group).await
+}
+
+/// A row may be someone else's, which only the member's own row shows. If that isn't reached, no row counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_fetched_individually_if_the_bulk_list_is_not_read_to_its_end() -> Result<()> {
+    let (env, group) = start(60, 20, &[]).await?;
+    let stranger = {
+        let mut state = env.novi.state();
+        state.bulk_hidden_fields = Some(Vec::new());
+        let mut members = state.directory.groups[&group].clone();
+        members.sort();
+        let mut others: Vec<Uuid> = state.directory.people.keys().copied().filter(|id| !members.contains(id)).collect();
+        others.sort();
+        // Someone else's record on the first page claims to be that of a member who is on the second page.
+        state.directory.person(others[0])["UniqueID"] = json!(members[59].hyphenated().to_string());
+        state.directory.address(others[0])
+    };
+    let page = |total: usize| {
+        NoviFault::Respond(200, "application/json", json!({"TotalCount": total, "Results": []}).to_string())
+    };
+    for (fault, second_page) in [
+        ("refused", NoviFault::Forbidden),
+        ("no response", NoviFault::NoResponse),
+        ("empty", page(80)),
+        ("another total", page(40)),
+    ] {
+        env.novi.state().fail("/api/members", 1, NoviFault::Delay(Duration::ZERO));
+        env.novi.state().fail("/api/members", usize::MAX, second_page);
+        let report = env.run(json!({})).await?;
+        assert_eq!(report["status"], "ok", "{fault}: {report}");
+        assert!(!env.mailman.roster(LIST, "member").await?.contains_key(&stranger), "{fault}: a stranger was added");
+        assert_members(&env, group).await?;
+        env.novi.state().clear_faults();
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

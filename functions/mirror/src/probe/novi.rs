@@ -16,7 +16,7 @@ use crate::directory::GroupEnd;
 use crate::mapping::Mappings;
 use crate::probe::report::Transport;
 use crate::probe::shape::{self, BodyKind, Envelope, Fields, KeyStyle, RecordBody};
-use crate::read::{CallError, Caller, GroupPages, ReadingEnd};
+use crate::read::{CallError, Caller, Pages, ReadingEnd};
 
 /// The maximum number of records to read for each group.
 const SAMPLE: usize = 20;
@@ -283,7 +283,7 @@ impl NoviProbe<'_> {
 
     /// Reads one group as the mirror does, and returns its people.
     async fn group(&self, group: Uuid, mut facts: GroupFacts) -> (GroupFacts, Vec<MemberId>) {
-        let mut pages = GroupPages::default();
+        let mut pages = Pages::default();
         let (mut rows, mut unreadable) = (0, Vec::new());
         loop {
             let offset = pages.offset;

@@ -5,9 +5,10 @@
 //! transient failures. Data that remains unreadable is marked unknown, which removes no one. Reading ends early if its
 //! time is over or Novi stops responding.
 
+mod bulk_list;
 mod caller;
 mod ending;
-mod group_pages;
+mod pages;
 mod rate_limit;
 
 use std::collections::{BTreeMap, HashSet};
@@ -22,9 +23,10 @@ use shared::parameters::ParameterStore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::bulk_list::BulkList;
 pub(crate) use self::caller::{CallError, Caller};
 pub(crate) use self::ending::ReadingEnd;
-pub(crate) use self::group_pages::GroupPages;
+pub(crate) use self::pages::Pages;
 pub(crate) use self::rate_limit::{CallLimits, NoviRateLimiter};
 use crate::directory::{Directory, Group, GroupEnd, MemberStatus};
 use crate::parameters::Parameters;
@@ -120,60 +122,39 @@ impl<'r> Reader<'r> {
         people
     }
 
-    /// Reads the bulk list of all records page by page, as long as that takes fewer calls than one for each person who
-    /// is still missing. People who are not on the list, or only with an incomplete record, stay missing.
+    /// Reads the bulk list of all records, if that takes fewer calls than one for each person. People who are not on the
+    /// list, or only with an incomplete record, stay missing. So does everyone if it isn't read to its end.
     async fn read_bulk(&self, missing: &mut HashSet<MemberId>, people: &mut PeopleRecords) {
-        // People on a page who were not recorded, because they aren't requested or their record is incomplete.
-        let mut skipped = HashSet::new();
-        // People whose record was taken from a page, and those with two different ones, who are asked about individually.
-        let (mut recorded, mut contradictory) = (HashSet::new(), HashSet::new());
-        let mut offset = 0;
-        // A single lookup costs the same as one page.
-        let mut calls_left = 1;
-        while calls_left < missing.len() {
+        let mut list = BulkList::new(missing, self.rules);
+        while list.calls_left() < missing.len() {
+            let offset = list.offset();
             let request = async |access: &Access, deadline| {
                 let read_at = SystemTime::now();
                 self.client.records(access, offset, deadline).await.map(|page| (page, read_at))
             };
             let (page, read_at) = match self.caller.call(MAX_BULK_ATTEMPTS, request).await {
                 Ok((Some(page), read_at)) => (page, read_at),
-                // The individual calls end in the same way, if anyone is still missing.
+                // The individual calls end in the same way.
                 Err(CallError::Ended(_)) => return,
                 Ok((None, _)) | Err(CallError::Novi(_)) => {
                     tracing::info!("bulk listing unavailable; fetching members individually");
                     return;
                 }
             };
-            let rows = page.rows.len();
-            let mut has_new_rows = false;
-            for row in page.rows {
-                let Some(id) = row.id else { continue };
-                if recorded.contains(&id) {
-                    // A row may be on two pages, but with the same record.
-                    if people.directory.get(&id) != Some(&MemberStatus::from_record(Some(&row.record), self.rules)) {
-                        recorded.remove(&id);
-                        contradictory.insert(id);
-                        people.directory.remove(&id);
-                        people.updates.retain(|update| update.id != id);
-                        missing.insert(id);
+            match list.add(page, read_at) {
+                None => {}
+                Some(GroupEnd::Complete) => {
+                    for (id, record, read_at) in list.into_records() {
+                        missing.remove(&id);
+                        self.record_member(people, id, Some(&record), read_at);
                     }
-                } else if missing.contains(&id) && skipped.contains(&id) {
-                    // Two rows, and the first one was incomplete. Either may be another person's.
-                    contradictory.insert(id);
-                } else if !contradictory.contains(&id) && row.record.is_complete(self.rules) && missing.remove(&id) {
-                    recorded.insert(id);
-                    self.record_member(people, id, Some(&row.record), read_at);
-                    has_new_rows = true;
-                } else if !people.directory.contains_key(&id) {
-                    has_new_rows |= skipped.insert(id);
+                    return;
+                }
+                Some(_) => {
+                    tracing::info!("bulk listing incomplete; fetching members individually");
+                    return;
                 }
             }
-            offset += rows;
-            let remaining = usize::try_from(page.total).unwrap_or(usize::MAX).saturating_sub(offset);
-            if !has_new_rows || remaining == 0 {
-                break;
-            }
-            calls_left = remaining.div_ceil(rows);
         }
     }
 
@@ -189,7 +170,7 @@ impl<'r> Reader<'r> {
 
     /// Reads one group to its end.
     async fn group(&self, id: Uuid) -> Result<Group, ReadingEnd> {
-        let mut pages = GroupPages::default();
+        let mut pages = Pages::default();
         loop {
             let offset = pages.offset;
             let page = self

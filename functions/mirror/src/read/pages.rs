@@ -1,4 +1,4 @@
-//! The integrity of a group that is read page by page.
+//! The integrity of what is read page by page: a group, or the bulk list of all records.
 
 use std::collections::HashSet;
 
@@ -7,18 +7,18 @@ use shared::novi::Page;
 
 use crate::directory::GroupEnd;
 
-/// The maximum number of rows in a group. No group is this large, and a server that generates rows without end must not
-/// be read forever.
+/// The maximum number of rows. Nothing is this large, and a server that generates rows without end must not be read
+/// forever.
 const MAX_ROWS: usize = 500_000;
 
-/// A group that is being read.
+/// A group, or the bulk list, that is being read.
 ///
 /// Pages overlap by one row. Without the overlap, a member who leaves between two pages would shift a row out of the
 /// next page, and if another member joins at the same time, not even the count would change.
 ///
 /// A person may be listed twice, and then counts twice in the total.
 #[derive(Default)]
-pub(crate) struct GroupPages {
+pub(crate) struct Pages {
     pub(crate) members: Vec<MemberId>,
     seen: HashSet<MemberId>,
     pub(crate) rows_without_id: usize,
@@ -32,14 +32,14 @@ pub(crate) struct GroupPages {
     total: Option<Option<u64>>,
 }
 
-impl GroupPages {
+impl Pages {
     /// Returns how many rows are missing, if Novi said how many there are.
     pub(crate) fn missing_rows(&self) -> usize {
         let total = self.total.flatten().map_or(0, |total| usize::try_from(total).unwrap_or(usize::MAX));
         total.saturating_sub(self.rows)
     }
 
-    /// Adds a page. Returns the result if the group ends with this page.
+    /// Adds a page. Returns the result if this page is the last one.
     pub(crate) fn add(&mut self, page: Page) -> Option<GroupEnd> {
         let incomplete = |reason: &str| Some(GroupEnd::Incomplete(reason.to_owned()));
         if *self.total.get_or_insert(page.total) != page.total {
@@ -94,7 +94,7 @@ mod tests {
 
     /// Reads pages until the group ends, which must be at the last one.
     fn read_all(pages: Vec<Page>) -> (usize, GroupEnd) {
-        let mut group = GroupPages::default();
+        let mut group = Pages::default();
         let last = pages.len() - 1;
         for (index, page) in pages.into_iter().enumerate() {
             if let Some(end) = group.add(page) {
@@ -126,7 +126,7 @@ mod tests {
     fn group_without_end_is_incomplete() {
         let too_many = GroupEnd::Incomplete("it has too many rows".to_owned());
         for row in [None, id(1)] {
-            let mut group = GroupPages::default();
+            let mut group = Pages::default();
             let rows = |first: u128| match row {
                 None => vec![None; 100_001],
                 Some(_) => (first..=first + 100_000).map(id).collect(),
