@@ -13,6 +13,7 @@ mod explain;
 mod force;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod ledger;
 mod lock;
 mod mailman;
 mod mapping;

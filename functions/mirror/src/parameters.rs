@@ -9,6 +9,7 @@ use shared::parameters::{self, ParameterError, ParameterStore, RawParameters};
 use shared::sync::lock;
 use url::Url;
 
+use crate::ledger::LedgerKeys;
 use crate::mapping::Mappings;
 
 /// Mailman's base URL and credentials.
@@ -44,6 +45,9 @@ pub(crate) struct Parameters {
     pub(crate) novi: novi::Access,
     pub(crate) mailman: MailmanAccess,
     pub(crate) mappings: Mappings,
+    /// The keys of the ledger, which a mirror with one requires.
+    #[expect(dead_code, reason = "runs don't use the ledger yet")]
+    pub(crate) ledger_keys: Option<LedgerKeys>,
     cache_password: Option<SecretString>,
 }
 
@@ -55,6 +59,7 @@ impl parameters::Parameters for Parameters {
         "mailman_username",
         "mailman_password",
         "novi_mailman_sync",
+        "ledger_key",
         "cache_password",
     ];
     const MULTIPART_NAME: Option<&'static str> = Some("novi_mailman_sync");
@@ -66,6 +71,7 @@ impl parameters::Parameters for Parameters {
             novi: novi::Access::from_parameters(raw, allow_plain_http)?,
             mailman: MailmanAccess::from_parameters(raw, allow_plain_http)?,
             mappings: Mappings::from_parameters(raw)?,
+            ledger_keys: LedgerKeys::from_parameters(raw)?,
             cache_password: raw.optional("cache_password")?.map(SecretString::from),
         })
     }

@@ -7,6 +7,7 @@ use shared::member::MemberRules;
 use shared::rate_limit::Rates;
 use shared::settings::{CacheTtls, CommonSettings, Env, SettingError, novi_total};
 
+use crate::ledger::LedgerLocation;
 use crate::mailman::Timeouts;
 
 /// The settings, parsed from environment variables.
@@ -23,6 +24,9 @@ pub(crate) struct Settings {
     pub(crate) bulk: bool,
     /// `NOVI_TOTAL_PER_*` and `NOVI_MAX_PER_*`.
     pub(crate) novi_limits: NoviLimits,
+    /// `LEDGER`: the location of the ledger, if there is one.
+    #[expect(dead_code, reason = "runs don't use the ledger yet")]
+    pub(crate) ledger: Option<LedgerLocation>,
     /// `MAILMAN_TIMEOUT_MS` and `MAILMAN_RETRY_SECONDS`.
     pub(crate) mailman: Timeouts,
     /// `MIRROR_APPLY`: only `true` lets a run write.
@@ -47,6 +51,7 @@ impl Settings {
                 "off" => Some(false),
                 _ => None,
             })?,
+            ledger: LedgerLocation::from_env(env)?,
             mailman: Timeouts {
                 request: Duration::from_millis(env.number(
                     "MAILMAN_TIMEOUT_MS",
