@@ -9,7 +9,9 @@
 mod keys;
 mod location;
 mod seal;
+mod store;
 
 pub(crate) use keys::LedgerKeys;
 pub(crate) use location::LedgerLocation;
 pub(crate) use seal::OpenError;
+pub(crate) use store::{LedgerStore, StoreError, Version};
