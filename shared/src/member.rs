@@ -19,7 +19,8 @@ use crate::json::{self, DAMAGE};
 use crate::{address, text};
 
 /// A member's UUID. It has no `Debug` and no `Display`, because it identifies a person.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct MemberId(Uuid);
 
 impl MemberId {

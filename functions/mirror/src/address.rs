@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 
 use idna::AsciiDenyList;
 use idna::uts46::{DnsLength, Hyphens, Uts46};
+use serde::{Deserialize, Serialize};
 use shared::address;
 
 /// An address in lower case, as Mailman stores it. It may be invalid.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct Address(Box<str>);
 
 impl Address {

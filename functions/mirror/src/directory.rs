@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use serde::{Deserialize, Serialize};
 use shared::member::{MemberId, MemberRules, Record};
 use shared::text;
 use uuid::Uuid;
@@ -13,11 +14,13 @@ use crate::mapping::Target;
 const MAX_NAME: usize = 100;
 
 /// The status of one person.
-#[derive(PartialEq, Eq)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum MemberStatus {
     /// Active, and not opted out of emails.
     Member {
         address: Address,
+        /// The display name. The ledger doesn't keep it.
+        #[serde(skip)]
         name: Option<String>,
         /// The address if the space in `Email` isn't a lost plus.
         after_space: Option<Address>,
@@ -125,13 +128,45 @@ pub(crate) enum GroupEnd {
     Incomplete(String),
 }
 
-/// The status of every person that was read. People who are missing were not yet read.
+/// The status of every person that was read in this run.
 pub(crate) type Directory = HashMap<MemberId, MemberStatus>;
 
+/// What earlier runs read of a person. The ledger keeps it.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Person {
+    /// When Novi was last asked about the person, in seconds of Unix time.
+    pub(crate) asked: u64,
+    /// True if the record could not be read then.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub(crate) is_unknown: bool,
+    /// The last status that was read, or [`MemberStatus::NotYetRead`].
+    pub(crate) status: MemberStatus,
+    /// The addresses that the person had before, as long as they are on a roster.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) former: BTreeSet<Address>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+impl Person {
+    /// Returns the person's status as far as earlier runs know it.
+    fn present_status(&self) -> &MemberStatus {
+        if self.is_unknown { &MemberStatus::Unknown } else { &self.status }
+    }
+}
+
 /// The groups and people of all lists.
+#[derive(Default)]
 pub(crate) struct People {
     pub(crate) groups: HashMap<Uuid, Group>,
     pub(crate) directory: Directory,
+    /// What earlier runs read.
+    pub(crate) earlier: HashMap<MemberId, Person>,
+    /// When the pass began, in seconds of Unix time.
+    pub(crate) pass_began: u64,
 }
 
 impl People {
@@ -147,13 +182,32 @@ impl People {
         members
     }
 
-    /// Returns the status of one person.
+    /// Returns the status of one person: what this run read, or else what an earlier run read.
     pub(crate) fn status(&self, member: MemberId) -> &MemberStatus {
-        self.directory.get(&member).unwrap_or(&MemberStatus::NotYetRead)
+        let earlier = || self.earlier.get(&member).map(Person::present_status);
+        self.directory.get(&member).or_else(earlier).unwrap_or(&MemberStatus::NotYetRead)
+    }
+
+    /// True if this run read the person's record.
+    pub(crate) fn is_read(&self, member: MemberId) -> bool {
+        self.directory.get(&member).is_some_and(|status| !matches!(status, MemberStatus::Unknown))
+    }
+
+    /// True if the pass has asked about the person, even if the record can't be read.
+    pub(crate) fn is_asked(&self, member: MemberId) -> bool {
+        self.directory.contains_key(&member)
+            || self.earlier.get(&member).is_some_and(|person| person.asked >= self.pass_began)
+    }
+
+    /// Returns the addresses that the person has, or had according to earlier runs.
+    pub(crate) fn past_addresses(&self, member: MemberId) -> impl Iterator<Item = &Address> {
+        let earlier = self.earlier.get(&member);
+        let known = earlier.into_iter().flat_map(|person| person.status.addresses().chain(&person.former));
+        self.status(member).addresses().chain(known)
     }
 }
 
-shared::unprintable!(MemberStatus, People);
+shared::unprintable!(MemberStatus, Person, People);
 
 #[cfg(test)]
 mod tests {

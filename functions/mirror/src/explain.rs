@@ -135,6 +135,7 @@ mod tests {
 
     use super::*;
     use crate::mapping::Mappings;
+    use crate::plan::History;
 
     #[test]
     fn every_address_is_explained() {
@@ -160,10 +161,11 @@ mod tests {
                 Group { members, rows_without_id: 0, missing_rows: 0, end: GroupEnd::Complete },
             )]),
             directory: statuses.into_iter().enumerate().map(|(n, status)| (id(n), status)).collect(),
+            ..People::default()
         };
         let mut roster = Roster::default();
         roster.extend(["ann", "inactive", "kept", "stays-1", "stays-2"].map(|n| address(&format!("{n}@example.org"))));
-        let plan = Plan::new(&target, &people, &roster, &BTreeSet::new(), None);
+        let plan = Plan::new(&target, &people, &roster, &BTreeSet::new(), &History::default(), None);
         let explained = [
             ("Ann <ANN@example.org>", true, ""),
             ("inactive@example.org", false, "its record is not active in Novi; the list is blocked"),

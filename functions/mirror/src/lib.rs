@@ -43,6 +43,7 @@ use shared::telemetry;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use crate::ledger::LedgerStore;
 use crate::lock::InstanceId;
 use crate::parameters::Parameters;
 use crate::read::{NoviRateLimiter, ReadOptions};
@@ -68,6 +69,9 @@ pub async fn run() -> anyhow::Result<()> {
 
     let mirror = Mirror {
         parameters,
+        ledger: settings.ledger.map(|location| LedgerStore::new(location, http.clone())),
+        novi_rates: settings.novi_limits.share,
+        period: settings.period,
         http,
         novi,
         mailman: settings.mailman,

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use shared::member::parse_hyphenated;
 use shared::parameters::{ParameterError, RawParameters};
@@ -13,7 +14,8 @@ use uuid::Uuid;
 use crate::address::Address;
 
 /// Mailman's list id, such as `members.lists.example.org`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub(crate) struct ListId(String);
 
 impl ListId {
@@ -74,6 +76,8 @@ pub(crate) struct Target {
     pub(crate) limits: Limits,
     /// True if no one is removed from the list (`"removals": false`).
     pub(crate) is_add_only: bool,
+    /// False if whoever left the list by themselves isn't added again (`"resubscribe": false`).
+    pub(crate) resubscribes: bool,
     /// Every list that a mapping names. Their addresses are no member's.
     pub(crate) mapped_lists: Arc<BTreeSet<ListId>>,
     /// True if an invalid mapping doesn't even name its list. It may be meant for this list, in which case the
@@ -187,6 +191,7 @@ impl Target {
         self.may_be_empty.extend(other.may_be_empty);
         self.keep.extend(other.keep);
         self.is_add_only |= other.is_add_only;
+        self.resubscribes &= other.resubscribes;
         self.limits = Limits {
             max_removal_percent: self.limits.max_removal_percent.min(other.limits.max_removal_percent),
             max_growth_percent: self.limits.max_growth_percent.min(other.limits.max_growth_percent),
@@ -218,9 +223,6 @@ impl Target {
             map.get("list_id").and_then(Value::as_str).and_then(ListId::parse).ok_or(
                 "list_id: expected a list id such as members.lists.example.org, or the list's posting address",
             )?;
-        if !flag(map, "resubscribe", true)? {
-            return Err("resubscribe: false needs the ledger, which this version doesn't have".to_owned());
-        }
         let defaults = Limits::default();
         Ok(Self {
             list,
@@ -228,6 +230,7 @@ impl Target {
             may_be_empty: flag(map, "may_be_empty", false)?.then_some(group).into_iter().collect(),
             keep: keep(map)?,
             is_add_only: !flag(map, "removals", true)?,
+            resubscribes: flag(map, "resubscribe", true)?,
             has_unresolved_mapping: false,
             mapped_lists: Arc::default(),
             limits: Limits {
@@ -368,16 +371,13 @@ mod tests {
     }
 
     #[test]
-    fn resubscribe_false_is_an_error_without_a_ledger() {
+    fn no_one_is_subscribed_again_if_any_mapping_of_the_list_says_so() {
         let mappings = parse(json!([
             {"group_guid": GROUP, "list_id": "a.lists.example.org", "resubscribe": false},
+            {"group_guid": OTHER, "list_id": "a.lists.example.org"},
             {"group_guid": GROUP, "list_id": "b.lists.example.org"},
         ]));
-        assert_eq!(
-            mappings.invalid[0].reason,
-            "Mapping 1 is invalid: resubscribe: false needs the ledger, which this version doesn't have."
-        );
-        assert!(!mappings.targets[0].has_unresolved_mapping && mappings.targets.len() == 1);
+        assert_eq!(mappings.targets.iter().map(|target| target.resubscribes).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

@@ -46,7 +46,6 @@ pub(crate) struct Parameters {
     pub(crate) mailman: MailmanAccess,
     pub(crate) mappings: Mappings,
     /// The keys of the ledger, which a mirror with one requires.
-    #[expect(dead_code, reason = "runs don't use the ledger yet")]
     pub(crate) ledger_keys: Option<LedgerKeys>,
     cache_password: Option<SecretString>,
 }

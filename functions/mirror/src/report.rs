@@ -29,7 +29,7 @@ pub(crate) struct ListReport {
     roster: usize,
     subscribed: usize,
     unsubscribed: usize,
-    /// Always zero, because only the ledger knows former addresses.
+    /// Only the ledger knows former addresses.
     moved: usize,
     kept: usize,
     pub(crate) withheld: usize,
@@ -41,6 +41,9 @@ pub(crate) struct ListReport {
     /// True if an operator has to look at the list at once, although it isn't blocked.
     #[serde(skip)]
     pub(crate) is_held_or_in_doubt: bool,
+    /// True if the pass has asked about everyone in the list's groups.
+    #[serde(skip)]
+    is_pass_complete: bool,
     /// Contains addresses. [`Report`] adds it to the result, so that it is in no log and no error.
     #[serde(skip)]
     pub(crate) shown: Option<Shown>,
@@ -78,6 +81,27 @@ impl ListReport {
         Self::without_plan(Some(list), Status::Failed, reason)
     }
 
+    /// Reports a list whose mapping needs a ledger, if there is none.
+    pub(crate) fn needs_ledger(list: &ListId) -> Self {
+        let reason = "\"resubscribe\": false in a mapping of this list needs the ledger, which knows who left by \
+                      themselves. The list is left unchanged. Set LEDGER, or leave resubscribe out.";
+        Self::without_plan(Some(list), Status::Failed, reason.to_owned())
+    }
+
+    /// Reports a list in a run that another run's claim of the ledger stops.
+    pub(crate) fn claimed(list: &ListId) -> Self {
+        let reason = "Another run has claimed the ledger, so the list is left unchanged. The claim ends with that run, or \
+                      with its invocation at the latest. The next scheduled run retries.";
+        Self::without_plan(Some(list), Status::Failed, reason.to_owned())
+    }
+
+    /// Reports a list that no mapping names any more.
+    pub(crate) fn unmapped(list: &ListId) -> Self {
+        let reason = "No mapping names this list any more, so it is left unchanged. If that is right, nothing has to be \
+                      done: after a week the ledger forgets it. Otherwise add its mapping again.";
+        Self::without_plan(Some(list), Status::Partial, reason.to_owned())
+    }
+
     /// Reports a list that could not be read or written.
     pub(crate) fn from_error(list: &ListId, error: MailmanError) -> Self {
         Self::without_plan(Some(list), status_of(error), reason_of(error))
@@ -85,12 +109,12 @@ impl ListReport {
 
     /// Reports a plan that isn't applied, because this is a dry run, or because the plan is blocked or empty.
     pub(crate) fn planned(plan: &Plan) -> Self {
-        Self::of(plan, plan.subscribe().len(), plan.unsubscribe().len())
+        Self::of(plan, plan.subscribe().len(), plan.moving().len(), plan.unsubscribe().len())
     }
 
     /// Reports a plan and the part of it that was applied.
     pub(crate) fn applied(plan: &Plan, applied: &Applied) -> Self {
-        let mut report = Self::of(plan, applied.subscribed, applied.unsubscribed);
+        let mut report = Self::of(plan, applied.subscribed, applied.moved, applied.unsubscribed);
         report.rejected = applied.rejected;
         let rejected = applied.rejected.total();
         if rejected > 0 {
@@ -184,22 +208,36 @@ impl ListReport {
 
     /// Logs one line, with fields that a log query can aggregate.
     pub(crate) fn log(&self) {
-        let Self { wanted, roster, subscribed, unsubscribed, kept, withheld, .. } = *self;
+        let Self { wanted, roster, subscribed, moved, unsubscribed, kept, withheld, .. } = *self;
         let (list, status, reason) = (self.list_id.as_deref(), self.status.as_str(), self.reason.as_deref());
-        tracing::info!(list, status, wanted, roster, subscribed, unsubscribed, kept, withheld, reason, "list synced");
+        tracing::info!(
+            list,
+            status,
+            wanted,
+            roster,
+            subscribed,
+            moved,
+            unsubscribed,
+            kept,
+            withheld,
+            reason,
+            "list synced"
+        );
     }
 
-    fn of(plan: &Plan, subscribed: usize, unsubscribed: usize) -> Self {
+    fn of(plan: &Plan, subscribed: usize, moved: usize, unsubscribed: usize) -> Self {
         let mut report = Self {
             list_id: Some(plan.list.to_string()),
             wanted: plan.wanted,
             roster: plan.roster,
             subscribed,
+            moved,
             unsubscribed,
             kept: plan.kept,
             withheld: plan.withheld(),
             skipped: plan.skipped,
             is_held_or_in_doubt: plan.is_held_or_in_doubt(),
+            is_pass_complete: plan.is_pass_complete(),
             ..Self::default()
         };
         for (status, reason) in reasons(plan) {
@@ -210,12 +248,12 @@ impl ListReport {
 
     /// True if the list was changed, or would be in a dry run.
     pub(crate) fn has_changes(&self) -> bool {
-        self.subscribed + self.unsubscribed > 0
+        self.subscribed + self.moved + self.unsubscribed > 0
     }
 
     /// Reports that reading Novi ended before everyone on this list was read.
     pub(crate) fn reading_ended(&mut self, end: ReadingEnd) {
-        if self.skipped.not_yet_read > 0 {
+        if self.skipped.not_yet_read > 0 || !self.is_pass_complete {
             self.add_reason(Status::Unfinished, &format!("{end}."));
         }
     }
@@ -265,6 +303,22 @@ impl ListExplanation {
     }
 }
 
+/// The ledger's part of the report.
+#[derive(Clone, Serialize)]
+pub(crate) struct LedgerReport {
+    /// The number of people in the mapped groups.
+    pub(crate) people: usize,
+    /// The number of people about whom the pass has asked.
+    pub(crate) read: usize,
+    /// `complete`, or `under_way`.
+    pub(crate) pass: &'static str,
+    /// The age of the oldest record in seconds. `null` if there is none.
+    pub(crate) oldest_seconds: Option<u64>,
+    /// The duration of a pass that is under way.
+    #[serde(skip)]
+    pub(crate) pass_seconds: u64,
+}
+
 /// The report of a run.
 pub(crate) struct Report {
     pub(crate) status: Status,
@@ -278,6 +332,8 @@ pub(crate) struct Report {
     pub(crate) mailman_version: Option<Version>,
     /// The duration of the run in seconds.
     pub(crate) seconds: f64,
+    /// `None` without a ledger.
+    pub(crate) ledger: Option<LedgerReport>,
     /// Contains addresses, so it is part of the result but never of the log.
     pub(crate) explain: Vec<Explanation>,
 }
@@ -294,8 +350,8 @@ struct View<'r> {
     /// The number of other lists that are left out.
     #[serde(skip_serializing_if = "Option::is_none")]
     lists_left_out: Option<usize>,
-    /// Always `null`, because there is no ledger.
-    ledger: Option<()>,
+    /// `null` without a ledger.
+    ledger: Option<&'r LedgerReport>,
     novi_calls: u64,
     mailman_calls: u64,
     seconds: f64,
@@ -375,7 +431,7 @@ impl Report {
             lists: shown.into_iter().map(|list| ListView::new(list, has_addresses, cut)).collect(),
             ok_lists: cut.counts_ok_lists.then_some(ok.len()),
             lists_left_out: (left_out > 0).then_some(left_out),
-            ledger: None,
+            ledger: self.ledger.as_ref(),
             novi_calls,
             mailman_calls,
             seconds,
@@ -402,6 +458,7 @@ mod tests {
             status,
             dry_run: false,
             has_progress,
+            ledger: None,
             lists: vec![ListReport::without_plan(None, status, "x".to_owned())],
             novi_calls: 0,
             mailman_calls: 0,

@@ -1,33 +1,43 @@
 //! One run: reads everything, plans every list, judges every plan, and only then applies the sound ones.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+mod gather;
+mod remember;
+#[cfg(test)]
+mod worlds;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt, stream};
+use futures_util::FutureExt;
 use serde::Serialize;
 use shared::cache::{MemberCache, MemberUpdate};
 use shared::member::MemberRules;
 use shared::metrics::{self, Metric};
 use shared::novi::{self, NoviError};
 use shared::parameters::{ParameterStore, Unavailable};
+use shared::rate_limit::Rates;
 use shared::sync::lock;
 use tokio::time::Instant;
-use uuid::Uuid;
 
-use crate::apply::{OpenWrites, apply};
-use crate::directory::{Group, MemberStatus, People};
+use self::gather::Gathered;
+use self::remember::{remember, unmapped};
+use crate::address::Address;
+use crate::apply::{OpenWrites, apply, chosen, restore};
+use crate::directory::{MemberStatus, People};
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
+use crate::force::Force;
+use crate::ledger::{Claimed, Document, Ledger, LedgerStore, ListResult, unix_now};
 use crate::lock::{InstanceId, Locks};
-use crate::mailman::{Mailman, MailmanError, OLDEST_VERSION, Timeouts};
+use crate::mailman::{Mailman, MailmanError, OLDEST_VERSION, Preferences, Timeouts};
 use crate::mapping::{ListId, Mappings, Target};
 use crate::parameters::Parameters;
-use crate::plan::Plan;
+use crate::plan::{History, Plan};
 use crate::probe::{self, ProbeReport};
-use crate::read::{CallLimits, Caller, NoviRateLimiter, PeopleRecords, ReadOptions, Reader, ReadingEnd};
-use crate::report::{Explanation, ListReport, Report};
+use crate::read::{CallLimits, Caller, NoviRateLimiter, ReadOptions, Reader, ReadingEnd};
+use crate::report::{Explanation, LedgerReport, ListReport, Report};
 use crate::roster::Roster;
 use crate::show::show;
 use crate::status::Status;
@@ -35,9 +45,6 @@ use crate::unread::Unread;
 
 /// The reserve before the invocation's deadline. No work starts that would not end before the reserve begins.
 const DEADLINE_RESERVE: Duration = Duration::from_secs(10);
-
-/// The maximum number of concurrent reads. Mailman's REST API has two workers by default.
-const MAILMAN_CONCURRENCY: usize = 2;
 
 /// The reason why a run did not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +72,12 @@ pub(crate) struct Mirror {
     pub(crate) mailman: Timeouts,
     pub(crate) rate_limiter: Mutex<NoviRateLimiter>,
     pub(crate) read_options: ReadOptions,
+    /// The limits of the mirror's own calls to Novi.
+    pub(crate) novi_rates: Rates,
+    /// The time between two scheduled runs.
+    pub(crate) period: Duration,
+    /// The store of the ledger, if there is one.
+    pub(crate) ledger: Option<LedgerStore>,
     pub(crate) member_rules: MemberRules,
     /// True if `MIRROR_APPLY=true`.
     pub(crate) may_write: bool,
@@ -131,6 +144,9 @@ struct Outcome {
     has_read: bool,
     /// The lists that Mailman may still be changing.
     open: BTreeSet<ListId>,
+    ledger: Option<LedgerReport>,
+    /// True if the ledger was read and could not be written.
+    has_lost_ledger: bool,
 }
 
 /// One run.
@@ -140,6 +156,10 @@ struct Run<'r> {
     dry_run: bool,
     reader: Reader<'r>,
     mailman: Mailman<'r>,
+    novi_rates: Rates,
+    period: Duration,
+    /// When the run began, in seconds of Unix time. The ledger knows the run by it.
+    now: u64,
     open_writes: &'r Mutex<OpenWrites>,
     unread: &'r Mutex<HashMap<ListId, Unread>>,
 }
@@ -196,6 +216,9 @@ impl Mirror {
                 reading_cutoff(started, cutoff),
             ),
             mailman: Mailman::new(&self.http, self.mailman, &self.parameters, Arc::clone(parameters), cutoff),
+            novi_rates: self.novi_rates,
+            period: self.period,
+            now: unix_now(),
             open_writes: &self.open_writes,
             unread: &self.unread,
         };
@@ -205,6 +228,10 @@ impl Mirror {
             None => event.lists.is_none(),
         });
         let mut lists: Vec<ListReport> = invalid.map(ListReport::invalid).collect();
+        // Only the ledger knows who left by themselves.
+        let (targets, without_ledger): (Vec<&Target>, Vec<&Target>) =
+            targets.into_iter().partition(|target| target.resubscribes || self.ledger.is_some());
+        lists.extend(without_ledger.iter().map(|target| ListReport::needs_ledger(&target.list)));
         if mappings.lists.is_empty() && lists.is_empty() {
             lists.push(ListReport::without_mappings());
         }
@@ -217,7 +244,11 @@ impl Mirror {
         let (locked, unlocked): (Vec<&Target>, Vec<&Target>) =
             targets.into_iter().partition(|target| locks.is_taken(&target.list));
         lists.extend(locked.iter().map(|target| ListReport::locked(&target.list)));
-        let outcome = AssertUnwindSafe(run.sync(&unlocked)).catch_unwind().await;
+        let keys = parameters.ledger_keys.as_ref();
+        let time_left = deadline.saturating_duration_since(Instant::now());
+        let opened = Ledger::open(self.ledger.as_ref(), keys, locks.owner(), time_left, dry_run).await;
+        let is_ledger_unavailable = opened.as_ref().is_ok_and(Ledger::is_unavailable);
+        let outcome = AssertUnwindSafe(run.sync_with(opened, &unlocked)).catch_unwind().await;
         let all = || unlocked.iter().map(|target| target.list.clone()).collect();
         let open = outcome.as_ref().map_or_else(|_| all(), |outcome| outcome.open.clone());
         locks.release(&open, cutoff + DEADLINE_RESERVE / 2).await;
@@ -260,6 +291,15 @@ impl Mirror {
             Metric::Count("MailmanCalls", run.mailman.calls()),
             Metric::Count("CacheDown", u64::from(cache_is_down)),
         ]);
+        if self.ledger.is_some() {
+            let ledger = outcome.ledger.as_ref();
+            metrics::emit(&[
+                Metric::Count("LedgerUnavailable", u64::from(is_ledger_unavailable || outcome.has_lost_ledger)),
+                Metric::Count("LedgerPeople", ledger.map_or(0, |ledger| ledger.people as u64)),
+                Metric::Count("PassSeconds", ledger.map_or(0, |ledger| ledger.pass_seconds)),
+                Metric::Count("OldestRecordSeconds", ledger.and_then(|ledger| ledger.oldest_seconds).unwrap_or(0)),
+            ]);
+        }
         Report {
             status: lists.iter().map(|list| list.status).max().unwrap_or_default(),
             dry_run,
@@ -268,6 +308,7 @@ impl Mirror {
             novi_calls: run.reader.caller.calls(),
             mailman_calls: run.mailman.calls(),
             mailman_version,
+            ledger: outcome.ledger,
             seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
             explain: outcome.explanations,
         }
@@ -283,43 +324,51 @@ fn reading_cutoff(started: Instant, cutoff: Instant) -> Instant {
 }
 
 impl Run<'_> {
-    /// Reads, plans and judges all lists, and then applies the sound plans.
-    async fn sync(&self, targets: &[&Target]) -> Outcome {
-        let mut outcome = Outcome::default();
-        // Reads Novi and Mailman in parallel, so that only the slower one takes time. A roster that is older than the
-        // records causes no wrong removal, because addresses that were added since aren't considered.
-        let novi = async { self.read(targets).await.map(|read| (read, Instant::now())) };
-        let read = tokio::try_join!(novi, self.rosters(targets).map(Ok), self.other_missing_lists(targets).map(Ok));
-        let (((people, updates, ended), read_at), mut rosters, mut missing_lists) = match read {
-            Err(error) => {
-                let report =
-                    |target: &&Target| ListReport::without_plan(Some(&target.list), error.status(), error.reason());
-                outcome.lists = targets.iter().map(report).collect();
-                return outcome;
-            }
-            Ok(read) => read,
+    /// Syncs all lists, with the ledger if there is one.
+    async fn sync_with(&self, ledger: Result<Ledger<'_>, Claimed>, targets: &[&Target]) -> Outcome {
+        let Ok(mut ledger) = ledger else {
+            let lists = targets.iter().map(|target| ListReport::claimed(&target.list)).collect();
+            return Outcome { lists, ..Outcome::default() };
         };
+        let mut outcome = self.sync(targets, &mut ledger).await;
+        if let Ledger::Open(mut ledger) = ledger {
+            if self.event.lists.is_none() {
+                outcome.lists.extend(unmapped(&mut ledger.document, self.mappings, self.now));
+            }
+            outcome.has_lost_ledger |= !ledger.close(self.reader.caller.calls()).await;
+        }
+        outcome
+    }
+
+    /// Reads, plans and judges all lists, and then applies the sound plans.
+    async fn sync(&self, targets: &[&Target], ledger: &mut Ledger<'_>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Gathered { people, rosters, missing_lists, updates, ended } =
+            match self.gather(targets, ledger.opened()).await {
+                Err(error) => {
+                    let report =
+                        |target: &&Target| ListReport::without_plan(Some(&target.list), error.status(), error.reason());
+                    outcome.lists = targets.iter().map(report).collect();
+                    return outcome;
+                }
+                Ok(gathered) => gathered,
+            };
         outcome.updates = updates;
         outcome.has_read = people.directory.values().any(|status| !matches!(status, MemberStatus::Unknown));
-        // Mailman may have recovered while Novi was being read.
-        for (target, roster) in targets.iter().zip(&mut rosters) {
-            if let Err((error, failed_at)) = roster
-                && error.write_outcome().is_some()
-                && *failed_at < read_at
-            {
-                *roster = self.roster(target).await;
-            }
-        }
-        for (target, roster) in targets.iter().zip(&rosters) {
-            if matches!(roster, Err((error, _)) if error.is_missing_list()) {
-                missing_lists.insert(target.list.clone());
-            }
-        }
-        let plans = self.plan(targets, &people, rosters, &missing_lists);
+        let mut plans = self.plan(targets, &people, rosters, &missing_lists, ledger);
         let planned: Vec<_> =
             plans.iter().map(|result| result.as_ref().ok().map(|(roster, plan)| (roster, plan))).collect();
         outcome.explanations = explain(self.event, targets, &people, &planned);
         let shown = if self.event.show { show(&planned, &people) } else { Vec::new() };
+        let pass_began = people.pass_began;
+        if let Some(ledger) = ledger.opened() {
+            let preferences = self.preferences(&plans).await;
+            outcome.ledger = Some(self.note_plans(people, &plans, preferences, &mut ledger.document));
+            if !ledger.save().await {
+                outcome.has_lost_ledger = true;
+                plans.iter_mut().flatten().for_each(|(_, plan)| plan.lose_ledger());
+            }
+        }
         let mut shown = shown.into_iter();
         let mut reports: Vec<Option<ListReport>> = Vec::new();
         reports.resize_with(targets.len(), || None);
@@ -327,16 +376,26 @@ impl Run<'_> {
         // If time is always short, each list gets its turn.
         fastrand::shuffle(&mut order);
         for index in order {
-            let report = match &plans[index] {
-                Err(error) => ListReport::from_error(&targets[index].list, *error),
-                Ok((_, plan)) if self.dry_run => self.report_dry_run(plan).await,
-                Ok((_, plan)) if plan.is_empty() => ListReport::planned(plan),
+            let (report, result) = match &plans[index] {
+                Err(error) => (ListReport::from_error(&targets[index].list, *error), None),
+                Ok((_, plan)) if self.dry_run => (self.report_dry_run(plan).await, None),
+                Ok((_, plan)) if plan.is_empty() => (ListReport::planned(plan), Some(ListResult::default())),
                 Ok((_, plan)) => {
                     let applied = apply(&self.mailman, plan, self.open_writes).await;
                     outcome.open.extend(applied.has_open_writes().then(|| plan.list.clone()));
-                    ListReport::applied(plan, &applied)
+                    (ListReport::applied(plan, &applied), Some(ListResult::from(&applied)))
                 }
             };
+            if let (Some(ledger), Some(result), Ok((roster, plan))) = (ledger.opened(), result, &plans[index])
+                && let Some(entry) = ledger.document.lists.get_mut(&plan.list)
+            {
+                for (address, preferences) in entry.to_restore(plan, roster) {
+                    if restore(&self.mailman, &plan.list, &address, &preferences).await {
+                        entry.restored(&address);
+                    }
+                }
+                entry.changed(targets[index], roster, plan, pass_began, &result, self.now);
+            }
             reports[index] = Some(report);
         }
         for mut report in reports.into_iter().flatten() {
@@ -347,47 +406,38 @@ impl Run<'_> {
         outcome
     }
 
-    /// Reads the groups of all lists, and then each of their members once.
-    async fn read(&self, targets: &[&Target]) -> Result<(People, Vec<MemberUpdate>, Option<ReadingEnd>), ReadError> {
-        let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
-        let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
-        let mut members = HashSet::with_capacity(groups.values().map(|group| group.members.len()).sum());
-        members.extend(groups.values().flat_map(|group| group.members.iter().copied()));
-        tracing::info!(groups = groups.len(), members = members.len(), "read groups");
-        let PeopleRecords { directory, updates, ended } = self.reader.people(members).await;
-        tracing::info!(members = directory.len(), calls = self.reader.caller.calls(), "read members");
-        match self.reader.caller.access_denied() {
-            Some(error) => Err(ReadError::AccessDenied(error)),
-            None => Ok((People { groups, directory }, updates, ended)),
+    /// Reads what the people had chosen whose memberships are about to be removed.
+    async fn preferences(
+        &self,
+        plans: &[Result<(Roster, Plan), MailmanError>],
+    ) -> HashMap<ListId, BTreeMap<Address, Preferences>> {
+        let mut preferences = HashMap::new();
+        for (_, plan) in plans.iter().flatten().filter(|_| !self.dry_run) {
+            preferences.insert(plan.list.clone(), chosen(&self.mailman, &plan.list, plan.unsubscribe()).await);
         }
+        preferences
     }
 
-    /// Reads the rosters, in the order of the targets.
-    async fn rosters(&self, targets: &[&Target]) -> Vec<RosterResult> {
-        stream::iter(targets).map(|target| self.roster(target)).buffered(MAILMAN_CONCURRENCY).collect().await
-    }
-
-    async fn roster(&self, target: &Target) -> RosterResult {
-        self.mailman.roster(&target.list).await.map_err(|error| (error, Instant::now()))
-    }
-
-    /// Returns the mapped lists that Mailman doesn't have, without the targets. Reading the rosters tells about those.
-    async fn other_missing_lists(&self, targets: &[&Target]) -> BTreeSet<ListId> {
-        let targets: HashSet<&ListId> = targets.iter().map(|target| &target.list).collect();
-        let others = self.mappings.lists.iter().filter(|list| !targets.contains(list));
-        let check = |list| async move {
-            match self.mailman.has_list(list).await {
-                Ok(true) => None,
-                Ok(false) => Some(ListId::clone(list)),
-                // Such a list is more likely to exist than not. A run that concerns it reports the error.
-                Err(error) => {
-                    tracing::warn!(%list, %error, "checking that Mailman has the list failed");
-                    None
-                }
+    /// Notes in the ledger what was read, and what is about to be written.
+    fn note_plans(
+        &self,
+        people: People,
+        plans: &[Result<(Roster, Plan), MailmanError>],
+        mut preferences: HashMap<ListId, BTreeMap<Address, Preferences>>,
+        document: &mut Document,
+    ) -> LedgerReport {
+        let rosters: Option<HashSet<&Address>> = plans
+            .iter()
+            .map(|result| result.as_ref().ok().map(|(roster, _)| roster.iter()))
+            .collect::<Option<Vec<_>>>()
+            .map(|rosters| rosters.into_iter().flatten().collect());
+        for (_, plan) in plans.iter().flatten() {
+            if let Some(entry) = document.lists.get_mut(&plan.list) {
+                entry.about_to_change(plan, preferences.remove(&plan.list).unwrap_or_default(), self.now);
             }
-        };
-        let checks = stream::iter(others).map(check).buffer_unordered(MAILMAN_CONCURRENCY);
-        checks.filter_map(std::future::ready).collect().await
+        }
+        let is_partial = plans.len() < self.mappings.targets.len();
+        remember(document, people, rosters.as_ref(), is_partial, self.now)
     }
 
     /// Reports what would be done, and whether the owners of the list would be mailed about it.
@@ -409,18 +459,37 @@ impl Run<'_> {
         people: &People,
         rosters: Vec<RosterResult>,
         missing_lists: &BTreeSet<ListId>,
+        ledger: &mut Ledger<'_>,
     ) -> Vec<Result<(Roster, Plan), MailmanError>> {
+        let now = self.now;
         let make = |(target, roster): (&&Target, RosterResult)| {
             let roster = roster.map_err(|(error, _)| error)?;
-            let unread = Unread::new(target, people);
-            let mut unread_before = lock(self.unread);
-            let before = unread_before.get(&target.list);
-            let force = self.event.force.get(&target.list).map(|force| unread.limit(*force, before));
-            unread_before.insert(target.list.clone(), unread);
-            let plan = Plan::new(target, people, &roster, missing_lists, force);
+            let force = self.event.force.get(&target.list).copied();
+            let entry = ledger.opened().map(|ledger| ledger.document.lists.entry(target.list.clone()).or_default());
+            let plan = match entry {
+                Some(entry) => {
+                    let force = entry.force(force, target, people, now);
+                    let history = entry.history(target, people.pass_began, now);
+                    Plan::new(target, people, &roster, missing_lists, &history, force)
+                }
+                None => {
+                    let force = self.limit_force(force, target, people);
+                    let history = History { is_unavailable: ledger.is_unavailable(), ..History::default() };
+                    Plan::new(target, people, &roster, missing_lists, &history, force)
+                }
+            };
             tracing::info!(%plan, "list planned");
             Ok((roster, plan))
         };
         targets.iter().zip(rosters).map(make).collect()
+    }
+
+    /// Limits a force to what this instance's last run could not read either.
+    fn limit_force(&self, force: Option<Force>, target: &Target, people: &People) -> Option<Force> {
+        let unread = Unread::new(target, people);
+        let mut unread_before = lock(self.unread);
+        let limited = force.map(|force| unread.limit(force, unread_before.get(&target.list)));
+        unread_before.insert(target.list.clone(), unread);
+        limited
     }
 }

@@ -25,8 +25,9 @@ pub(crate) struct Settings {
     /// `NOVI_TOTAL_PER_*` and `NOVI_MAX_PER_*`.
     pub(crate) novi_limits: NoviLimits,
     /// `LEDGER`: the location of the ledger, if there is one.
-    #[expect(dead_code, reason = "runs don't use the ledger yet")]
     pub(crate) ledger: Option<LedgerLocation>,
+    /// `MIRROR_PERIOD_SECONDS`: the time between two scheduled runs.
+    pub(crate) period: Duration,
     /// `MAILMAN_TIMEOUT_MS` and `MAILMAN_RETRY_SECONDS`.
     pub(crate) mailman: Timeouts,
     /// `MIRROR_APPLY`: only `true` lets a run write.
@@ -52,6 +53,7 @@ impl Settings {
                 _ => None,
             })?,
             ledger: LedgerLocation::from_env(env)?,
+            period: Duration::from_secs(env.number("MIRROR_PERIOD_SECONDS", 3_600, 60..=604_800, "seconds")?),
             mailman: Timeouts {
                 request: Duration::from_millis(env.number(
                     "MAILMAN_TIMEOUT_MS",

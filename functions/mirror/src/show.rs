@@ -17,8 +17,8 @@ const MAX_ADDRESSES: usize = 5_000;
 pub(crate) struct Shown {
     joins: Vec<String>,
     leaves: Vec<String>,
-    /// Always empty, because only the ledger knows former addresses.
-    moves: [(); 0],
+    /// The former and the present address. Only the ledger knows former ones.
+    moves: Vec<[String; 2]>,
     leave_reasons: BTreeMap<String, &'static str>,
     /// The number of addresses that don't fit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -43,7 +43,14 @@ impl Shown {
         // Leavers first, because they are what an administrator has to decide about.
         let leavers: Vec<_> = plan.leaves.iter().take_while(|_| fits()).collect();
         let joins: Vec<String> = plan.joins.iter().take_while(|_| fits()).map(|joins| text(&joins.address)).collect();
-        let left_out = plan.joins.len() + plan.leaves.len() - joins.len() - leavers.len();
+        let moves: Vec<[String; 2]> = plan
+            .moves
+            .iter()
+            .take_while(|_| fits())
+            .map(|moved| [text(&moved.from), text(&moved.to.address)])
+            .collect();
+        let planned = plan.joins.len() + plan.moves.len() + plan.leaves.len();
+        let left_out = planned - joins.len() - moves.len() - leavers.len();
         let reason = |address: &Address, reason| match reason {
             LeaveReason::Inactive => "inactive",
             LeaveReason::OptedOut => "opted_out",
@@ -53,7 +60,7 @@ impl Shown {
         Self {
             joins,
             leaves: leavers.iter().map(|leaver| text(&leaver.address)).collect(),
-            moves: [],
+            moves,
             leave_reasons: leavers
                 .iter()
                 .map(|leaver| (text(&leaver.address), reason(&leaver.address, leaver.reason)))
@@ -67,7 +74,7 @@ impl Shown {
 impl Shown {
     pub(crate) fn of_one_leaver(address: &str) -> Self {
         let leave_reasons = BTreeMap::from([(address.to_owned(), "inactive")]);
-        Self { joins: Vec::new(), leaves: vec![address.to_owned()], moves: [], leave_reasons, left_out: None }
+        Self { joins: Vec::new(), leaves: vec![address.to_owned()], moves: Vec::new(), leave_reasons, left_out: None }
     }
 }
 
@@ -84,6 +91,7 @@ mod tests {
     use super::*;
     use crate::directory::{Group, GroupEnd};
     use crate::mapping::{Mappings, Target};
+    use crate::plan::History;
 
     fn target() -> Target {
         let mapping = json!({"group_guid": Uuid::nil().to_string(), "list_id": "a.lists.example.org"});
@@ -96,10 +104,10 @@ mod tests {
         let members = (0..in_group).map(id).collect();
         let group = Group { members, rows_without_id: 0, missing_rows: 0, end: GroupEnd::Complete };
         let directory = statuses.into_iter().enumerate().map(|(n, status)| (id(n), status)).collect();
-        let people = People { groups: HashMap::from([(Uuid::nil(), group)]), directory };
+        let people = People { groups: HashMap::from([(Uuid::nil(), group)]), directory, ..People::default() };
         let mut subscribed = Roster::default();
         subscribed.extend(roster.iter().map(|text| Address::new(text)));
-        let plan = Plan::new(&target(), &people, &subscribed, &BTreeSet::new(), None);
+        let plan = Plan::new(&target(), &people, &subscribed, &BTreeSet::new(), &History::default(), None);
         (subscribed, plan, people)
     }
 

@@ -35,6 +35,8 @@ impl Rejected {
 pub(crate) struct Applied {
     pub(crate) subscribed: usize,
     pub(crate) unsubscribed: usize,
+    /// The number of changed addresses whose membership was moved.
+    pub(crate) moved: usize,
     pub(crate) rejected: Rejected,
     /// The addresses with a subscription that Mailman may still be processing.
     pub(crate) open_subscriptions: HashSet<Address>,

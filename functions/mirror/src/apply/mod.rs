@@ -1,4 +1,4 @@
-//! Applies a plan to Mailman: additions first, then removals in bulk.
+//! Applies a plan to Mailman: additions first, then moves, then removals in bulk.
 //!
 //! If a write's outcome is unknown, the roster is read before anything else is written, because overlapping requests
 //! for one address create duplicate memberships. Transient failures are retried for `MAILMAN_RETRY_SECONDS` without a
@@ -8,7 +8,9 @@
 //! for additions that fail because of their own address.
 
 mod applied;
+mod moves;
 mod open_writes;
+mod preferences;
 mod subscribe;
 mod unsubscribe;
 
@@ -18,25 +20,30 @@ use std::time::SystemTime;
 use shared::sync::lock;
 
 pub(crate) use self::applied::{Applied, Rejected};
+use self::moves::move_all;
 pub(crate) use self::open_writes::OpenWrites;
+pub(crate) use self::preferences::{chosen, restore};
 use self::subscribe::Subscriptions;
 use self::unsubscribe::Removals;
 use crate::address::Address;
 use crate::mailman::{Mailman, MailmanError, SLOW};
-use crate::plan::{Plan, Subscriber};
+use crate::plan::{Move, Plan, Subscriber};
 
 /// Applies a plan, except to addresses in `open_writes`. Adds those with open writes in the end.
 pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan, open_writes: &Mutex<OpenWrites>) -> Applied {
     let mut applied = Applied::default();
-    let (joining, leaving) = {
+    let (joining, moving, leaving) = {
         let mut open_writes = lock(open_writes);
         open_writes.expire(SystemTime::now());
-        let joining = plan.subscribe().iter().filter(|joins| !open_writes.contains(&plan.list, &joins.address));
+        let is_open = |address: &Address| open_writes.contains(&plan.list, address);
+        let moving = plan.moving().into_iter().filter(|moved| !is_open(&moved.from) && !is_open(&moved.to.address));
+        let joining = plan.subscribe().into_iter().filter(|joins| !open_writes.contains(&plan.list, &joins.address));
         let leaving = plan.unsubscribe().into_iter().filter(|address| !open_writes.contains(&plan.list, address));
-        (joining.collect::<Vec<_>>(), leaving.collect::<Vec<_>>())
+        (joining.collect::<Vec<_>>(), moving.collect::<Vec<_>>(), leaving.collect::<Vec<_>>())
     };
-    applied.postponed = plan.subscribe().len() + plan.unsubscribe().len() - joining.len() - leaving.len();
-    applied.stopped = apply_into(mailman, plan, joining, leaving, &mut applied).await.err();
+    let planned = plan.subscribe().len() + plan.moving().len() + plan.unsubscribe().len();
+    applied.postponed = planned - joining.len() - moving.len() - leaving.len();
+    applied.stopped = apply_into(mailman, plan, joining, moving, leaving, &mut applied).await.err();
     let slowest = mailman.pace.take_slowest();
     if slowest >= SLOW {
         // The usual cause, which only an administrator can remove.
@@ -52,6 +59,7 @@ async fn apply_into(
     mailman: &Mailman<'_>,
     plan: &Plan,
     joining: Vec<&Subscriber>,
+    moving: Vec<&Move>,
     leaving: Vec<&Address>,
     applied: &mut Applied,
 ) -> Result<(), MailmanError> {
@@ -66,6 +74,10 @@ async fn apply_into(
     if !additions.may_remove {
         applied.waiting_removals = leaving.len();
         return Ok(());
+    }
+    if !moving.is_empty() {
+        let impossible = move_all(mailman, &plan.list, moving, applied).await?;
+        Subscriptions::new(mailman, &plan.list, impossible, applied).run().await?;
     }
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
     match additions.given_up {

@@ -84,7 +84,7 @@ impl Response {
 
     /// True if this is a transient failure of Mailman's database or process. It is a 5xx, or a 400 if Mailman reports
     /// an exception as a bad request.
-    fn is_transient(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         // SQLAlchemy names the driver that failed, and that driver's error.
         const DATABASE_ERRORS: [&str; 7] = [
             "database is locked",
@@ -168,7 +168,7 @@ impl Response {
         self.status == StatusCode::BAD_REQUEST && self.description().contains("subscriber")
     }
 
-    fn parse<T: DeserializeOwned>(&self, cause: &'static str) -> Result<T, MailmanError> {
+    pub(super) fn parse<T: DeserializeOwned>(&self, cause: &'static str) -> Result<T, MailmanError> {
         if self.status != StatusCode::OK {
             return Err(error_from(self));
         }

@@ -36,25 +36,37 @@ pub(crate) enum LeaveReason {
     NoRecord,
 }
 
+/// The records that have an address and put it on the list.
+#[derive(Clone, Copy)]
+pub(crate) struct Wanted<'p> {
+    /// The display name.
+    pub(crate) name: Option<&'p str>,
+    /// True if this run read one of them.
+    pub(crate) is_read: bool,
+}
+
 /// The records that have an address and don't put it on the list.
 #[derive(Clone, Copy)]
 pub(crate) struct Unwanted {
     records: usize,
+    /// True if this run read all of them.
+    are_read: bool,
     pub(crate) reason: LeaveReason,
 }
 
 impl Unwanted {
-    /// True if the only record that is known to have the address says that its person opted out.
+    /// True if the only record that is known to have the address was read in this run, and says that its person opted
+    /// out.
     pub(crate) fn is_only_opt_out(self) -> bool {
-        self.records == 1 && self.reason == LeaveReason::OptedOut
+        self.records == 1 && self.are_read && self.reason == LeaveReason::OptedOut
     }
 }
 
 /// The people in the groups of one list, classified by their records.
 #[derive(Default)]
 pub(crate) struct Candidates<'p> {
-    /// Wanted addresses, each with one display name.
-    pub(crate) wanted: HashMap<&'p Address, Option<&'p str>>,
+    /// Wanted addresses.
+    pub(crate) wanted: HashMap<&'p Address, Wanted<'p>>,
     /// Addresses that are neither added nor removed.
     pub(crate) untouched: HashSet<&'p Address>,
     /// Addresses of records that don't put them on the list.
@@ -64,6 +76,10 @@ pub(crate) struct Candidates<'p> {
     pub(crate) hidden: usize,
     /// The number of records that could not be read, and of rows without an id.
     pub(crate) unknown: usize,
+    /// The number of people whose record this run didn't read.
+    pub(crate) not_read: usize,
+    /// The number of people about whom the pass hasn't asked.
+    pub(crate) not_asked: usize,
 }
 
 impl<'p> Candidates<'p> {
@@ -75,18 +91,21 @@ impl<'p> Candidates<'p> {
         candidates.unknown = people.groups_of(target).map(|(_, group)| group.rows_without_id).sum();
         let mut unclear = Vec::new();
         for member in members {
+            let is_read = people.is_read(member);
+            candidates.not_read += usize::from(!is_read);
+            candidates.not_asked += usize::from(!is_read && !people.is_asked(member));
             match people.status(member) {
                 MemberStatus::Member { address, name, after_space: Some(after_space) }
                     if roster.contains(after_space) && !roster.contains(address) =>
                 {
-                    unclear.push((address, name, after_space));
+                    unclear.push((address, name, after_space, is_read));
                 }
-                status => candidates.add(target, status),
+                status => candidates.add(target, status, is_read),
             }
         }
-        for (address, name, after_space) in unclear {
+        for (address, name, after_space, is_read) in unclear {
             if candidates.wanted.contains_key(after_space) {
-                candidates.want(address, name.as_deref());
+                candidates.want(address, name.as_deref(), is_read);
             } else {
                 // This member is subscribed, and a name was written in front of the address.
                 candidates.untouched.extend([address, after_space]);
@@ -97,14 +116,14 @@ impl<'p> Candidates<'p> {
         candidates
     }
 
-    fn add(&mut self, target: &Target, status: &'p MemberStatus) {
+    fn add(&mut self, target: &Target, status: &'p MemberStatus, is_read: bool) {
         let skipped = &mut self.skipped;
         match status {
             MemberStatus::Member { address, .. } if target.is_list_address(address) => {
                 self.untouched.insert(address);
                 skipped.invalid_email += 1;
             }
-            MemberStatus::Member { address, name, .. } => self.want(address, name.as_deref()),
+            MemberStatus::Member { address, name, .. } => self.want(address, name.as_deref(), is_read),
             MemberStatus::InvalidEmail(readings) => {
                 self.untouched.extend(readings);
                 skipped.invalid_email += 1;
@@ -115,11 +134,11 @@ impl<'p> Candidates<'p> {
             }
             MemberStatus::Inactive(address) | MemberStatus::OtherStatus(address) => {
                 skipped.inactive += 1;
-                self.refuse(address, LeaveReason::Inactive);
+                self.refuse(address, LeaveReason::Inactive, is_read);
             }
             MemberStatus::OptedOut(address) => {
                 skipped.opted_out += 1;
-                self.refuse(address, LeaveReason::OptedOut);
+                self.refuse(address, LeaveReason::OptedOut, is_read);
             }
             MemberStatus::NoEmail => skipped.no_email += 1,
             MemberStatus::NotFound => skipped.not_found += 1,
@@ -128,20 +147,22 @@ impl<'p> Candidates<'p> {
         }
     }
 
-    fn want(&mut self, address: &'p Address, name: Option<&'p str>) {
+    fn want(&mut self, address: &'p Address, name: Option<&'p str>, is_read: bool) {
         match self.wanted.get_mut(address) {
-            None => drop(self.wanted.insert(address, name)),
+            None => drop(self.wanted.insert(address, Wanted { name, is_read })),
             Some(current) => {
                 self.skipped.duplicate += 1;
                 // Picks the name of a shared address deterministically, independent of hash-map order.
-                *current = current.take().into_iter().chain(name).min();
+                current.name = current.name.into_iter().chain(name).min();
+                current.is_read |= is_read;
             }
         }
     }
 
-    fn refuse(&mut self, address: &'p Address, reason: LeaveReason) {
-        let unwanted = self.unwanted.entry(address).or_insert(Unwanted { records: 0, reason });
+    fn refuse(&mut self, address: &'p Address, reason: LeaveReason, is_read: bool) {
+        let unwanted = self.unwanted.entry(address).or_insert(Unwanted { records: 0, are_read: true, reason });
         unwanted.records += 1;
+        unwanted.are_read &= is_read;
         if reason == LeaveReason::Inactive {
             unwanted.reason = reason;
         }

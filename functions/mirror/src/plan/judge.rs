@@ -25,6 +25,8 @@ pub(crate) struct Facts {
     pub(crate) leaving: usize,
     /// The number of addresses that would join.
     pub(crate) joining: usize,
+    /// The number of changed addresses whose membership would move.
+    pub(crate) moving: usize,
     /// The number of records that could not be read, and of rows without an id.
     pub(crate) unknown: usize,
     /// The number of people who were not yet read.
@@ -33,6 +35,21 @@ pub(crate) struct Facts {
     pub(crate) missing_rows: usize,
     pub(crate) groups: GroupsEnd,
     pub(crate) is_in_doubt: bool,
+    /// True if the ledger could not be read or written.
+    pub(crate) is_unavailable: bool,
+    pub(crate) is_adopted: bool,
+    /// True if the list was empty, and isn't filled yet.
+    pub(crate) is_filling: bool,
+    /// The numbers of addresses that were removed, added and moved in the last 24 hours, not counting forced ones.
+    pub(crate) removed_today: usize,
+    pub(crate) added_today: usize,
+    pub(crate) moved_today: usize,
+    /// The number of addresses that are gone since the last run, although the mirror didn't remove them.
+    pub(crate) gone: usize,
+    /// False if whoever left the list by themselves isn't added again.
+    pub(crate) resubscribes: bool,
+    /// The base that the limits of a day refer to.
+    pub(crate) day_base: usize,
     pub(crate) limits: Limits,
 }
 
@@ -41,9 +58,15 @@ pub(crate) struct Facts {
 pub(crate) enum Block {
     MissingGroup,
     EmptyGroups,
+    /// Someone would leave a list that had members before the mirror came.
+    NotAdopted,
     Everyone,
     Removals,
     Growth,
+    /// More addresses would move than the removal limit allows.
+    Moves,
+    /// More addresses have disappeared from the list than the removal limit allows.
+    Gone,
 }
 
 /// The removals of a plan that may be applied.
@@ -54,7 +77,7 @@ pub(crate) enum Removals {
     /// Something is unknown or not yet read. An address only leaves if its only known record says that its member opted
     /// out.
     OptedOut,
-    /// The list is in doubt, and no one is removed.
+    /// The list is in doubt or not adopted, or the ledger isn't available. No one is removed.
     Withheld,
 }
 
@@ -98,14 +121,15 @@ impl Facts {
         if !blocks.is_empty() {
             let without_waiting = Self { leaving: self.leaving.saturating_sub(self.not_yet_read), ..*self };
             let still_leaving = without_waiting.breaks_removal_limit(without_waiting.leaving, force);
-            let still_growing = self.growth(self.unknown + self.missing_rows, force) > self.growth_limit();
+            let still_growing = self.grows_too_much(self.unknown + self.missing_rows, force);
             let is_waiting = blocks.iter().all(|block| match block {
                 Block::Growth => !still_growing,
                 _ => still_leaving.is_none(),
             });
             return Verdict::Held { blocks, is_waiting };
         }
-        Verdict::Sound(if self.is_in_doubt(force) {
+        let is_settled = self.is_adopted || self.leaving <= force.unwrap_or_default().leaves;
+        Verdict::Sound(if self.is_in_doubt(force) || self.is_unavailable || !is_settled {
             Removals::Withheld
         } else if self.unknown_beyond(force) + self.not_yet_read > 0 || self.groups == GroupsEnd::Incomplete {
             Removals::OptedOut
@@ -120,8 +144,7 @@ impl Facts {
         if self.groups == GroupsEnd::Missing {
             return None;
         }
-        let grows_too_much =
-            |people| self.base > 0 && self.joining + self.unexplained_people(people) > self.growth_limit();
+        let grows_too_much = |people| self.grows_too_much(people, None);
         // As long as other people are missing, accepting some of them removes no one.
         let is_readable = self.groups != GroupsEnd::Incomplete && self.not_yet_read == 0;
         // Those can't be accepted.
@@ -130,15 +153,17 @@ impl Facts {
         let unknown = if (self.leaving > 0 && is_readable) || holds_growth { self.unknown } else { 0 };
         let rest = Self { unknown: self.unknown - unknown, ..*self };
         let needs_leaves = self.is_in_doubt
+            || (!self.is_adopted && self.leaving > 0)
             || self.groups == GroupsEnd::Empty
             || rest.breaks_removal_limit(self.leaving, None).is_some();
         // Only those who were seen may join.
-        let needs_joins = grows_too_much(rest.unknown + unread);
+        let needs_joins = grows_too_much(rest.unknown + unread) || self.has_unadopted_joins(None);
         Some(Force {
             joins: if needs_joins { self.joining } else { 0 },
             leaves: if needs_leaves { self.leaving } else { 0 },
+            moves: if self.breaks_move_limit(None) { self.moving } else { 0 },
+            left: if !self.resubscribes && self.gone > self.removal_limit() { self.gone } else { 0 },
             unknown,
-            ..Force::default()
         })
     }
 
@@ -151,6 +176,10 @@ impl Facts {
             None => String::new(),
         };
         let accepted = force.unwrap_or_default();
+        let today = |changed: usize, what: &str| match changed {
+            0 => String::new(),
+            _ => format!(", after {changed} {what} in the last 24 hours"),
+        };
         match block {
             Block::MissingGroup => "a group_guid that is mapped to this list does not exist in Novi".to_owned(),
             Block::EmptyGroups => {
@@ -159,14 +188,25 @@ impl Facts {
                     beyond(accepted.leaves)
                 )
             }
+            Block::NotAdopted => format!(
+                "{leaving} of {base} addresses would be unsubscribed{}, and {joining} subscribed, on a list that the \
+                 mirror did not fill, and that has not yet been found equal to its groups",
+                beyond(accepted.leaves)
+            ),
+            Block::Gone => format!(
+                "{} addresses that were on the list are gone{}, as if it had been made anew or restored",
+                self.gone,
+                beyond(accepted.left),
+            ),
             Block::Everyone => {
                 format!("all {base} subscribed addresses would be unsubscribed{}", beyond(accepted.leaves))
             }
             Block::Removals => format!(
-                "{leaving} of {base} addresses would be unsubscribed{}, more than the larger of {} and \
+                "{leaving} of {base} addresses would be unsubscribed{}{}, more than the larger of {} and \
                  {max_removal_percent} percent (max_removal_percent)",
                 beyond(accepted.leaves),
-                removal_floor(base),
+                today(self.removed_today, "removals"),
+                removal_floor(self.day_base),
             ),
             Block::Growth => {
                 let unread = match self.unexplained_people(self.people_without_records(force)) {
@@ -174,11 +214,20 @@ impl Facts {
                     unread => format!(" and {unread} people who could not be read may be added"),
                 };
                 format!(
-                    "{joining} addresses would be subscribed{unread} to a list of {base}{}, more than the larger of \
+                    "{joining} addresses would be subscribed{unread} to a list of {base}{}{}, more than the larger of \
                      {GROWTH_FLOOR} and {max_growth_percent} percent (max_growth_percent)",
                     beyond(accepted.joins),
+                    today(self.added_today, "additions"),
                 )
             }
+            Block::Moves => format!(
+                "the addresses of {} members have changed{}{}, more than the larger of {} and {max_removal_percent} \
+                 percent of {base} (max_removal_percent)",
+                self.moving,
+                beyond(accepted.moves),
+                today(self.moved_today, "moves"),
+                removal_floor(self.day_base),
+            ),
         }
     }
 
@@ -194,10 +243,20 @@ impl Facts {
         if self.groups == GroupsEnd::Empty && self.leaving > accepted.leaves {
             blocks.push(Block::EmptyGroups);
         } else {
-            blocks.extend(self.breaks_removal_limit(self.leaving.saturating_sub(explained), force));
+            let unexplained = self.leaving.saturating_sub(explained);
+            if !self.is_adopted && (unexplained > accepted.leaves || self.has_unadopted_joins(force)) {
+                blocks.push(Block::NotAdopted);
+            }
+            blocks.extend(self.breaks_removal_limit(unexplained, force));
         }
-        if self.base > 0 && self.joining.saturating_sub(accepted.joins) > self.growth_limit() {
+        if self.breaks_growth_limit(self.joining, force) {
             blocks.push(Block::Growth);
+        }
+        if self.breaks_move_limit(force) {
+            blocks.push(Block::Moves);
+        }
+        if !self.resubscribes && self.gone.saturating_sub(accepted.left) > self.removal_limit() {
+            blocks.push(Block::Gone);
         }
         blocks
     }
@@ -205,7 +264,7 @@ impl Facts {
     /// Returns the guards that hold a plan that isn't blocked.
     fn holds(&self, force: Option<Force>) -> Vec<Block> {
         let mut blocks: Vec<Block> = self.breaks_removal_limit(self.leaving, force).into_iter().collect();
-        if self.base > 0 && self.growth(self.people_without_records(force), force) > self.growth_limit() {
+        if self.grows_too_much(self.people_without_records(force), force) {
             blocks.push(Block::Growth);
         }
         blocks
@@ -220,17 +279,35 @@ impl Facts {
         } else if leavers >= self.base && percent < 100 {
             Some(Block::Everyone)
         } else {
-            (excess > limit(removal_floor(self.base), self.base, percent)).then_some(Block::Removals)
+            (excess + self.removed_today > self.removal_limit()).then_some(Block::Removals)
         }
     }
 
-    /// Returns how much the list may grow by `people` without records, beyond what `force` accepts.
-    fn growth(&self, people: usize, force: Option<Force>) -> usize {
-        (self.joining + self.unexplained_people(people)).saturating_sub(force.unwrap_or_default().joins)
+    /// True if more addresses would move than the limit of removals, not counting those that `force` accepts.
+    fn breaks_move_limit(&self, force: Option<Force>) -> bool {
+        let excess = self.moving.saturating_sub(force.unwrap_or_default().moves);
+        excess > 0 && excess + self.moved_today > self.removal_limit()
     }
 
-    fn growth_limit(&self) -> usize {
-        limit(GROWTH_FLOOR, self.base, self.limits.max_growth_percent)
+    /// True if someone would join a list that isn't adopted. It isn't known who left it by themselves.
+    fn has_unadopted_joins(&self, force: Option<Force>) -> bool {
+        !self.is_adopted && !self.resubscribes && self.joining > force.unwrap_or_default().joins
+    }
+
+    fn removal_limit(&self) -> usize {
+        limit(removal_floor(self.day_base), self.day_base, self.limits.max_removal_percent)
+    }
+
+    /// True if the list may grow beyond the limit, as `people` without records may join.
+    fn grows_too_much(&self, people: usize, force: Option<Force>) -> bool {
+        self.breaks_growth_limit(self.joining + self.unexplained_people(people), force)
+    }
+
+    /// True if as many joiners, without those that `force` accepts, break the limit. A first fill has none.
+    fn breaks_growth_limit(&self, joiners: usize, force: Option<Force>) -> bool {
+        let excess = joiners.saturating_sub(force.unwrap_or_default().joins);
+        let limit = limit(GROWTH_FLOOR, self.day_base, self.limits.max_growth_percent);
+        self.base > 0 && !self.is_filling && excess > 0 && excess + self.added_today > limit
     }
 
     /// Returns how many people may be in the groups without a record, not counting those that `force` accepts.

@@ -9,15 +9,24 @@
 //!   it would change a list beyond its limits, the list is left unchanged.
 
 mod candidates;
+mod history;
 mod judge;
+mod moves;
+mod owners;
 pub(crate) mod reason;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use self::candidates::Wanted;
 pub(crate) use self::candidates::{Candidates, LeaveReason, Skipped};
+pub(crate) use self::history::{History, Today};
 pub(crate) use self::judge::{Block, Verdict};
 use self::judge::{Facts, GroupsEnd, Removals};
+pub(crate) use self::owners::Owners;
 use crate::address::Address;
 use crate::directory::{Group, GroupEnd, People};
 use crate::force::Force;
@@ -29,21 +38,33 @@ pub(crate) struct Subscriber {
     pub(crate) address: Address,
     /// The display name. If there is a first name, it never contains the whole last name.
     pub(crate) name: Option<String>,
+    /// True if this run read a record that wants the address. Otherwise it joins in a run that does.
+    is_read: bool,
+}
+
+/// A changed address. Its membership moves, so that it keeps its preferences.
+pub(crate) struct Move {
+    pub(crate) from: Address,
+    pub(crate) to: Subscriber,
 }
 
 /// An address that leaves.
 pub(crate) struct Leaver {
     pub(crate) address: Address,
     pub(crate) reason: LeaveReason,
-    /// True if its only known record says that its person opted out.
+    /// True if its only known record was read in this run, and says that its person opted out.
     is_only_opt_out: bool,
+    /// True if a complete pass knows that it leaves. Otherwise it waits for the end of a pass.
+    is_due: bool,
 }
 
 /// The reason why a list is in doubt: its groups may not be all of its groups, or not what they should be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) enum Doubt {
     /// A group is empty while others aren't.
-    VacantGroup,
+    VacantGroup(Uuid),
+    /// A group is no longer mapped to the list.
+    LostGroup,
     /// A mapping doesn't parse and names no list.
     UnresolvedMapping,
     /// A mapping names a list that Mailman doesn't have.
@@ -61,10 +82,17 @@ pub(crate) struct Plan {
     pub(crate) joins: Vec<Subscriber>,
     /// Everyone who would leave if nothing were blocked, held or withheld, sorted by address.
     pub(crate) leaves: Vec<Leaver>,
+    /// Every changed address, sorted. It neither leaves nor joins.
+    pub(crate) moves: Vec<Move>,
+    /// The wanted addresses that left the list by themselves.
+    pub(crate) left: Vec<Address>,
     /// The number of addresses that stay only because of `keep`.
     pub(crate) kept: usize,
     pub(crate) skipped: Skipped,
+    /// The causes of doubt that no earlier force has accepted.
     pub(crate) doubts: Vec<Doubt>,
+    /// All causes of doubt.
+    pub(crate) causes: BTreeSet<Doubt>,
     /// For each group that was not read to its end, the reason.
     incomplete: Vec<String>,
     /// The number of records that hide a field that decides.
@@ -72,6 +100,8 @@ pub(crate) struct Plan {
     /// The number of addresses with more than one membership, without those that are removed.
     repeated: usize,
     is_add_only: bool,
+    /// True if the pass has asked about everyone in the groups, and all of these were read.
+    is_pass_complete: bool,
     facts: Facts,
     force: Option<Force>,
     pub(crate) verdict: Verdict,
@@ -84,33 +114,66 @@ impl Plan {
         people: &People,
         roster: &Roster,
         missing_lists: &BTreeSet<ListId>,
+        history: &History<'_>,
         force: Option<Force>,
     ) -> Self {
-        let Candidates { wanted, untouched, unwanted, skipped, hidden, unknown } =
+        let Candidates { wanted, untouched, unwanted, skipped, hidden, unknown, not_read, not_asked } =
             Candidates::new(target, people, roster);
-        let joins = joins(&wanted, &untouched, roster);
-        let stays = |address: &Address| wanted.contains_key(address) || untouched.contains(address);
+        let moves = moves::moves(target, people, roster, &wanted, &untouched);
+        let moving: HashSet<&Address> = moves.iter().flat_map(|moved| [&moved.from, &moved.to.address]).collect();
+        let mut joins = joins(&wanted, &untouched, &moving, roster);
+        let mut skipped = skipped;
+        let mut accepted = force.unwrap_or_default().left;
+        let left: Vec<Address> = history.left.iter().filter(|left| wanted.contains_key(left)).cloned().collect();
+        joins.retain(|subscriber| {
+            let has_left = history.left.contains(&subscriber.address);
+            let is_accepted = has_left && accepted > 0;
+            accepted -= usize::from(is_accepted);
+            skipped.left += usize::from(has_left && !is_accepted);
+            !has_left || is_accepted
+        });
+        let stays =
+            |address: &Address| wanted.contains_key(address) || untouched.contains(address) || moving.contains(address);
         let (kept, leaving): (Vec<&Address>, Vec<&Address>) =
             roster.iter().filter(|address| !stays(address)).partition(|address| target.keep.contains(*address));
+        // The leavers of an add-only list count as none.
+        let leaving = if target.is_add_only { Vec::new() } else { leaving };
+        // If this run has read everyone, no one has to be read again.
+        let owners = (not_read > 0 && not_asked == 0 && !leaving.is_empty()).then(|| Owners::new(target, people));
+        let is_settled = |address: &Address| owners.as_ref().is_none_or(|owners| owners.to_read(address).is_empty());
+        let was_subscribed = |address: &Address| history.pass_roster.is_none_or(|roster| roster.contains(address));
         let leaver = |address: &Address| {
             let unwanted = unwanted.get(address);
             Leaver {
                 address: address.clone(),
                 reason: unwanted.map_or(LeaveReason::NoRecord, |unwanted| unwanted.reason),
                 is_only_opt_out: unwanted.is_some_and(|unwanted| unwanted.is_only_opt_out()),
+                is_due: not_asked == 0 && was_subscribed(address) && is_settled(address),
             }
         };
-        // The leavers of an add-only list count as none.
-        let leaving = if target.is_add_only { Vec::new() } else { leaving };
         let mut leaves: Vec<Leaver> = leaving.into_iter().map(leaver).collect();
         leaves.sort_unstable_by(|a, b| a.address.cmp(&b.address));
 
         let groups = groups_end(target, people);
-        let doubts = if target.is_add_only { Vec::new() } else { doubts(target, people, groups, missing_lists) };
+        let mut doubts = if target.is_add_only { Vec::new() } else { doubts(target, people, groups, missing_lists) };
+        doubts.extend((history.has_lost_group && !target.is_add_only).then_some(Doubt::LostGroup));
+        let causes: BTreeSet<Doubt> = doubts.iter().cloned().collect();
+        doubts.retain(|doubt| !history.accepted.contains(doubt));
+        let base = roster.len() - kept.len();
         let facts = Facts {
-            base: roster.len() - kept.len(),
+            base,
+            is_unavailable: history.is_unavailable,
+            is_adopted: history.is_adopted || target.is_add_only,
+            is_filling: history.is_filling,
+            removed_today: history.today.removed,
+            added_today: history.today.added,
+            day_base: history.today.base.filter(|base| *base > 0).unwrap_or(base),
             leaving: leaves.len(),
             joining: joins.len(),
+            moving: moves.len(),
+            moved_today: history.today.moved,
+            gone: history.gone,
+            resubscribes: target.resubscribes,
             unknown,
             not_yet_read: skipped.not_yet_read,
             missing_rows: people.groups_of(target).map(|(_, group)| group.missing_rows).sum(),
@@ -128,13 +191,17 @@ impl Plan {
             roster: roster.len(),
             joins,
             leaves,
+            moves,
+            left,
             kept: kept.len(),
             skipped,
             doubts,
+            causes,
             incomplete: incomplete.collect(),
             hidden,
             repeated: 0,
             is_add_only: target.is_add_only,
+            is_pass_complete: not_asked == 0 && matches!(groups, GroupsEnd::Complete | GroupsEnd::Empty),
             facts,
             force,
             verdict: facts.judge(force),
@@ -144,22 +211,85 @@ impl Plan {
         plan
     }
 
-    /// Returns the addresses to add, sorted. A plan that is blocked or held adds no one.
-    pub(crate) fn subscribe(&self) -> &[Subscriber] {
+    /// Returns the addresses to add, sorted. A plan that is blocked or held adds no one. An address joins only because of a
+    /// record that was read in this run.
+    pub(crate) fn subscribe(&self) -> Vec<&Subscriber> {
         match self.verdict {
-            Verdict::Sound(_) => &self.joins,
-            Verdict::Held { .. } | Verdict::Blocked(_) => &[],
+            // Without the ledger it isn't known who left by themselves.
+            Verdict::Sound(_) if self.facts.is_unavailable && !self.facts.resubscribes => Vec::new(),
+            Verdict::Sound(_) => self.joins.iter().filter(|subscriber| subscriber.is_read).collect(),
+            Verdict::Held { .. } | Verdict::Blocked(_) => Vec::new(),
         }
     }
 
-    /// Returns the addresses to remove, sorted. A plan that is blocked or held removes no one.
+    /// Returns the changed addresses to move, sorted. A plan that is blocked or held moves no one.
+    pub(crate) fn moving(&self) -> Vec<&Move> {
+        match self.verdict {
+            Verdict::Sound(_) if !self.facts.is_unavailable => {
+                self.moves.iter().filter(|moved| moved.to.is_read).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Returns the addresses to remove, sorted. A plan that is blocked or held removes no one. But for opting out, an
+    /// address leaves only at the end of a complete pass, on what that pass read.
     pub(crate) fn unsubscribe(&self) -> Vec<&Address> {
         let leaves = |leaver: &&Leaver| match self.verdict {
-            Verdict::Sound(Removals::All) => true,
+            Verdict::Sound(Removals::All) => leaver.is_due || leaver.is_only_opt_out,
             Verdict::Sound(Removals::OptedOut) => leaver.is_only_opt_out,
             Verdict::Sound(Removals::Withheld) | Verdict::Held { .. } | Verdict::Blocked(_) => false,
         };
         self.leaves.iter().filter(leaves).map(|leaver| &leaver.address).collect()
+    }
+
+    /// Judges the plan again, without the ledger.
+    pub(crate) fn lose_ledger(&mut self) {
+        self.facts.is_unavailable = true;
+        self.verdict = self.facts.judge(self.force);
+    }
+
+    /// True if the plan is neither held nor blocked.
+    pub(crate) fn is_sound(&self) -> bool {
+        matches!(self.verdict, Verdict::Sound(_))
+    }
+
+    /// True if the pass has asked about everyone in the list's groups, all of which this run read.
+    pub(crate) fn is_pass_complete(&self) -> bool {
+        self.is_pass_complete
+    }
+
+    /// True if the pass is complete, and no record is unknown or not yet read.
+    pub(crate) fn knows_everyone(&self) -> bool {
+        self.is_pass_complete && self.facts.unknown + self.facts.not_yet_read == 0
+    }
+
+    /// True if the list may have been made anew or restored.
+    pub(crate) fn is_list_replaced(&self) -> bool {
+        matches!(&self.verdict, Verdict::Blocked(blocks) if blocks.contains(&Block::Gone))
+    }
+
+    /// True if no record is unknown or not yet read, and no one would leave. An add-only list doesn't know who would.
+    pub(crate) fn knows_everyone_and_finds_no_leaver(&self) -> bool {
+        self.knows_everyone() && self.leaves.is_empty() && self.is_sound() && !self.is_add_only
+    }
+
+    /// True if this run's force has ended the list's doubt.
+    pub(crate) fn has_ended_doubt(&self) -> bool {
+        self.facts.is_in_doubt && !self.is_in_doubt() && self.is_sound()
+    }
+
+    /// Returns the numbers of addresses that would join and leave if a run had read their records, or a pass were complete.
+    /// The next run goes on with them.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        match self.verdict {
+            Verdict::Sound(removals) => {
+                let joining = self.joins.len() - self.subscribe().len();
+                let moving = if self.facts.is_unavailable { 0 } else { self.moves.len() - self.moving().len() };
+                (joining + moving, if removals == Removals::All { self.withheld() } else { 0 })
+            }
+            Verdict::Held { .. } | Verdict::Blocked(_) => (0, 0),
+        }
     }
 
     /// Returns the number of addresses that would leave and stay.
@@ -169,7 +299,7 @@ impl Plan {
 
     /// True if there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
-        self.subscribe().is_empty() && self.unsubscribe().is_empty()
+        self.subscribe().is_empty() && self.moving().is_empty() && self.unsubscribe().is_empty()
     }
 
     /// True if an operator has to look at the plan at once, although it isn't blocked: it is held, or the list is in
@@ -189,12 +319,23 @@ impl Plan {
 }
 
 /// Returns the wanted addresses that aren't on the roster, sorted.
-fn joins(wanted: &HashMap<&Address, Option<&str>>, untouched: &HashSet<&Address>, roster: &Roster) -> Vec<Subscriber> {
-    let joins = |address: &Address| !roster.contains(address) && !untouched.contains(address);
+fn joins(
+    wanted: &HashMap<&Address, Wanted<'_>>,
+    untouched: &HashSet<&Address>,
+    moving: &HashSet<&Address>,
+    roster: &Roster,
+) -> Vec<Subscriber> {
+    let joins =
+        |address: &Address| !roster.contains(address) && !untouched.contains(address) && !moving.contains(address);
+    let subscriber = |address: &Address, wanted: &Wanted<'_>| Subscriber {
+        address: address.clone(),
+        name: wanted.name.map(str::to_owned),
+        is_read: wanted.is_read,
+    };
     let mut subscribers: Vec<Subscriber> = wanted
         .iter()
         .filter(|(address, _)| joins(address))
-        .map(|(address, name)| Subscriber { address: (*address).clone(), name: name.map(str::to_owned) })
+        .map(|(address, wanted)| subscriber(address, wanted))
         .collect();
     subscribers.sort_unstable_by(|a, b| a.address.cmp(&b.address));
     subscribers
@@ -216,22 +357,24 @@ fn groups_end(target: &Target, people: &People) -> GroupsEnd {
 
 /// Returns the reasons why a list is in doubt.
 fn doubts(target: &Target, people: &People, groups: GroupsEnd, missing_lists: &BTreeSet<ListId>) -> Vec<Doubt> {
-    let vacant = people.groups_of(target).any(|(id, group)| group.is_vacant() && !target.may_be_empty.contains(id));
-    let vacant = (vacant && groups != GroupsEnd::Empty).then_some(Doubt::VacantGroup);
+    let is_vacant = |(id, group): &(&Uuid, &Group)| group.is_vacant() && !target.may_be_empty.contains(*id);
+    let vacant = people.groups_of(target).filter(is_vacant).map(|(id, _)| Doubt::VacantGroup(*id));
+    let vacant = vacant.filter(|_| groups != GroupsEnd::Empty);
     let unresolved = target.has_unresolved_mapping.then_some(Doubt::UnresolvedMapping);
     let missing = missing_lists.iter().filter(|list| **list != target.list).cloned().map(Doubt::MissingList);
-    vacant.into_iter().chain(unresolved).chain(missing).collect()
+    vacant.chain(unresolved).chain(missing).collect()
 }
 
 /// Prints only counts, so that a plan can be logged without identifying a member.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { list, wanted, roster, joins, leaves, kept, .. } = self;
+        let Self { list, wanted, roster, joins, leaves, moves, kept, .. } = self;
         let withheld = self.withheld();
         write!(
             f,
-            "{list}: {roster} subscribed, {wanted} wanted: {} join, {} leave, {kept} kept, {withheld} withheld",
+            "{list}: {roster} subscribed, {wanted} wanted: {} join, {} move, {} leave, {kept} kept, {withheld} withheld",
             joins.len(),
+            moves.len(),
             leaves.len() - withheld,
         )?;
         let describe = |blocks: &[Block]| self.describe(blocks);
@@ -250,7 +393,7 @@ impl Plan {
     }
 }
 
-shared::unprintable!(Subscriber, Leaver);
+shared::unprintable!(Subscriber, Move, Leaver);
 
 #[cfg(test)]
 mod tests;

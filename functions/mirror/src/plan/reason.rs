@@ -1,7 +1,7 @@
 //! The sentences of the report about one plan.
 
 use crate::force::Force;
-use crate::plan::judge::Verdict;
+use crate::plan::judge::{Removals, Verdict};
 use crate::plan::{Doubt, Plan};
 use crate::status::Status;
 
@@ -25,11 +25,21 @@ pub(crate) fn reasons(plan: &Plan) -> Vec<(Status, String)> {
             partial(format!("{unknown} of this list's records could not be read. {until}"));
         }
     }
+    if plan.facts.is_unavailable {
+        partial(format!(
+            "The ledger could not be used. {} See The ledger in docs/operations.md.",
+            until(plan, "a run can read and write it")
+        ));
+    }
     for doubt in plan.doubts.iter().filter(|_| plan.is_in_doubt()) {
         partial(match doubt {
-            Doubt::VacantGroup => format!(
+            Doubt::VacantGroup(_) => format!(
                 "A group of this list is empty while others are not. {}",
                 until(plan, "it has members again, or its mapping says \"may_be_empty\": true"),
+            ),
+            Doubt::LostGroup => format!(
+                "A group is no longer mapped to this list. {}",
+                until(plan, "it is mapped again, or a force accepts that"),
             ),
             Doubt::UnresolvedMapping => format!(
                 "An invalid mapping does not name its list, which may be this one. {}",
@@ -72,6 +82,15 @@ pub(crate) fn reasons(plan: &Plan) -> Vec<(Status, String)> {
             ),
         ));
     }
+    let (joining, leaving) = plan.waiting();
+    if joining > 0 {
+        let reason = format!("{joining} addresses join when a run has read their records again. The next run goes on.");
+        reasons.push((Status::Unfinished, reason));
+    }
+    if leaving > 0 {
+        let reason = format!("{leaving} addresses leave at the end of a pass. The next run goes on.");
+        reasons.push((Status::Unfinished, reason));
+    }
     reasons.extend(verdict(plan));
     reasons
 }
@@ -88,7 +107,7 @@ fn verdict(plan: &Plan) -> Vec<(Status, String)> {
         reasons.push((Status::Ok, lifted));
     }
     match &plan.verdict {
-        Verdict::Sound(_) if plan.withheld() > 0 => {
+        Verdict::Sound(removals) if plan.withheld() > 0 && *removals != Removals::All => {
             let opted_out = plan.leaves.len() - plan.withheld();
             if opted_out > 0 {
                 let reason = match opted_out {

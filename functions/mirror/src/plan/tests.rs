@@ -5,7 +5,7 @@ mod properties;
 mod verdicts;
 mod worlds;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use shared::member::MemberId;
@@ -25,6 +25,7 @@ struct Scenario {
     /// Additional memberships of addresses on the roster.
     repeated_rows: Vec<Address>,
     missing_lists: BTreeSet<ListId>,
+    history: History<'static>,
     force: Option<Force>,
 }
 
@@ -44,12 +45,14 @@ impl Scenario {
                 keep: BTreeSet::new(),
                 limits: Limits::default(),
                 is_add_only: false,
+                resubscribes: true,
                 has_unresolved_mapping: false,
             },
-            people: People { groups: HashMap::new(), directory: HashMap::new() },
+            people: People::default(),
             roster: BTreeSet::new(),
             repeated_rows: Vec::new(),
             missing_lists: BTreeSet::new(),
+            history: History::default(),
             force: None,
         };
         scenario.group(GROUP)
@@ -140,7 +143,7 @@ impl Scenario {
     fn plan(&self) -> Plan {
         let mut roster = Roster::default();
         roster.extend(self.roster.iter().chain(&self.repeated_rows).cloned());
-        Plan::new(&self.target, &self.people, &roster, &self.missing_lists, self.force)
+        Plan::new(&self.target, &self.people, &roster, &self.missing_lists, &self.history, self.force)
     }
 
     /// Applies the plan to the roster, and returns its report's status.

@@ -102,6 +102,11 @@ impl<'r> Caller<'r> {
         }
     }
 
+    /// Returns the time after which no call starts.
+    pub(crate) fn cutoff(&self) -> Instant {
+        self.cutoff
+    }
+
     /// Returns the number of calls so far, including retries.
     pub(crate) fn calls(&self) -> u64 {
         self.calls.load(Ordering::Relaxed)

@@ -78,6 +78,11 @@ impl<'r> Reader<'r> {
         Self { client, options, rules, caller: Caller::new(client, parameters, current, limits, cutoff) }
     }
 
+    /// Returns the end of the time for reading.
+    pub(crate) fn cutoff(&self) -> Instant {
+        self.caller.cutoff()
+    }
+
     /// Reads groups.
     ///
     /// # Errors
@@ -87,13 +92,22 @@ impl<'r> Reader<'r> {
         stream::iter(reads).buffer_unordered(CONCURRENCY).collect::<Vec<_>>().await.into_iter().collect()
     }
 
-    /// Reads people, each of them once, in arbitrary order.
-    pub(crate) async fn people(&self, mut members: HashSet<MemberId>) -> PeopleRecords {
-        let mut people = PeopleRecords::default();
-        people.directory.reserve(members.len());
+    /// Reads as many of these people as one may from the bulk list of all records, and returns those who are missing
+    /// from it.
+    pub(crate) async fn people_in_bulk(
+        &self,
+        mut members: HashSet<MemberId>,
+        people: &mut PeopleRecords,
+    ) -> Vec<MemberId> {
         if self.options.bulk {
-            self.read_bulk(&mut members, &mut people).await;
+            self.read_bulk(&mut members, people).await;
         }
+        members.into_iter().collect()
+    }
+
+    /// Reads people one by one, in this order.
+    pub(crate) async fn people(&self, members: Vec<MemberId>, people: &mut PeopleRecords) {
+        people.directory.reserve(members.len());
         let individual = members.into_iter().map(|id| async move {
             let request = async |access: &Access, deadline| {
                 let read_at = SystemTime::now();
@@ -105,7 +119,7 @@ impl<'r> Reader<'r> {
         let mut failed: BTreeMap<String, usize> = BTreeMap::new();
         while let Some((id, result)) = individual.next().await {
             match result {
-                Ok((record, read_at)) => self.record_member(&mut people, id, record.as_ref(), read_at),
+                Ok((record, read_at)) => self.record_member(people, id, record.as_ref(), read_at),
                 Err(CallError::Ended(end)) => people.ended = people.ended.max(Some(end)),
                 Err(CallError::Novi(error)) => {
                     *failed.entry(error.to_string()).or_default() += 1;
@@ -119,7 +133,6 @@ impl<'r> Reader<'r> {
         if let Some(end) = people.ended {
             tracing::warn!(%end, records = people.directory.len(), "reading ended early");
         }
-        people
     }
 
     /// Reads the bulk list of all records, if that takes fewer calls than one for each person. People who are not on the
