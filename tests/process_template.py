@@ -122,7 +122,8 @@ def process(template, overrides):
     resources = {}
     for name, resource in template["Resources"].items():
         if "Condition" not in resource or condition(resource["Condition"]):
-            resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {}))}
+            kept = {key: resource[key] for key in ("DeletionPolicy", "UpdateReplacePolicy") if key in resource}
+            resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {})), **kept}
     return {"Resources": resources, "Outputs": list(template["Outputs"])}
 
 

@@ -110,6 +110,9 @@ fn variables_in_code(function: &str) -> Result<BTreeSet<String>> {
         let is_name = |text: &&str| text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         names.extend(code.split('"').skip(1).step_by(2).filter(is_name).map(str::to_owned));
     }
+    // The only name without an underscore, and a file of its own.
+    let ledger = std::fs::read_to_string(workspace().join("functions/mirror/src/ledger/location.rs"))?;
+    names.extend((function == "mirror" && ledger.contains(r#""LEDGER""#)).then(|| "LEDGER".to_owned()));
     Ok(names)
 }
 
@@ -146,8 +149,20 @@ fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
             }
             assert_eq!(allowed(&resources, role, "ssm:"), expected, "{choice}: only exact names");
 
+            let key_actions: Vec<String> = allowed(&resources, role, "kms:").into_keys().collect();
+            // The bucket of the ledger is encrypted with the same key.
+            let expected =
+                if function == "mirror" { &["kms:Decrypt", "kms:GenerateDataKey"][..] } else { &["kms:Decrypt"] };
             let has_key = parameters.get("KmsKeyArn").is_some();
-            assert_eq!(allowed(&resources, role, "kms:").len(), usize::from(has_key), "{choice}");
+            assert_eq!(key_actions, if has_key { expected } else { &[] }, "{choice}");
+            let object = BTreeSet::from(["LedgerBucket.Arn/ledger".to_owned()]);
+            let expected = BTreeMap::from([
+                ("s3:GetObject".to_owned(), object.clone()),
+                ("s3:ListBucket".to_owned(), BTreeSet::from(["LedgerBucket.Arn".to_owned()])),
+                ("s3:PutObject".to_owned(), object),
+            ]);
+            let s3 = allowed(&resources, role, "s3:");
+            assert_eq!(s3, if function == "mirror" { expected } else { BTreeMap::new() }, "{choice}: only the ledger");
             let has_network = parameters["Cache"] != "none";
             assert_eq!(allowed(&resources, role, "ec2:").is_empty(), !has_network, "{choice}");
             let own: Vec<Value> = statements(&resources, role);
@@ -288,6 +303,67 @@ fn stored_data_is_encrypted_and_expires_and_logs_contain_no_personal_data() -> R
 }
 
 #[test]
+fn ledger_is_private_versioned_and_kept_for_each_choice_of_cache() -> Result<()> {
+    for (choice, parameters, resources) in deployments()? {
+        let variables = &resources["Mirror"]["Properties"]["Environment"]["Variables"];
+        assert_eq!(variables["LEDGER"], "s3://LedgerBucket/ledger", "{choice}");
+        assert_eq!(variables["MIRROR_PERIOD_SECONDS"], 3_600, "{choice}");
+
+        let bucket = &resources["LedgerBucket"]["Properties"];
+        let public = bucket["PublicAccessBlockConfiguration"].as_object().context("it has an access block")?;
+        assert!(public.len() == 4 && public.values().all(|blocks| blocks == true), "{choice}: {public:?}");
+        assert_eq!(bucket["OwnershipControls"]["Rules"], json!([{"ObjectOwnership": "BucketOwnerEnforced"}]));
+        assert_eq!(bucket["VersioningConfiguration"]["Status"], "Enabled");
+        let encryption = &bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"];
+        let expected = match parameters.get("KmsKeyArn") {
+            Some(key) => json!([{
+                "ServerSideEncryptionByDefault": {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key},
+                "BucketKeyEnabled": true,
+            }]),
+            None => json!([{"ServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]),
+        };
+        assert_eq!(encryption, &expected, "{choice}");
+        let rule = &bucket["LifecycleConfiguration"]["Rules"][0];
+        assert_eq!(
+            (&rule["Status"], &rule["NoncurrentVersionExpiration"]["NoncurrentDays"]),
+            (&json!("Enabled"), &json!(30))
+        );
+        assert_eq!(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"], 1);
+        // The present version never expires.
+        assert!(rule.get("ExpirationInDays").is_none(), "{choice}: {rule}");
+
+        let denied = &resources["LedgerBucketPolicy"]["Properties"]["PolicyDocument"]["Statement"];
+        let expected = json!([{
+            "Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": ["LedgerBucket.Arn", "LedgerBucket.Arn/*"],
+            "Condition": {"Bool": {"aws:SecureTransport": "false"}},
+        }]);
+        assert_eq!(denied, &expected, "{choice}: only over TLS");
+        for name in ["LedgerBucket", "LedgerBucketPolicy"] {
+            let kept = (&resources[name]["DeletionPolicy"], &resources[name]["UpdateReplacePolicy"]);
+            assert_eq!(kept, (&json!("Retain"), &json!("Retain")), "{choice}: {name}");
+        }
+
+        // S3 responds with 404 to a missing object only if the mirror may list it.
+        let own = statements(&resources, "MirrorRole");
+        let lists = own.iter().find(|statement| statement["Action"] == "s3:ListBucket").context("it may list")?;
+        assert_eq!(lists["Condition"], json!({"StringEquals": {"s3:prefix": "ledger"}}));
+
+        // In a network of the stack's own, the way to S3 is free and leads only to this bucket.
+        let endpoint = resources.get("LedgerEndpoint").map(|endpoint| &endpoint["Properties"]);
+        assert_eq!(endpoint.is_some(), choice == "serverless", "{choice}");
+        if let Some(endpoint) = endpoint {
+            assert_eq!(endpoint["VpcEndpointType"], "Gateway");
+            assert_eq!(endpoint["RouteTableIds"], json!(["PrivateRoutes"]));
+            let policy = endpoint["PolicyDocument"]["Statement"].as_array().cloned().unwrap_or_default();
+            let reachable: BTreeSet<String> =
+                policy.iter().flat_map(|statement| list(&statement["Resource"])).collect();
+            assert_eq!(reachable, BTreeSet::from(["LedgerBucket.Arn", "LedgerBucket.Arn/ledger"].map(str::to_owned)));
+        }
+    }
+    Ok(())
+}
+
+#[test]
 fn mirror_is_safe_to_deploy() -> Result<()> {
     for (choice, parameters, resources) in deployments()? {
         let mirror = &resources["Mirror"]["Properties"];
@@ -385,7 +461,7 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
         .filter(|resource| resource["Type"] == "AWS::CloudWatch::Alarm")
         .map(|r| &r["Properties"])
         .collect();
-    assert_eq!(alarms.len(), 20);
+    assert_eq!(alarms.len(), 22);
     for alarm in alarms {
         assert_eq!((&alarm["AlarmActions"], &alarm["OKActions"]), (&json!(["Alarms"]), &json!(["Alarms"])));
         let description = alarm["AlarmDescription"].as_str().unwrap_or_default();
@@ -473,6 +549,27 @@ fn lists_that_wait_go_off_at_once_or_after_a_day() -> Result<()> {
     Ok(())
 }
 
+/// A pass may take a day. A ledger that one run couldn't use needs no one.
+#[test]
+fn slow_passes_and_an_unavailable_ledger_go_off_for_each_period() -> Result<()> {
+    for seconds in [900, 3_600, 86_400] {
+        let resources =
+            resources_for_all(&[&json!({"MirrorPeriodSeconds": seconds})])?.pop().context("there is one template")?;
+        assert_eq!(resources["Mirror"]["Properties"]["Environment"]["Variables"]["MIRROR_PERIOD_SECONDS"], seconds);
+        for (name, metric, threshold, periods, points) in [
+            ("MirrorSlowAlarm", "PassSeconds", 86_400, 1, None),
+            ("LedgerUnavailableAlarm", "LedgerUnavailable", 0, 3, Some(2)),
+        ] {
+            let alarm = &resources[name]["Properties"];
+            assert_eq!((&alarm["MetricName"], &alarm["Threshold"]), (&json!(metric), &json!(threshold)), "{name}");
+            assert_eq!((&alarm["Statistic"], &alarm["Period"]), (&json!("Maximum"), &json!(seconds)), "{name}");
+            assert_eq!(alarm["EvaluationPeriods"], periods, "{name}");
+            assert_eq!(alarm.get("DatapointsToAlarm").and_then(Value::as_u64), points, "{name}");
+        }
+    }
+    Ok(())
+}
+
 /// The metrics that the alarms and the dashboard query are the ones that the functions emit.
 #[test]
 fn every_queried_metric_is_emitted() -> Result<()> {
@@ -516,6 +613,10 @@ fn every_queried_metric_is_emitted() -> Result<()> {
         "StrangersLimited",
         "BreakerOpen",
         "NoviCallsToday",
+        "LedgerPeople",
+        "LedgerUnavailable",
+        "OldestRecordSeconds",
+        "PassSeconds",
     ];
     for name in ours.iter().chain(&more) {
         assert!(dashboard.contains(&format!("\"{name}\"")), "the dashboard doesn't show {name}");
