@@ -2,15 +2,19 @@
 
 Secrets are never shown or logged. They are also never passed to a program as an
 argument, which would expose them in the process list.
-Run it again to change a parameter: empty input keeps the current value.
+Run it again to change a parameter: empty input keeps the current value. The
+key of the ledger is generated, because no one needs to know it.
 """
 
 import argparse
+import base64
+import binascii
 import contextlib
 import getpass
 import json
 import os
 import re
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -20,6 +24,13 @@ from stack import Stack
 
 # The maximum size of a standard parameter, which is free of charge.
 MAX_BYTES = 4096
+# The most names that SSM's GetParameters takes.
+MAX_NAMES = 10
+
+LEDGER_KEY = "ledger_key"
+LEDGER_KEY_BYTES = 32
+# The most keys after a rotation: the new one, and older ones that open what they sealed.
+MAX_LEDGER_KEYS = 3
 
 
 class InvalidValue(Exception):
@@ -66,15 +77,54 @@ def parse_json(text):
         raise InvalidValue(f"invalid JSON at character {getattr(error, 'pos', 0) + 1}") from None
 
 
+def secret_or_array(text, expected):
+    """Returns the secrets in a text, which is one secret or a JSON array of them."""
+    items = parse_json(text) if text.startswith("[") else [text]
+    if not items or not all(isinstance(item, str) for item in items):
+        raise InvalidValue(expected)
+    return items
+
+
 def jwt_secret(text):
-    secrets = parse_json(text) if text.startswith("[") else [text]
-    if not secrets or not all(isinstance(secret, str) for secret in secrets):
-        raise InvalidValue("expected a secret, or a JSON array of secrets")
-    for number, secret in enumerate(secrets, 1):
+    items = secret_or_array(text, "expected a secret, or a JSON array of secrets")
+    for number, secret in enumerate(items, 1):
         printable_ascii(secret)
         if len(secret) < 32:
             raise InvalidValue(f"secret {number} is shorter than 32 bytes. Generate one with: openssl rand -base64 48")
-    return [json.dumps(secrets, separators=(",", ":")) if text.startswith("[") else text]
+    return [json.dumps(items, separators=(",", ":")) if text.startswith("[") else text]
+
+
+def ledger_keys(text):
+    """Returns the keys in a value of ledger_key, newest first."""
+    expected = f"expected {LEDGER_KEY_BYTES} random bytes in base64, or a JSON array of such keys"
+    keys = [key.strip() for key in secret_or_array(text, expected)]
+    for number, key in enumerate(keys, 1):
+        try:
+            decoded = base64.b64decode(key, validate=True)
+        except (binascii.Error, ValueError):
+            decoded = b""
+        # The mirror rejects bits after the last byte, which only another encoding would reveal.
+        if len(decoded) != LEDGER_KEY_BYTES or base64.b64encode(decoded).decode() != key:
+            raise InvalidValue(f"key {number} is invalid: {expected}. rotate generates one")
+    return keys
+
+
+def ledger_key(text):
+    keys = ledger_keys(text)
+    return [json.dumps(keys, separators=(",", ":")) if len(keys) > 1 else keys[0]]
+
+
+def new_ledger_key():
+    return base64.b64encode(secrets.token_bytes(LEDGER_KEY_BYTES)).decode()
+
+
+def rotated_ledger_key(current):
+    """Returns the value with a new key in front. Older keys stay, because they sealed the present ledger."""
+    try:
+        keys = ledger_keys(current)
+    except InvalidValue:
+        raise InvalidValue("the current value is invalid, so it can't be rotated. Enter the key that sealed the ledger") from None
+    return json.dumps([new_ledger_key(), *keys][:MAX_LEDGER_KEYS], separators=(",", ":"))
 
 
 def json_array(text, check):
@@ -174,6 +224,9 @@ PARAMETERS = [
     ("mailman_password", "SecureString", True, "Password for Mailman's REST API", printable_ascii),
     ("novi_mailman_sync", "SecureString", True,
      'Mappings, as JSON: [{"group_guid":"…","list_id":"members.lists.example.org"}]', mappings),
+    (LEDGER_KEY, "SecureString", True,
+     "Key that seals the mirror's ledger. Press Enter to generate it, or to keep it. Enter rotate to put a new key in front",
+     ledger_key),
     ("cache_password", "SecureString", False,
      "Password of an existing Redis. Leave it out with IAM and with Cache=serverless", printable_ascii),
 ]
@@ -211,7 +264,9 @@ def aws(*arguments, request=None):
 def existing_versions(prefix):
     """Returns the version of each parameter that exists, including the further parts of a multipart parameter."""
     names = [f"{prefix}/{name}" for name, *_ in PARAMETERS]
-    existing = aws("ssm", "get-parameters", "--names", *names)["Parameters"]
+    existing = []
+    for first in range(0, len(names), MAX_NAMES):
+        existing += aws("ssm", "get-parameters", "--names", *names[first:first + MAX_NAMES])["Parameters"]
     existing += aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/novi_mailman_sync")["Parameters"]
     return {parameter["Name"].removeprefix(f"{prefix}/"): parameter["Version"] for parameter in existing}
 
@@ -220,6 +275,11 @@ def kms_key_of(name):
     """Returns the key that encrypts a parameter, so that a new value is encrypted with the same key."""
     described = aws("ssm", "describe-parameters", "--parameter-filters", f"Key=Name,Values={name}")
     return next((parameter.get("KeyId") for parameter in described["Parameters"]), None)
+
+
+def current_value(name):
+    """Returns a value, which must never be shown."""
+    return aws("ssm", "get-parameter", "--name", name, "--with-decryption")["Parameter"]["Value"]
 
 
 def read_input(prompt, is_secret):
@@ -246,9 +306,15 @@ def main():
         if arguments.only and name not in arguments.only:
             continue
         state = f"set, version {existing[name]}" if name in existing else "required" if required else "optional"
+        if name == LEDGER_KEY and name not in existing:
+            state = "not set, will be generated"
         while True:
             text = read_input(f"{name} ({state})\n  {description}: ", kind == "SecureString")
             try:
+                if name == LEDGER_KEY and name not in existing and text in ("", "rotate"):
+                    text = new_ledger_key()
+                elif name == LEDGER_KEY and text == "rotate":
+                    text = rotated_ledger_key(current_value(f"{prefix}/{name}"))
                 if not text:
                     if required and name not in existing:
                         raise InvalidValue("this parameter is required")

@@ -102,6 +102,15 @@ impl Moto {
         Ok(response["Parameters"][0]["Type"].as_str().map(str::to_owned))
     }
 
+    /// Returns the decrypted value of a parameter, if it exists.
+    ///
+    /// # Errors
+    /// Fails if moto doesn't respond.
+    pub async fn parameter_value(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let response = self.call("GetParameters", &json!({"Names": [name], "WithDecryption": true})).await?;
+        Ok(response["Parameters"][0]["Value"].as_str().map(str::to_owned))
+    }
+
     /// Returns the server's URL.
     #[must_use]
     pub fn url(&self) -> String {

@@ -6,6 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -125,13 +127,17 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         "restadmin",
         mailman,
         &format!("@{}", file.display()),
+        // Generates the key of the ledger.
+        "",
         "",
     ]
     .join("\n");
     let output = operator.run("parameters.py", &["--prefix", "/idaa"], &moto.url(), &(input + "\n"))?;
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("9 written"), "{}", text(&output));
-    for secret in [novi, probe, key, jwt, mailman, group, "owner@example.org"] {
+    assert!(text(&output).contains("10 written"), "{}", text(&output));
+    let ledger_key = moto.parameter_value("/idaa/ledger_key").await?.context("it was generated")?;
+    assert_eq!(STANDARD.decode(&ledger_key)?.len(), 32);
+    for secret in [novi, probe, key, jwt, mailman, group, "owner@example.org", &ledger_key] {
         assert!(!text(&output).contains(secret), "printed: {}", text(&output));
         assert!(!operator.arguments()?.contains(secret), "in the process list: {secret}");
     }
@@ -146,6 +152,7 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         ("mailman_password", "SecureString"),
         ("novi_mailman_sync", "SecureString"),
         ("novi_mailman_sync/1", "SecureString"),
+        ("ledger_key", "SecureString"),
     ] {
         assert_eq!(moto.parameter_type(&format!("/idaa/{name}")).await?.as_deref(), Some(kind), "{name}");
     }
@@ -213,6 +220,63 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     // Pressing only Enter changes nothing.
     let output = operator.run("parameters.py", &["--only", "novi_idaa_api_key"], &url, "\n")?;
     assert!(text(&output).contains("0 written"), "{}", text(&output));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_script_generates_keeps_and_rotates_the_key_of_the_ledger() -> Result<()> {
+    let moto = Moto::start()?;
+    let operator = Operator::new()?;
+    let name = format!("{}/ledger_key", moto.prefix());
+    let enter = |input: &str| -> Result<(bool, String)> {
+        let arguments = ["--prefix", moto.prefix(), "--only", "ledger_key"];
+        let output = operator.run("parameters.py", &arguments, &moto.url(), &format!("{input}\n"))?;
+        Ok((output.status.success(), text(&output)))
+    };
+    let (is_written, printed) = enter("")?;
+    assert!(is_written && printed.contains("1 written"), "{printed}");
+    let mut keys = vec![moto.parameter_value(&name).await?.context("it was generated")?];
+    assert_eq!(STANDARD.decode(&keys[0])?.len(), 32);
+    let (is_kept, printed) = enter("")?;
+    assert!(is_kept && printed.contains("0 written"), "{printed}");
+    assert_eq!(moto.parameter_value(&name).await?.as_ref(), Some(&keys[0]));
+
+    // The newest key comes first. The older ones still open what they sealed, and at most two of them stay.
+    for kept in [1, 2, 2] {
+        let (is_written, printed) = enter("rotate")?;
+        assert!(is_written && printed.contains("1 written"), "{printed}");
+        let rotated: Vec<String> = serde_json::from_str(&moto.parameter_value(&name).await?.context("it exists")?)?;
+        assert_eq!(rotated[1..], keys[..kept]);
+        assert!(!keys.contains(&rotated[0]) && STANDARD.decode(&rotated[0])?.len() == 32);
+        for key in &rotated {
+            assert!(!printed.contains(key) && !operator.arguments()?.contains(key), "printed: {printed}");
+        }
+        keys = rotated;
+    }
+
+    let key = STANDARD.encode([7; 32]);
+    let unpadded = key.trim_end_matches('=').to_owned();
+    for (entered, error) in [
+        ("-".to_owned(), "this parameter is required and can't be deleted"),
+        ("hush".to_owned(), "key 1 is invalid: expected 32 random bytes in base64"),
+        (STANDARD.encode([7; 16]), "key 1 is invalid"),
+        (STANDARD.encode([7; 33]), "key 1 is invalid"),
+        (format!("{}9=", &unpadded[..42]), "key 1 is invalid"),
+        (unpadded.clone(), "key 1 is invalid"),
+        (json!([key, "hush"]).to_string(), "key 2 is invalid"),
+        ("[]".to_owned(), "or a JSON array of such keys"),
+        ("[5]".to_owned(), "or a JSON array of such keys"),
+    ] {
+        let (is_written, printed) = enter(&entered)?;
+        assert!(!is_written && printed.contains(error), "{error}: {printed}");
+        assert!(!printed.contains("hush") && !printed.contains(&unpadded[..42]), "{printed}");
+    }
+    assert_eq!(moto.parameter_value(&name).await?, Some(serde_json::to_string(&keys)?), "nothing was written");
+    for entered in [json!([key, keys[0]]).to_string(), key.clone()] {
+        let (is_written, printed) = enter(&entered)?;
+        assert!(is_written && !printed.contains(&key), "{printed}");
+        assert_eq!(moto.parameter_value(&name).await?, Some(entered));
+    }
     Ok(())
 }
 

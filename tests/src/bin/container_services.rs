@@ -78,7 +78,7 @@ async fn serve(host: IpAddr) -> anyhow::Result<()> {
             // No log may contain these.
             "private": [
                 MEMBER, "Marguerite", "Delacroix", "ada+lists", "ada lists", novi.state().key, mailman.password(),
-                config["api_keys"][0]["key"], config["jwt_secret"],
+                config["api_keys"][0]["key"], config["jwt_secret"], config["ledger_key"],
             ],
         })
     );
