@@ -17,10 +17,10 @@ from stack import LOCAL_CONFIG, ROOT, Stack
 
 PRICES = """Monthly cost of each choice in us-east-1, excluding requests (docs/operations.md has the calculation):
 
-  Cache=serverless, in a new network        about 57 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 14
-  Cache=serverless, in an existing network  about 20 USD: cache 6, metrics and alarms 14
-  Cache=existing                            about 14 USD: metrics and alarms
-  Cache=none                                about 14 USD: metrics and alarms (no locks, no shared limits)
+  Cache=serverless, in a new network        about 58 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 15
+  Cache=serverless, in an existing network  about 22 USD: cache 6, metrics and alarms 15
+  Cache=existing                            about 16 USD: metrics and alarms
+  Cache=none                                about 16 USD: metrics and alarms (no locks, no shared limits)
 
 The mirror writes nothing until MirrorApply is true. Do a dry run first: make invoke-mirror ARGS=--dry-run
 """
