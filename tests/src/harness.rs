@@ -2,6 +2,8 @@
 //! with a Novi, and the mirror with a Novi and a Mailman.
 
 use anyhow::Context;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use fastrand::Rng;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -161,6 +163,12 @@ pub fn report(returned: Value) -> anyhow::Result<Value> {
     Ok(serde_json::from_str(json.with_context(|| format!("no report: {message}"))?)?)
 }
 
+/// Returns a new key for the ledger.
+#[must_use]
+pub fn ledger_key() -> String {
+    STANDARD.encode([fastrand::u128(..).to_le_bytes(), fastrand::u128(..).to_le_bytes()].concat())
+}
+
 /// The mirror function, its Novi, and a real Mailman.
 pub struct Mirror {
     /// The function.
@@ -205,7 +213,10 @@ impl Mirror {
             "mailman_username": mailman::USER,
             "mailman_password": mailman.password(),
             "novi_mailman_sync": mappings,
+            // Only read with LEDGER.
+            "ledger_key": ledger_key(),
         });
+        private.add(config["ledger_key"].as_str().unwrap_or_default());
         let function = Self::start_function(&config, variables, &private)?;
         Ok(Self { function, novi, mailman, config, private })
     }

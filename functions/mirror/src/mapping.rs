@@ -76,7 +76,7 @@ pub(crate) struct Target {
     pub(crate) limits: Limits,
     /// True if no one is removed from the list (`"removals": false`).
     pub(crate) is_add_only: bool,
-    /// False if whoever left the list by themselves isn't added again (`"resubscribe": false`).
+    /// False if members who left the list by themselves aren't added again (`"resubscribe": false`).
     pub(crate) resubscribes: bool,
     /// Every list that a mapping names. Their addresses are no member's.
     pub(crate) mapped_lists: Arc<BTreeSet<ListId>>,

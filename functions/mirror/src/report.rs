@@ -308,7 +308,7 @@ impl ListExplanation {
 pub(crate) struct LedgerReport {
     /// The number of people in the mapped groups.
     pub(crate) people: usize,
-    /// The number of people about whom the pass has asked.
+    /// The number of people that the pass has asked about.
     pub(crate) read: usize,
     /// `complete`, or `under_way`.
     pub(crate) pass: &'static str,

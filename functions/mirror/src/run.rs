@@ -15,13 +15,13 @@ use serde::Serialize;
 use shared::cache::{MemberCache, MemberUpdate};
 use shared::member::MemberRules;
 use shared::metrics::{self, Metric};
-use shared::novi::{self, NoviError};
+use shared::novi;
 use shared::parameters::{ParameterStore, Unavailable};
 use shared::rate_limit::Rates;
 use shared::sync::lock;
 use tokio::time::Instant;
 
-use self::gather::Gathered;
+use self::gather::{Gathered, Gatherer, RosterResult};
 use self::remember::{remember, unmapped};
 use crate::address::Address;
 use crate::apply::{OpenWrites, apply, chosen, restore};
@@ -32,11 +32,11 @@ use crate::force::Force;
 use crate::ledger::{Claimed, Document, Ledger, LedgerStore, ListResult, unix_now};
 use crate::lock::{InstanceId, Locks};
 use crate::mailman::{Mailman, MailmanError, OLDEST_VERSION, Preferences, Timeouts};
-use crate::mapping::{ListId, Mappings, Target};
+use crate::mapping::{ListId, Target};
 use crate::parameters::Parameters;
 use crate::plan::{History, Plan};
 use crate::probe::{self, ProbeReport};
-use crate::read::{CallLimits, Caller, NoviRateLimiter, ReadOptions, Reader, ReadingEnd};
+use crate::read::{CallLimits, Caller, NoviRateLimiter, ReadOptions, Reader};
 use crate::report::{Explanation, LedgerReport, ListReport, Report};
 use crate::roster::Roster;
 use crate::show::show;
@@ -91,48 +91,6 @@ pub(crate) struct Mirror {
     pub(crate) unread: Mutex<HashMap<ListId, Unread>>,
 }
 
-/// A list's roster, or the error that prevented reading it and the time of that error.
-type RosterResult = Result<Roster, (MailmanError, Instant)>;
-
-/// The reason why Novi could not be read. Nothing may be concluded from a partial read, so no list is changed.
-enum ReadError {
-    Ended(ReadingEnd),
-    /// Novi rejected every call, for this reason.
-    AccessDenied(NoviError),
-}
-
-impl From<ReadingEnd> for ReadError {
-    fn from(end: ReadingEnd) -> Self {
-        Self::Ended(end)
-    }
-}
-
-impl ReadError {
-    fn status(&self) -> Status {
-        match self {
-            Self::Ended(_) => Status::Unfinished,
-            Self::AccessDenied(_) => Status::Failed,
-        }
-    }
-
-    /// Returns the sentences for the report.
-    fn reason(&self) -> String {
-        match self {
-            Self::Ended(end) => format!(
-                "{end}, so the list is left unchanged. The next run retries. If this repeats, see Limits in \
-                 docs/operations.md."
-            ),
-            Self::AccessDenied(error) => {
-                let remedy = match error {
-                    NoviError::Blocked => "Ask Novi to allow this address.",
-                    _ => "Correct novi_idaa_api_key, or ask Novi for the key's permissions.",
-                };
-                format!("Reading Novi failed: {error}. The list is left unchanged. {remedy}")
-            }
-        }
-    }
-}
-
 /// The results of a run.
 #[derive(Default)]
 struct Outcome {
@@ -151,15 +109,8 @@ struct Outcome {
 
 /// One run.
 struct Run<'r> {
-    event: &'r Event,
-    mappings: &'r Mappings,
     dry_run: bool,
-    reader: Reader<'r>,
-    mailman: Mailman<'r>,
-    novi_rates: Rates,
-    period: Duration,
-    /// When the run began, in seconds of Unix time. The ledger knows the run by it.
-    now: u64,
+    gatherer: Gatherer<'r>,
     open_writes: &'r Mutex<OpenWrites>,
     unread: &'r Mutex<HashMap<ListId, Unread>>,
 }
@@ -202,10 +153,9 @@ impl Mirror {
         let read_options =
             ReadOptions { collect_for_cache: self.read_options.collect_for_cache && !dry_run, ..self.read_options };
         let mappings = &parameters.mappings;
-        let run = Run {
+        let gatherer = Gatherer {
             event,
             mappings,
-            dry_run,
             reader: Reader::new(
                 &self.novi,
                 &self.parameters,
@@ -219,9 +169,8 @@ impl Mirror {
             novi_rates: self.novi_rates,
             period: self.period,
             now: unix_now(),
-            open_writes: &self.open_writes,
-            unread: &self.unread,
         };
+        let run = Run { dry_run, gatherer, open_writes: &self.open_writes, unread: &self.unread };
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.includes(&target.list)).collect();
         let invalid = mappings.invalid.iter().filter(|mapping| match &mapping.list {
             Some(list) => event.includes(list),
@@ -255,8 +204,11 @@ impl Mirror {
         let mut outcome = outcome.unwrap_or_else(|panic| resume_unwind(panic));
         lists.append(&mut outcome.lists);
         // Last, so that a Mailman that is down costs no time for this.
-        let mailman_version =
-            if run.mailman.has_responded() { run.mailman.version().await.ok().flatten() } else { None };
+        let mailman_version = if run.gatherer.mailman.has_responded() {
+            run.gatherer.mailman.version().await.ok().flatten()
+        } else {
+            None
+        };
         if let Some(version) = mailman_version.filter(|version| *version < OLDEST_VERSION) {
             lists.iter_mut().for_each(|list| list.add_old_version(version));
         }
@@ -272,7 +224,7 @@ impl Mirror {
             }
         }
         let count = |status| lists.iter().filter(|list| list.status == status).count() as u64;
-        if let Some(calls) = run.reader.caller.calls_today() {
+        if let Some(calls) = run.gatherer.reader.caller.calls_today() {
             metrics::emit(&[Metric::Count("NoviCallsToday", calls)]);
         }
         metrics::emit(&[
@@ -283,12 +235,12 @@ impl Mirror {
             Metric::Count("ListsUnfinished", count(Status::Unfinished)),
             Metric::Count("ListsHeld", lists.iter().filter(|list| list.is_held_or_in_doubt).count() as u64),
             Metric::Count("Withheld", lists.iter().map(|list| list.withheld as u64).sum()),
-            Metric::Count("NoviCalls", run.reader.caller.calls()),
-            Metric::Count("NoviRateLimited", run.reader.caller.rate_limited()),
-            Metric::Count("BudgetExhausted", u64::from(run.reader.caller.is_exhausted())),
-            Metric::Count("NoviRefused", u64::from(run.reader.caller.access_denied().is_some())),
-            Metric::Count("NoviMismatch", run.reader.caller.mismatches()),
-            Metric::Count("MailmanCalls", run.mailman.calls()),
+            Metric::Count("NoviCalls", run.gatherer.reader.caller.calls()),
+            Metric::Count("NoviRateLimited", run.gatherer.reader.caller.rate_limited()),
+            Metric::Count("BudgetExhausted", u64::from(run.gatherer.reader.caller.is_exhausted())),
+            Metric::Count("NoviRefused", u64::from(run.gatherer.reader.caller.access_denied().is_some())),
+            Metric::Count("NoviMismatch", run.gatherer.reader.caller.mismatches()),
+            Metric::Count("MailmanCalls", run.gatherer.mailman.calls()),
             Metric::Count("CacheDown", u64::from(cache_is_down)),
         ]);
         if self.ledger.is_some() {
@@ -305,8 +257,8 @@ impl Mirror {
             dry_run,
             has_progress: outcome.has_read || lists.iter().any(ListReport::has_changes),
             lists,
-            novi_calls: run.reader.caller.calls(),
-            mailman_calls: run.mailman.calls(),
+            novi_calls: run.gatherer.reader.caller.calls(),
+            mailman_calls: run.gatherer.mailman.calls(),
             mailman_version,
             ledger: outcome.ledger,
             seconds: (started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
@@ -332,10 +284,10 @@ impl Run<'_> {
         };
         let mut outcome = self.sync(targets, &mut ledger).await;
         if let Ledger::Open(mut ledger) = ledger {
-            if self.event.lists.is_none() {
-                outcome.lists.extend(unmapped(&mut ledger.document, self.mappings, self.now));
+            if self.gatherer.event.lists.is_none() {
+                outcome.lists.extend(unmapped(&mut ledger.document, self.gatherer.mappings, self.gatherer.now));
             }
-            outcome.has_lost_ledger |= !ledger.close(self.reader.caller.calls()).await;
+            outcome.has_lost_ledger |= !ledger.close(self.gatherer.reader.caller.calls()).await;
         }
         outcome
     }
@@ -344,7 +296,7 @@ impl Run<'_> {
     async fn sync(&self, targets: &[&Target], ledger: &mut Ledger<'_>) -> Outcome {
         let mut outcome = Outcome::default();
         let Gathered { people, rosters, missing_lists, updates, ended } =
-            match self.gather(targets, ledger.opened()).await {
+            match self.gatherer.gather(targets, ledger.opened()).await {
                 Err(error) => {
                     let report =
                         |target: &&Target| ListReport::without_plan(Some(&target.list), error.status(), error.reason());
@@ -358,8 +310,8 @@ impl Run<'_> {
         let mut plans = self.plan(targets, &people, rosters, &missing_lists, ledger);
         let planned: Vec<_> =
             plans.iter().map(|result| result.as_ref().ok().map(|(roster, plan)| (roster, plan))).collect();
-        outcome.explanations = explain(self.event, targets, &people, &planned);
-        let shown = if self.event.show { show(&planned, &people) } else { Vec::new() };
+        outcome.explanations = explain(self.gatherer.event, targets, &people, &planned);
+        let shown = if self.gatherer.event.show { show(&planned, &people) } else { Vec::new() };
         let pass_began = people.pass_began;
         if let Some(ledger) = ledger.opened() {
             let preferences = self.preferences(&plans).await;
@@ -381,7 +333,7 @@ impl Run<'_> {
                 Ok((_, plan)) if self.dry_run => (self.report_dry_run(plan).await, None),
                 Ok((_, plan)) if plan.is_empty() => (ListReport::planned(plan), Some(ListResult::default())),
                 Ok((_, plan)) => {
-                    let applied = apply(&self.mailman, plan, self.open_writes).await;
+                    let applied = apply(&self.gatherer.mailman, plan, self.open_writes).await;
                     outcome.open.extend(applied.has_open_writes().then(|| plan.list.clone()));
                     (ListReport::applied(plan, &applied), Some(ListResult::from(&applied)))
                 }
@@ -390,11 +342,11 @@ impl Run<'_> {
                 && let Some(entry) = ledger.document.lists.get_mut(&plan.list)
             {
                 for (address, preferences) in entry.to_restore(plan, roster) {
-                    if restore(&self.mailman, &plan.list, &address, &preferences).await {
+                    if restore(&self.gatherer.mailman, &plan.list, &address, &preferences).await {
                         entry.restored(&address);
                     }
                 }
-                entry.changed(targets[index], roster, plan, pass_began, &result, self.now);
+                entry.changed(targets[index], roster, plan, pass_began, &result, self.gatherer.now);
             }
             reports[index] = Some(report);
         }
@@ -413,7 +365,7 @@ impl Run<'_> {
     ) -> HashMap<ListId, BTreeMap<Address, Preferences>> {
         let mut preferences = HashMap::new();
         for (_, plan) in plans.iter().flatten().filter(|_| !self.dry_run) {
-            preferences.insert(plan.list.clone(), chosen(&self.mailman, &plan.list, plan.unsubscribe()).await);
+            preferences.insert(plan.list.clone(), chosen(&self.gatherer.mailman, &plan.list, plan.unsubscribe()).await);
         }
         preferences
     }
@@ -433,18 +385,18 @@ impl Run<'_> {
             .map(|rosters| rosters.into_iter().flatten().collect());
         for (_, plan) in plans.iter().flatten() {
             if let Some(entry) = document.lists.get_mut(&plan.list) {
-                entry.about_to_change(plan, preferences.remove(&plan.list).unwrap_or_default(), self.now);
+                entry.about_to_change(plan, preferences.remove(&plan.list).unwrap_or_default(), self.gatherer.now);
             }
         }
-        let is_partial = plans.len() < self.mappings.targets.len();
-        remember(document, people, rosters.as_ref(), is_partial, self.now)
+        let is_partial = plans.len() < self.gatherer.mappings.targets.len();
+        remember(document, people, rosters.as_ref(), is_partial, self.gatherer.now)
     }
 
     /// Reports what would be done, and whether the owners of the list would be mailed about it.
     async fn report_dry_run(&self, plan: &Plan) -> ListReport {
         let mut report = ListReport::planned(plan);
         if !plan.subscribe().is_empty()
-            && let Ok(settings) = self.mailman.list_settings(&plan.list).await
+            && let Ok(settings) = self.gatherer.mailman.list_settings(&plan.list).await
             && settings.admin_notify_mchanges == Some(true)
         {
             report.add_owner_notices();
@@ -461,10 +413,10 @@ impl Run<'_> {
         missing_lists: &BTreeSet<ListId>,
         ledger: &mut Ledger<'_>,
     ) -> Vec<Result<(Roster, Plan), MailmanError>> {
-        let now = self.now;
+        let now = self.gatherer.now;
         let make = |(target, roster): (&&Target, RosterResult)| {
             let roster = roster.map_err(|(error, _)| error)?;
-            let force = self.event.force.get(&target.list).copied();
+            let force = self.gatherer.event.force.get(&target.list).copied();
             let entry = ledger.opened().map(|ledger| ledger.document.lists.entry(target.list.clone()).or_default());
             let plan = match entry {
                 Some(entry) => {

@@ -9,10 +9,9 @@ use crate::directory::Person;
 use crate::ledger::list_entry::ListEntry;
 use crate::mapping::ListId;
 
-/// The seconds of an hour.
-const HOUR: u64 = 3_600;
-/// The number of hours for which calls are counted: a day, and the hour in which it began.
-const HOURS: u64 = 25;
+/// How long calls count, in seconds: a day, less what a run may start early. Otherwise the run of the day before would
+/// take its room.
+const CALL_PERIOD: u64 = 86_400 - 900;
 
 /// The content of the ledger. Times are in seconds of Unix time.
 #[derive(Default, Serialize, Deserialize)]
@@ -24,7 +23,7 @@ pub(crate) struct Document {
     /// Everyone in a mapped group.
     pub(crate) people: HashMap<MemberId, Person>,
     pub(crate) lists: BTreeMap<ListId, ListEntry>,
-    /// The number of calls to Novi, by the hour in which they were made.
+    /// The number of calls to Novi, by the time when they were noted.
     calls: BTreeMap<u64, u64>,
 }
 
@@ -38,15 +37,15 @@ pub(crate) struct RunClaim {
 }
 
 impl Document {
-    /// Returns the number of calls in the last 24 hours. The calls of the hour in which these began count.
+    /// Returns the number of calls of a day.
     pub(crate) fn calls_today(&self, now: u64) -> u64 {
-        self.calls.range((now / HOUR + 1).saturating_sub(HOURS)..).map(|(_, calls)| calls).sum()
+        self.calls.range((now + 1).saturating_sub(CALL_PERIOD)..).map(|(_, calls)| calls).sum()
     }
 
     /// Counts calls, and forgets those of earlier days.
     pub(crate) fn add_calls(&mut self, calls: u64, now: u64) {
-        self.calls = self.calls.split_off(&(now / HOUR + 1).saturating_sub(HOURS));
-        *self.calls.entry(now / HOUR).or_default() += calls;
+        self.calls = self.calls.split_off(&(now + 1).saturating_sub(CALL_PERIOD));
+        *self.calls.entry(now).or_default() += calls;
     }
 }
 
@@ -58,13 +57,15 @@ mod tests {
 
     #[test]
     fn calls_of_a_day_are_counted() {
+        const HOUR: u64 = 3_600;
         let mut document = Document::default();
         for hour in 100..200 {
-            document.add_calls(10, hour * HOUR + 1);
+            // Each run starts a little earlier than the one of the day before.
+            document.add_calls(10, hour * HOUR - hour);
         }
-        assert_eq!(document.calls_today(199 * HOUR + 2), 250);
-        assert_eq!(document.calls_today(210 * HOUR), 140);
+        assert_eq!(document.calls_today(200 * HOUR - 200), 230, "with the next run, they are those of 24 runs");
+        assert_eq!(document.calls_today(210 * HOUR), 130);
         assert_eq!(document.calls_today(300 * HOUR), 0);
-        assert_eq!(document.calls.len(), 25);
+        assert_eq!(document.calls.len(), 24);
     }
 }

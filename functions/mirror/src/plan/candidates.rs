@@ -78,7 +78,7 @@ pub(crate) struct Candidates<'p> {
     pub(crate) unknown: usize,
     /// The number of people whose record this run didn't read.
     pub(crate) not_read: usize,
-    /// The number of people about whom the pass hasn't asked.
+    /// The number of people that the pass hasn't asked about.
     pub(crate) not_asked: usize,
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashSet};
 
 use crate::address::Address;
-use crate::plan::Doubt;
+use crate::plan::changes::Doubt;
 
 /// What earlier runs saw of one list. The ledger remembers it. The default is that of a mirror without a ledger, whose
 /// every run reads everyone.

@@ -46,7 +46,7 @@ pub(crate) struct Facts {
     pub(crate) moved_today: usize,
     /// The number of addresses that are gone since the last run, although the mirror didn't remove them.
     pub(crate) gone: usize,
-    /// False if whoever left the list by themselves isn't added again.
+    /// False if members who left the list by themselves aren't added again.
     pub(crate) resubscribes: bool,
     /// The base that the limits of a day refer to.
     pub(crate) day_base: usize,

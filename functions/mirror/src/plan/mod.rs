@@ -9,6 +9,7 @@
 //!   it would change a list beyond its limits, the list is left unchanged.
 
 mod candidates;
+mod changes;
 mod history;
 mod judge;
 mod moves;
@@ -18,11 +19,11 @@ pub(crate) mod reason;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use self::candidates::Wanted;
 pub(crate) use self::candidates::{Candidates, LeaveReason, Skipped};
+pub(crate) use self::changes::{Doubt, Leaver, Move, Subscriber};
 pub(crate) use self::history::{History, Today};
 pub(crate) use self::judge::{Block, Verdict};
 use self::judge::{Facts, GroupsEnd, Removals};
@@ -32,44 +33,6 @@ use crate::directory::{Group, GroupEnd, People};
 use crate::force::Force;
 use crate::mapping::{ListId, Target};
 use crate::roster::Roster;
-
-/// An address that joins.
-pub(crate) struct Subscriber {
-    pub(crate) address: Address,
-    /// The display name. If there is a first name, it never contains the whole last name.
-    pub(crate) name: Option<String>,
-    /// True if this run read a record that wants the address. Otherwise it joins in a run that does.
-    is_read: bool,
-}
-
-/// A changed address. Its membership moves, so that it keeps its preferences.
-pub(crate) struct Move {
-    pub(crate) from: Address,
-    pub(crate) to: Subscriber,
-}
-
-/// An address that leaves.
-pub(crate) struct Leaver {
-    pub(crate) address: Address,
-    pub(crate) reason: LeaveReason,
-    /// True if its only known record was read in this run, and says that its person opted out.
-    is_only_opt_out: bool,
-    /// True if a complete pass knows that it leaves. Otherwise it waits for the end of a pass.
-    is_due: bool,
-}
-
-/// The reason why a list is in doubt: its groups may not be all of its groups, or not what they should be.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub(crate) enum Doubt {
-    /// A group is empty while others aren't.
-    VacantGroup(Uuid),
-    /// A group is no longer mapped to the list.
-    LostGroup,
-    /// A mapping doesn't parse and names no list.
-    UnresolvedMapping,
-    /// A mapping names a list that Mailman doesn't have.
-    MissingList(ListId),
-}
 
 /// The changes to one list, and the decision about them.
 pub(crate) struct Plan {
@@ -392,8 +355,6 @@ impl Plan {
         blocks.iter().map(|block| self.facts.describe(*block, self.force)).collect::<Vec<_>>().join(", and ")
     }
 }
-
-shared::unprintable!(Subscriber, Move, Leaver);
 
 #[cfg(test)]
 mod tests;

@@ -4,11 +4,11 @@ use std::collections::{HashMap, HashSet};
 
 use shared::member::MemberId;
 
-use super::candidates::Wanted;
-use super::{Move, Subscriber};
 use crate::address::Address;
 use crate::directory::{GroupEnd, MemberStatus, People};
 use crate::mapping::Target;
+use crate::plan::candidates::Wanted;
+use crate::plan::changes::{Move, Subscriber};
 use crate::roster::Roster;
 
 /// Returns the memberships to move, sorted: the ledger knows that a person had an address that is on the roster, and the

@@ -1,23 +1,84 @@
 //! Reads everything that a run needs: the groups, their people, and the rosters.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use shared::cache::MemberUpdate;
 use shared::member::MemberId;
+use shared::novi::NoviError;
+use shared::rate_limit::Rates;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{ReadError, RosterResult, Run};
 use crate::directory::{Group, MemberStatus, People};
+use crate::event::Event;
 use crate::ledger::{Allowance, OpenLedger, choose};
-use crate::mapping::{ListId, Target};
+use crate::mailman::{Mailman, MailmanError};
+use crate::mapping::{ListId, Mappings, Target};
 use crate::plan::{History, Owners, Plan};
-use crate::read::{PeopleRecords, ReadingEnd};
+use crate::read::{PeopleRecords, Reader, ReadingEnd};
 use crate::roster::Roster;
+use crate::status::Status;
 
 /// The maximum number of concurrent reads. Mailman's REST API has two workers by default.
 const MAILMAN_CONCURRENCY: usize = 2;
+
+/// A list's roster, or the error that prevented reading it and the time of that error.
+pub(super) type RosterResult = Result<Roster, (MailmanError, Instant)>;
+
+/// The reason why Novi could not be read. Nothing may be concluded from a partial read, so no list is changed.
+pub(super) enum ReadError {
+    Ended(ReadingEnd),
+    /// Novi rejected every call, for this reason.
+    AccessDenied(NoviError),
+}
+
+impl From<ReadingEnd> for ReadError {
+    fn from(end: ReadingEnd) -> Self {
+        Self::Ended(end)
+    }
+}
+
+impl ReadError {
+    pub(super) fn status(&self) -> Status {
+        match self {
+            Self::Ended(_) => Status::Unfinished,
+            Self::AccessDenied(_) => Status::Failed,
+        }
+    }
+
+    /// Returns the sentences for the report.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Ended(end) => format!(
+                "{end}, so the list is left unchanged. The next run retries. If this repeats, see Limits in \
+                 docs/operations.md."
+            ),
+            Self::AccessDenied(error) => {
+                let remedy = match error {
+                    NoviError::Blocked => "Ask Novi to allow this address.",
+                    _ => "Correct novi_idaa_api_key, or ask Novi for the key's permissions.",
+                };
+                format!("Reading Novi failed: {error}. The list is left unchanged. {remedy}")
+            }
+        }
+    }
+}
+
+/// Reads for one run.
+pub(super) struct Gatherer<'r> {
+    pub(super) event: &'r Event,
+    pub(super) mappings: &'r Mappings,
+    pub(super) reader: Reader<'r>,
+    pub(super) mailman: Mailman<'r>,
+    /// The limits of the mirror's own calls to Novi.
+    pub(super) novi_rates: Rates,
+    /// The time between two scheduled runs.
+    pub(super) period: Duration,
+    /// When the run began, in seconds of Unix time. The ledger knows the run by it.
+    pub(super) now: u64,
+}
 
 /// Everything that a run has read.
 pub(super) struct Gathered {
@@ -32,11 +93,11 @@ pub(super) struct Gathered {
     pub(super) ended: Option<ReadingEnd>,
 }
 
-impl Run<'_> {
+impl Gatherer<'_> {
     /// Reads Novi and Mailman in parallel, so that only the slower one takes time. A roster that is older than the records
     /// causes no wrong removal, because addresses that were added since aren't considered.
     ///
-    /// With a ledger, the rosters decide whom to read.
+    /// With a ledger, the rosters decide which people are read.
     pub(super) async fn gather(
         &self,
         targets: &[&Target],
@@ -89,7 +150,7 @@ impl Run<'_> {
         Ok(((groups, records, missing), Instant::now()))
     }
 
-    /// Reads the people whom the pass asks about in this run, and those who have to be read again before an address
+    /// Reads the people that the pass asks about in this run, and those who have to be read again before an address
     /// leaves. `missing` are those who aren't on the bulk list.
     #[expect(clippy::too_many_arguments, reason = "what was read so far")]
     async fn go_on_with_pass(

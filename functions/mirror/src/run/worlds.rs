@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 use shared::member::MemberId;
 use uuid::Uuid;
 
-use super::gather::{eager, to_read_again};
+use super::Document;
+use super::gather::{RosterResult, eager, to_read_again};
 use super::remember::{remember, unmapped};
-use super::{Document, RosterResult};
 use crate::address::Address;
 use crate::directory::{Group, GroupEnd, MemberStatus, People};
 use crate::force::Force;
@@ -45,7 +45,7 @@ struct World {
     /// The number of people that a run may read.
     of_run: usize,
     per_day: usize,
-    /// The number of people whom the next run reads before Novi stops responding.
+    /// The number of people that the next run reads before Novi stops responding.
     reads: Option<usize>,
     force: BTreeMap<&'static str, Force>,
     /// The statuses and reasons of the last run.
