@@ -282,7 +282,7 @@ async fn concurrent_run_finds_the_claim() -> Result<()> {
 async fn ledger_is_kept_in_s3() -> Result<()> {
     let moto = Moto::start()?;
     let bucket = format!("ledger-{}", Uuid::from_u128(fastrand::u128(..)).simple());
-    let created = reqwest::Client::new().put(format!("{}/{bucket}", moto.url())).send().await?;
+    let created = tests::http().put(format!("{}/{bucket}", moto.url())).send().await?;
     assert!(created.status().is_success());
     let mut directory = Directory::default();
     let group = directory.add_plain_group(&mut Rng::new(), 12);
