@@ -20,6 +20,7 @@ import sys
 import tempfile
 import urllib.parse
 
+import novi_root
 from stack import Stack
 
 # The maximum size of a standard parameter, which is free of charge.
@@ -207,10 +208,10 @@ def mappings(text):
     return [json.dumps(part, separators=(",", ":")) for part in parts]
 
 
-# (name, SSM type, required, description, parser)
+# (name, SSM type, required, description, parser). Novi's key comes before its root, which is checked with it.
 PARAMETERS = [
-    ("novi_api_root_url", "String", True, "Root URL of Novi's API, such as https://www.example.org/api", url),
     ("novi_idaa_api_key", "SecureString", True, "Novi's API key, as issued", novi_key),
+    ("novi_api_root_url", "String", True, "Root URL of Novi's API, such as https://www.example.org/api", url),
     ("novi_probe_uuid", "SecureString", False,
      "UUID of a record that Novi always has, to tell its 404s from a wrong root or a lost permission", uuid),
     ("api_keys", "SecureString", True,
@@ -289,6 +290,22 @@ def read_input(prompt, is_secret):
     return (getpass.getpass(prompt) if is_secret else input(prompt)).strip()
 
 
+def confirm_root(root, key):
+    """Says what answers at a new root of Novi's API, and asks whether to write it if that isn't Novi.
+
+    It may be right even so, because a CDN may refuse this machine. Without a terminal it is therefore written.
+    """
+    print("  asking it about a UUID that doesn't exist…", flush=True)
+    is_novi, answer = novi_root.check(root, key)
+    print(f"  {answer}.")
+    if is_novi:
+        return
+    if not sys.stdin.isatty():
+        print("  WARNING: it is written although Novi's API didn't answer.")
+    elif input("  Write it anyway? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise InvalidValue("not written")
+
+
 def main():
     parser = argparse.ArgumentParser(prog="make parameters", description=__doc__.split("\n\n")[0])
     prefix = Stack().parameters.get("ParameterPrefix", "/idaa")
@@ -301,7 +318,7 @@ def main():
     existing = existing_versions(prefix)
     print(f"Parameters below {prefix}. Press Enter to keep the current value or to skip an optional parameter.")
     print("Enter - to delete an optional parameter, or @FILE to read the value from a file. Secrets are not echoed.\n")
-    written = 0
+    written, api_key = 0, None
     for name, kind, required, description, parse in PARAMETERS:
         if arguments.only and name not in arguments.only:
             continue
@@ -336,6 +353,10 @@ def main():
                 values = parse(text)
                 if any(len(value.encode()) > MAX_BYTES for value in values):
                     raise InvalidValue(f"the value exceeds the maximum of {MAX_BYTES} bytes per parameter")
+                if name == "novi_idaa_api_key":
+                    api_key = values[0]
+                elif name == "novi_api_root_url":
+                    confirm_root(values[0], api_key)
                 # Write the first part last, so that a run that reads in between never sees it without the rest.
                 for number, value in reversed(list(enumerate(values))):
                     path = f"{prefix}/{name}" + (f"/{number}" if number else "")

@@ -16,6 +16,7 @@ use tests::directory::Directory;
 use tests::function::{Function, venv};
 use tests::harness::Mirror;
 use tests::lists::{Lists, People, people};
+use tests::novi::{Novi, NoviFault};
 use tests::privacy::Private;
 use tests::workspace;
 
@@ -70,13 +71,33 @@ impl Operator {
     }
 
     fn run(&self, script: &str, arguments: &[&str], endpoint: &str, input: &str) -> Result<Output> {
+        self.run_with(&[], script, arguments, endpoint, input)
+    }
+
+    /// Runs a script like [`Self::run`], but at a terminal.
+    fn run_at_terminal(&self, script: &str, arguments: &[&str], endpoint: &str, input: &str) -> Result<Output> {
+        const IN_TERMINAL: &str = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))";
+        let python = venv().join("bin/python").display().to_string();
+        self.run_with(&["-c", IN_TERMINAL, &python], script, arguments, endpoint, input)
+    }
+
+    fn run_with(
+        &self,
+        wrapper: &[&str],
+        script: &str,
+        arguments: &[&str],
+        endpoint: &str,
+        input: &str,
+    ) -> Result<Output> {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut child = Command::new(venv().join("bin/python"))
+            .args(wrapper)
             .arg(workspace().join("ops").join(script))
             .args(arguments)
             .envs(CREDENTIALS)
             .env("AWS_DEFAULT_REGION", "us-east-1")
             .env("AWS_ENDPOINT_URL", endpoint)
+            .env("NO_PROXY", "*")
             .env("PATH", format!("{}:{path}", self.dir.path().display()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -101,13 +122,10 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     // The script's default path is that of a real installation, so no other test may use this moto.
     let moto = Moto::start_own()?;
     let operator = Operator::new()?;
-    let [novi, mailman, key, jwt, api] = [
-        "novi-key-+/=",
-        "mailman-pass",
-        "frontend-key-of-this-test",
-        "jwt-secret-of-at-least-32-bytes-1",
-        "https://novi.example.org/api",
-    ];
+    let simulator = Novi::start(Directory::default(), Private::default()).await?;
+    let (novi, api) = (simulator.state().key.clone(), simulator.root());
+    let novi = novi.as_str();
+    let [mailman, key, jwt] = ["mailman-pass", "frontend-key-of-this-test", "jwt-secret-of-at-least-32-bytes-1"];
     let group = "39120341-3c8e-47b0-9a40-45b5659b2044";
     let probe = "5f0d8a3c-3f9e-4c57-8a4b-1f2a52f6f0a7";
     let mappings: Vec<Value> = (0..60)
@@ -118,8 +136,8 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     std::fs::write(&file, format!("\u{feff}{}", serde_json::to_string_pretty(&mappings)?))?;
     let keys = json!([{"name": "frontend", "key": key, "bypass": false}]).to_string();
     let input = [
-        api,
         novi,
+        &api,
         probe,
         &keys,
         jwt,
@@ -135,6 +153,9 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     let output = operator.run("parameters.py", &["--prefix", "/idaa"], &moto.url(), &(input + "\n"))?;
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("10 written"), "{}", text(&output));
+    // Novi was asked once, with the key, before its root was written.
+    assert!(text(&output).contains("\n  Novi answered.\n  written"), "{}", text(&output));
+    assert_eq!(simulator.state().calls.len(), 1);
     let ledger_key = moto.parameter_value("/idaa/ledger_key").await?.context("it was generated")?;
     assert_eq!(STANDARD.decode(&ledger_key)?.len(), 32);
     for secret in [novi, probe, key, jwt, mailman, group, "owner@example.org", &ledger_key] {
@@ -280,6 +301,138 @@ async fn parameters_script_generates_keeps_and_rotates_the_key_of_the_ledger() -
     Ok(())
 }
 
+async fn parameters_script_warns_if_what_answers_is_not_novi_and_asks_at_a_terminal() -> Result<()> {
+    let (moto, operator) = (Moto::start()?, Operator::new()?);
+    let novi = Novi::start(Directory::default(), Private::default()).await?;
+    let html = NoviFault::Respond(404, "text/html", "<html>Not found</html>".to_owned());
+    novi.state().fail("/wrong/", usize::MAX, html);
+    let (root, wrong) = (novi.root(), novi.root().replace("/api", "/wrong"));
+    let arguments = ["--prefix", moto.prefix(), "--only", "novi_api_root_url"];
+    let complaint = "an HTML page answered with 404: this is not the API's root.";
+    let written = async || moto.parameter_value(&format!("{}/novi_api_root_url", moto.prefix())).await;
+
+    let output = operator.run("parameters.py", &arguments, &moto.url(), &format!("{wrong}\n"))?;
+    let printed = text(&output);
+    assert!(output.status.success() && printed.contains(complaint) && printed.contains("WARNING"), "{printed}");
+    assert!(!printed.contains("[y/N]") && printed.contains("1 written"), "{printed}");
+    assert_eq!(written().await?.as_deref(), Some(wrong.as_str()));
+
+    let question = "Write it anyway? [y/N] ";
+    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), &format!("{root}\n"))?;
+    let printed = text(&output);
+    assert!(output.status.success() && !printed.contains(question), "{printed}");
+    assert!(printed.contains("Novi answered. It was asked without the API key."), "{printed}");
+    assert_eq!(written().await?.as_deref(), Some(root.as_str()));
+    // After a no, the script prompts again, and Enter keeps the current value.
+    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), &format!("{wrong}\nn\n\n"))?;
+    let printed = text(&output);
+    assert!(printed.contains(complaint) && printed.contains(question), "{printed}");
+    assert!(printed.contains("not written") && printed.contains("0 written"), "{printed}");
+    assert_eq!(written().await?.as_deref(), Some(root.as_str()));
+    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), &format!("{wrong}\ny\n"))?;
+    assert!(text(&output).contains("1 written"), "{}", text(&output));
+    assert_eq!(written().await?.as_deref(), Some(wrong.as_str()));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_of_novis_root_says_what_answers_and_nothing_else() -> Result<()> {
+    let novi = Novi::start(Directory::default(), Private::default()).await?;
+    let (key, hush) = (novi.state().key.clone(), "hush".to_owned());
+    let respond = |status, kind, body: &str| NoviFault::Respond(status, kind, body.to_owned());
+    let json = "application/json";
+    let is_root = "Novi answered";
+    let cases = [
+        (respond(404, json, ""), true, is_root),
+        (respond(404, json, "\u{feff}{\"Message\":\"hush\"}"), true, is_root),
+        (respond(200, json, ""), true, is_root),
+        (respond(200, json, "null"), true, is_root),
+        (respond(200, json, r#"{"data":{}}"#), true, is_root),
+        (respond(200, json, r#"{"Email":"hush","Name":null}"#), true, is_root),
+        (respond(401, json, r#"{"Message":"hush"}"#), true, "Novi answered, but rejected the API key"),
+        (NoviFault::Forbidden, true, "Novi answered, but the API key may not read customers"),
+        (NoviFault::RateLimited(None), true, "Novi answered, but too many calls have been made"),
+        (respond(404, "text/html", "<p>hush</p>"), false, "an HTML page answered with 404: this is not the API's root"),
+        (respond(404, "text/plain", "hush"), false, "a response that is not JSON answered with 404: this is not the"),
+        (respond(200, "text/html", "<p>hush</p>"), false, "an HTML page answered with 200: this is not the API's root"),
+        (respond(200, json, r#"{"hush":1}"#), false, "JSON answered with 200: this is not the API's root"),
+        (respond(200, json, "[1]"), false, "JSON answered with 200: this is not the API's root"),
+        (respond(401, "text/html", "<p>hush</p>"), false, "an HTML page answered with 401: this is not the API's root"),
+        (
+            respond(503, "text/html", "<p>hush</p>"),
+            false,
+            "an HTML page answered with 503: Novi or a proxy in front of",
+        ),
+        (NoviFault::BlockedByCdn, false, "an HTML page answered with 403: a CDN or a firewall may refuse this machine"),
+        (NoviFault::BlockedByCdnInJson, false, "JSON answered with 403: a CDN or a firewall may refuse this machine"),
+        (
+            NoviFault::Redirect("https://login.example.org/hush?hush".to_owned()),
+            false,
+            "a redirect to another host, login.example.org answered with 302. Novi's API never redirects",
+        ),
+        (
+            NoviFault::Redirect("/hush".to_owned()),
+            false,
+            "a redirect to another URL of the same host answered with 302",
+        ),
+        (NoviFault::EndlessBody, false, "a response that is not JSON answered with 200: this is not the API's root"),
+        (NoviFault::Disconnect, false, "nothing answered: the connection was closed"),
+        (NoviFault::NoResponse, false, "nothing answered: the request timed out"),
+    ];
+    let mut calls: Vec<Value> = Vec::new();
+    let mut expected = Vec::new();
+    for (number, (fault, is_novi, answer)) in cases.into_iter().enumerate() {
+        novi.state().fail(&format!("/case{number}/"), usize::MAX, fault);
+        calls.push(json!([format!("{}/case{number}/", novi.root()), key]));
+        expected.push((is_novi, answer));
+    }
+    for (root, key, is_novi, answer) in [
+        (novi.root(), Some(&key), true, is_root),
+        (format!("{}/", novi.root()), Some(&key), true, is_root),
+        (novi.root(), None, true, "Novi answered. It was asked without the API key"),
+        (novi.root(), Some(&hush), true, "Novi answered, but rejected the API key"),
+        // Plain HTTP to something else than a loopback address.
+        (
+            novi.root().replace("127.0.0.1", "0.0.0.0"),
+            Some(&key),
+            true,
+            "Novi answered. It was asked without the API key",
+        ),
+        ("http://127.0.0.1:9/api".to_owned(), Some(&hush), false, "nothing answered: the connection was refused"),
+        ("https://hush.invalid/api".to_owned(), Some(&hush), false, "nothing answered: the host name was not found"),
+        (novi.root().replace("http:", "https:"), Some(&hush), false, "nothing answered: TLS failed"),
+        (format!("{}/hush hush", novi.root()), Some(&hush), false, "nothing answered: the URL is invalid"),
+    ] {
+        calls.push(json!([root, key]));
+        expected.push((is_novi, answer));
+    }
+    let program = "import json, sys\nimport novi_root\ncases = json.load(sys.stdin)\nprint(json.dumps([novi_root.check(root, \
+                   key, 10 if 'case22' not in root else 1) for root, key in cases]))\n";
+    let answers: Vec<(bool, String)> = serde_json::from_value(run_python(program, &json!(calls))?)?;
+    assert_eq!(answers.len(), expected.len());
+    for (call, ((is_novi, answer), expected)) in calls.iter().zip(answers.iter().zip(expected)) {
+        assert!((*is_novi, answer.starts_with(expected.1)) == (expected.0, true), "{call}: {is_novi}, {answer}");
+        assert!(!answer.contains("hush") && !answer.contains(&key), "{answer}");
+    }
+    // No redirect was followed, and each root was asked once.
+    assert_eq!(novi.state().count("/case"), 23);
+    assert_eq!(novi.state().count("hush"), 0);
+    Ok(())
+}
+
+/// Runs a program that can import the operator's scripts, with `input` in JSON. Returns what it prints.
+fn run_python(program: &str, input: &Value) -> Result<Value> {
+    let mut child = Command::new(venv().join("bin/python"))
+        .args(["-B", "-c", program])
+        .env("PYTHONPATH", workspace().join("ops"))
+        .env("NO_PROXY", "*")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child.stdin.take().context("the child has a standard input")?.write_all(input.to_string().as_bytes())?;
+    Ok(serde_json::from_slice(&child.wait_with_output()?.stdout)?)
+}
+
 #[test]
 fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<()> {
     let mapping = json!({"group_guid": "39120341-3c8e-47b0-9a40-45b5659b2044", "list_id": "members@lists.example.org",
@@ -313,14 +466,7 @@ fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<(
     let program = "import json, sys\nimport parameters\nerrors = []\nfor mappings in json.load(sys.stdin):\n    try:\n        \
                    parameters.mappings(json.dumps(mappings))\n        errors.append(None)\n    \
                    except parameters.InvalidValue as error:\n        errors.append(str(error))\nprint(json.dumps(errors))\n";
-    let mut child = Command::new(venv().join("bin/python"))
-        .args(["-B", "-c", program])
-        .env("PYTHONPATH", workspace().join("ops"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    child.stdin.take().context("the child has a standard input")?.write_all(json!(inputs).to_string().as_bytes())?;
-    let errors: Vec<Option<String>> = serde_json::from_slice(&child.wait_with_output()?.stdout)?;
+    let errors: Vec<Option<String>> = serde_json::from_value(run_python(program, &json!(inputs))?)?;
     let errors: Vec<String> = errors.into_iter().map(Option::unwrap_or_default).collect();
     assert_eq!(errors[0], "", "a valid array");
     assert!(errors[1].contains("at least one mapping"), "{}", errors[1]);
