@@ -47,11 +47,20 @@ const MAX_HEADERS: usize = 256;
 /// # Errors
 /// Returns reqwest's error. None is expected.
 pub fn build(tls: ClientConfig) -> Result<reqwest::Client, reqwest::Error> {
+    build_for(tls, CONNECT_TIMEOUT)
+}
+
+/// Builds the client like [`build`], for requests of at most `timeout`. Connecting is limited to that time as well, so
+/// that a first address that swallows packets leaves a part of it for the next.
+///
+/// # Errors
+/// Returns reqwest's error. None is expected.
+pub fn build_for(tls: ClientConfig, timeout: Duration) -> Result<reqwest::Client, reqwest::Error> {
     #[expect(clippy::disallowed_methods, reason = "the only constructor")]
     reqwest::Client::builder()
         .tls_backend_preconfigured(tls)
         .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(CONNECT_TIMEOUT)
+        .connect_timeout(timeout.min(CONNECT_TIMEOUT))
         .pool_idle_timeout(IDLE_TIMEOUT)
         .tcp_nodelay(true)
         .http1_allow_obsolete_multiline_headers_in_responses(true)

@@ -356,7 +356,7 @@ impl Client {
     /// # Errors
     /// Returns reqwest's error. None is expected.
     pub fn new(tls: ClientConfig, timeout: Duration) -> Result<Self, reqwest::Error> {
-        Ok(Self { http: Mutex::new(http_client::build(tls.clone())?), tls, timeout })
+        Ok(Self { http: Mutex::new(http_client::build_for(tls.clone(), timeout)?), tls, timeout })
     }
 
     /// Returns the HTTP client, with the connections that it keeps.
@@ -366,7 +366,7 @@ impl Client {
 
     /// Returns an HTTP client without any connection.
     fn new_http(&self) -> reqwest::Client {
-        http_client::build(self.tls.clone()).unwrap_or_else(|_| self.http())
+        http_client::build_for(self.tls.clone(), self.timeout).unwrap_or_else(|_| self.http())
     }
 
     /// Closes the connections that are kept, once the calls on them have ended.

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -28,7 +29,7 @@ use crate::novi::{Novi, root_digest};
 use crate::privacy::Private;
 use crate::process::ResourceUsage;
 use crate::redis::{CertificateAuthority, Kind, Redis};
-use crate::tcp_proxy::{TcpFault, TcpProxy};
+use crate::tcp_proxy::{BlackHole, PROXY_ADDRESS, TcpFault, TcpProxy};
 
 /// A service that a function depends on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -100,6 +101,8 @@ enum FaultKind {
     Network(TcpFault),
     /// The service's host name can't be resolved.
     UnknownHost,
+    /// The service has two addresses, and the first one swallows packets.
+    DeadAddress,
     /// The function was frozen for an hour, and its connections are dead.
     Thaw,
 }
@@ -198,8 +201,10 @@ pub const REPRESENTATIVE: [(Lambda, Service, &str); 6] = [
     (Lambda::Mirror, Service::Mailman, "restart during a request"),
 ];
 
+const DEAD_ADDRESS: &str = "first of two addresses swallows packets";
+
 /// The faults that make every request slow.
-const SLOW_FAULTS: [&str; 3] = ["black hole", "byte by byte", "frozen for an hour, connections dead"];
+const SLOW_FAULTS: [&str; 4] = ["black hole", "byte by byte", DEAD_ADDRESS, "frozen for an hour, connections dead"];
 
 /// The resource usage of a function's process, and the number of tasks in it.
 #[derive(Clone, Copy)]
@@ -262,21 +267,28 @@ impl Hosts {
     fn new(dir: &Path) -> Result<Self> {
         std::fs::write(dir.join("nsswitch.conf"), "hosts: files\n")?;
         let hosts = Self { file: dir.join("hosts") };
-        std::fs::write(&hosts.file, Self::lines(None))?;
+        std::fs::write(&hosts.file, Self::lines(None, None))?;
         Ok(hosts)
     }
 
-    /// Makes one service's host name unknown, or none.
-    fn set_unknown(&self, unknown: Option<Service>) -> Result<()> {
+    /// Makes one service's host name unknown, or none, and gives one a first address that swallows packets, or none.
+    fn set(&self, unknown: Option<Service>, with_dead_address: Option<Service>) -> Result<()> {
         // Overwrites the mounted file, because a new one wouldn't be mounted. The length stays the same, so that no
         // lookup finds half a file.
         let mut file = std::fs::OpenOptions::new().write(true).open(&self.file)?;
-        Ok(file.write_all(Self::lines(unknown).as_bytes())?)
+        Ok(file.write_all(Self::lines(unknown, with_dead_address).as_bytes())?)
     }
 
-    fn lines(unknown: Option<Service>) -> String {
-        let mark = |service| if Some(service) == unknown { '#' } else { ' ' };
-        Service::ALL.into_iter().map(|service| format!("{}127.0.0.1 {}\n", mark(service), service.host())).collect()
+    fn lines(unknown: Option<Service>, with_dead_address: Option<Service>) -> String {
+        // Addresses are tried in the order of these lines, because both are as far away.
+        let line = |is_used: bool, address: Ipv4Addr, service: Service| {
+            format!("{}{address} {}\n", if is_used { ' ' } else { '#' }, service.host())
+        };
+        let lines = |service| {
+            line(with_dead_address == Some(service), BlackHole::ADDRESS, service)
+                + &line(unknown != Some(service), PROXY_ADDRESS, service)
+        };
+        Service::ALL.into_iter().map(lines).collect()
     }
 }
 
@@ -308,6 +320,7 @@ pub struct Runner {
     private: Private,
     clock: Clock,
     hosts: Hosts,
+    black_hole: Option<BlackHole>,
     authority: CertificateAuthority,
     _moto: Moto,
     _dir: TempDir,
@@ -434,6 +447,7 @@ impl Runner {
             private,
             clock,
             hosts,
+            black_hole: None,
             authority,
             _moto: moto,
             _dir: dir,
@@ -624,6 +638,7 @@ impl Runner {
             network("truncated response", TcpFault::TruncatedResponse),
             network("restart during a request", TcpFault::Restart),
             NamedFault { name: "unknown host name".to_owned(), kind: FaultKind::UnknownHost, status: None },
+            NamedFault { name: DEAD_ADDRESS.to_owned(), kind: FaultKind::DeadAddress, status: None },
             NamedFault { name: "frozen for an hour, connections dead".to_owned(), kind: FaultKind::Thaw, status: None },
         ];
         if service == Service::Redis {
@@ -702,9 +717,10 @@ impl Runner {
         let duration = started.elapsed();
         let is_counted = match &fault.kind {
             FaultKind::Network(fault) => !matches!(fault, TcpFault::Refused),
-            FaultKind::UnknownHost | FaultKind::Thaw => false,
+            FaultKind::UnknownHost | FaultKind::DeadAddress | FaultKind::Thaw => false,
         };
-        if is_counted && self.proxies[&service].hits() == 0 {
+        let has_swallowed = self.black_hole.as_ref().map(BlackHole::has_swallowed).transpose()?;
+        if (is_counted && self.proxies[&service].hits() == 0) || has_swallowed == Some(false) {
             errors.push("the fault didn't occur".to_owned());
         }
         self.clear(service, timing).await?;
@@ -718,7 +734,12 @@ impl Runner {
         match kind {
             FaultKind::Network(fault) => self.proxies[&service].set(Some(fault.clone())).await,
             FaultKind::UnknownHost => {
-                self.hosts.set_unknown(Some(service))?;
+                self.hosts.set(Some(service), None)?;
+                self.proxies[&service].close_connections();
+            }
+            FaultKind::DeadAddress => {
+                self.black_hole = Some(BlackHole::start(self.proxies[&service].port).await?);
+                self.hosts.set(None, Some(service))?;
                 self.proxies[&service].close_connections();
             }
             FaultKind::Thaw => {
@@ -732,7 +753,8 @@ impl Runner {
     }
 
     async fn clear(&mut self, service: Service, timing: Timing) -> Result<()> {
-        self.hosts.set_unknown(None)?;
+        self.hosts.set(None, None)?;
+        self.black_hole = None;
         self.proxies[&service].set(None).await;
         if service == Service::ElastiCache {
             self.proxies[&Service::Redis].set(None).await;
@@ -819,13 +841,18 @@ impl Runner {
             }
         };
         const ANY: [&str; 3] = ["200 hit", "200 miss", "200 bypass"];
-        let is_cold_ssm = service == Service::Ssm && timing == Timing::Cold;
+        let is_cold_ssm =
+            service == Service::Ssm && timing == Timing::Cold && !matches!(fault.kind, FaultKind::DeadAddress);
         match service {
             _ if is_cold_ssm => {
                 expect("cached member", &cached, &["503 parameters_unavailable", "200 hit"]);
                 expect("uncached member", &uncached, &["503 parameters_unavailable", "200 miss"]);
             }
             Service::Ssm => {
+                expect("cached member", &cached, &["200 hit"]);
+                expect("uncached member", &uncached, &["200 miss"]);
+            }
+            Service::Redis if matches!(fault.kind, FaultKind::DeadAddress) => {
                 expect("cached member", &cached, &["200 hit"]);
                 expect("uncached member", &uncached, &["200 miss"]);
             }
@@ -866,6 +893,7 @@ impl Runner {
         let is_verdict = fault.status == Some(404);
         let expected: &[&str] = match fault.kind {
             _ if is_verdict => &["404 member_not_found"],
+            FaultKind::DeadAddress => &["200 miss"],
             FaultKind::Thaw | FaultKind::Network(TcpFault::Restart) => &["200 miss", "200 stale"],
             _ => &["200 stale"],
         };
@@ -889,6 +917,7 @@ impl Runner {
             Err(_) => returned["errorType"].as_str().unwrap_or("no report").to_owned(),
         };
         let expected: &[&str] = match (service, &fault.kind) {
+            (_, FaultKind::DeadAddress) => &["ok"],
             (Service::Ssm, _) if timing == Timing::Cold => &["NotStarted", "ok"],
             (Service::Ssm | Service::ElastiCache | Service::Redis, _) => &["ok"],
             (_, FaultKind::Thaw) => &["ok"],
@@ -1038,7 +1067,7 @@ fn expected_novi_results(fault: &NamedFault) -> &'static [&'static str] {
         None => {}
     }
     match &fault.kind {
-        FaultKind::Thaw => &["200 miss"],
+        FaultKind::DeadAddress | FaultKind::Thaw => &["200 miss"],
         FaultKind::Network(TcpFault::Restart) => &["200 miss", "503 novi_unreachable"],
         FaultKind::Network(TcpFault::EndlessResponse(..)) => &["503 novi_invalid_response"],
         FaultKind::Network(TcpFault::Respond(_)) if fault.name.contains("CDN") => &["503 novi_blocked"],

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -43,6 +43,9 @@ pub enum TcpFault {
     /// The request is delivered, and then the server is unavailable for a moment.
     Restart,
 }
+
+/// The address that every proxy listens on. Its port is free on all other loopback addresses, for a [`BlackHole`].
+pub const PROXY_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// The proxy. It stops when the runtime it was started on shuts down.
 pub struct TcpProxy {
@@ -140,7 +143,7 @@ impl Shared {
             if fault.wait_for(|fault| !is_refused(fault)).await.is_err() {
                 return;
             }
-            let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await else { return };
+            let Ok(listener) = TcpListener::bind((PROXY_ADDRESS, port)).await else { return };
             self.is_listening.send_replace(true);
             loop {
                 tokio::select! {
@@ -275,6 +278,57 @@ impl Shared {
             TcpFault::Refused | TcpFault::WrongCertificate(_) | TcpFault::ByteByByte => None,
         }
     }
+}
+
+/// An address that swallows packets: its port is open, and no connection is accepted or refused. It stops when it is
+/// dropped.
+pub struct BlackHole {
+    _listener: TcpListener,
+    /// As many connections as the listener keeps. The kernel drops the packets of any further one.
+    _connections: Vec<TcpStream>,
+    /// The number of dropped packets when it was started.
+    drops: u64,
+}
+
+impl BlackHole {
+    /// The address that swallows packets, at any port.
+    pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+
+    /// Starts to swallow packets at this port.
+    ///
+    /// # Errors
+    /// Fails if the port isn't free, or connections are still accepted.
+    pub async fn start(port: u16) -> anyhow::Result<Self> {
+        const SILENCE: Duration = Duration::from_millis(100);
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind((Self::ADDRESS, port).into())?;
+        let listener = socket.listen(0)?;
+        let mut connections = Vec::new();
+        while let Ok(connected) = tokio::time::timeout(SILENCE, TcpStream::connect((Self::ADDRESS, port))).await {
+            connections.push(connected?);
+            ensure!(connections.len() < 100, "connections are accepted without end");
+        }
+        Ok(Self { _listener: listener, _connections: connections, drops: listen_drops()? })
+    }
+
+    /// True if a packet was dropped since the start, by this or another listener of this machine.
+    ///
+    /// # Errors
+    /// Fails if the kernel doesn't count them.
+    pub fn has_swallowed(&self) -> anyhow::Result<bool> {
+        Ok(listen_drops()? > self.drops)
+    }
+}
+
+/// Returns how many connection requests the kernel has dropped because their listener had too many.
+fn listen_drops() -> anyhow::Result<u64> {
+    let counters = std::fs::read_to_string("/proc/net/netstat")?;
+    let mut lines = counters.lines().filter(|line| line.starts_with("TcpExt:"));
+    let (names, values) = lines.next().zip(lines.next()).context("the kernel has no counters of TCP")?;
+    let mut counters = names.split_whitespace().zip(values.split_whitespace());
+    let (_, drops) = counters.find(|(name, _)| *name == "ListenDrops").context("the kernel doesn't count drops")?;
+    Ok(drops.parse()?)
 }
 
 /// Reads and discards everything until the other side closes the connection.
