@@ -11,7 +11,7 @@ use crate::network_error::{network_cause, sources};
 /// The maximum time that a connection is kept idle. After a longer time it may be
 /// dead: NAT gateways drop idle flows after 350 s, and servers close idle
 /// connections after about a minute.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// The maximum time to connect, TLS included, over all addresses of a host. Each address gets an equal share, so that one
 /// that swallows packets leaves time for the next.

@@ -852,7 +852,7 @@ impl Runner {
                 expect("cached member", &cached, &["200 hit"]);
                 expect("uncached member", &uncached, &["200 miss"]);
             }
-            Service::Redis if matches!(fault.kind, FaultKind::DeadAddress) => {
+            Service::Redis if matches!(fault.kind, FaultKind::DeadAddress | FaultKind::Thaw) => {
                 expect("cached member", &cached, &["200 hit"]);
                 expect("uncached member", &uncached, &["200 miss"]);
             }

@@ -6,12 +6,21 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
+use shared::cache::{Connector, Lookup, MemberCache, NoviLimits};
+use shared::http_client::{install_tls_provider, tls_config};
+use shared::member::{Identity, MemberId};
+use shared::novi::RootDigest;
+use shared::rate_limit::Rates;
+use shared::settings::{CacheLocation, CacheTtls};
 use tests::api::{Request, Response};
 use tests::harness::Verification;
 use tests::novi::{NoviFault, root_digest};
 use tests::redis::{CertificateAuthority, Kind, Redis};
+use tests::tcp_proxy::{PROXY_ADDRESS, TcpProxy};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -507,6 +516,56 @@ async fn function_resumed_with_dead_sockets_responds_normally() -> Result<()> {
         cached.env.function.freeze(false)?;
         assert_eq!(cached.origin(cached.env.member).await?, "hit", "{kind:?}");
         assert_eq!(cached.origin(other).await?, "miss", "{kind:?}");
+    }
+    Ok(())
+}
+
+/// In this process, because only its own clock can be advanced: a minute passes, and no timer runs meanwhile.
+#[tokio::test]
+async fn idle_connection_that_died_silently_is_replaced_within_the_time_of_one_request() -> Result<()> {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let idle = async || {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(60)).await;
+        tokio::time::resume();
+    };
+    let (authority, address) = (CertificateAuthority::new()?, PROXY_ADDRESS.to_string());
+    install_tls_provider();
+    let tls = tls_config(&[CertificateDer::from_pem_file(authority.file("ca.pem"))?])?;
+    let id = MemberId::parse("39120341-3c8e-47b0-9a40-45b5659b2044").context("a UUID")?;
+    for cluster in [false, true] {
+        let redis = if cluster { Redis::start_announced(1)? } else { Redis::start(Kind::Plain)? };
+        let proxy = TcpProxy::start(redis.port(), authority.acceptor_for(&address, false)?).await?;
+        if cluster {
+            redis.command(&["CONFIG", "SET", "cluster-announce-ip", &address])?;
+            redis.command(&["CONFIG", "SET", "cluster-announce-port", &proxy.port.to_string()])?;
+        }
+        let url = format!("rediss://{address}:{}", proxy.port).parse()?;
+        let password = Box::new(|_| Box::pin(async { None }) as _);
+        let connector = Connector::new(&CacheLocation::Url { url, cluster }, None, password, tls.clone());
+        let rates = Rates { second: 1_000, minute: 1_000, day: 1_000 };
+        let limits = NoviLimits { total: rates, share: rates, unknown: (1_000, 1_000), yields: false };
+        let cache = MemberCache::new(CacheTtls { ttl: 1_000, stale: 0 }, limits, connector, TIMEOUT);
+        cache.warm(Duration::from_secs(5)).await;
+        let novi = RootDigest::unknown();
+        let identity = Identity { full_name: Some("Ada L.".to_owned()), email: None };
+        cache.session(&novi).put(id, identity, SystemTime::now()).await;
+        let connections = || -> Result<u64> {
+            let stats = redis.command(&["INFO", "stats"])?;
+            let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+            Ok(count.context("Redis counts connections")?.trim().parse()?)
+        };
+        let before = connections()?;
+        idle().await;
+        assert!(matches!(cache.session(&novi).get(id).await, Lookup::Fresh(_)), "cluster: {cluster}");
+        assert_eq!(connections()?, before + 1, "one that works is kept, and the other connection is redis-cli's");
+        for _ in 0..2 {
+            idle().await;
+            proxy.strand_connections();
+            let mut session = cache.session(&novi);
+            assert!(matches!(session.get(id).await, Lookup::Fresh(_)), "cluster: {cluster}");
+            assert!(session.admit(None, Duration::ZERO).await.is_ok() && !session.was_bypassed());
+        }
     }
     Ok(())
 }

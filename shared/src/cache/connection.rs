@@ -6,9 +6,9 @@
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::select_ok;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
@@ -22,7 +22,11 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+
+use crate::http_client::IDLE_TIMEOUT;
+use crate::sync::lock;
 
 /// The timeout of connecting to a node and logging in, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,10 +108,14 @@ impl Endpoint {
 }
 
 /// A connection to one node. Clones share it, and it closes when the last one is dropped.
+///
+/// It isn't trusted after it was idle for [`IDLE_TIMEOUT`], because Lambda may have frozen the instance meanwhile, and a
+/// gateway on the way forgets idle connections without a word. A PING then tells in time whether it works.
 #[derive(Clone)]
 pub(super) struct Node {
     connection: MultiplexedConnection,
     refusal: Refusal,
+    liveness: Arc<Mutex<Liveness>>,
     _driver: Arc<Driver>,
 }
 
@@ -116,6 +124,34 @@ struct Driver(AbortHandle);
 impl Drop for Driver {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// The timeout of a PING on a connection that was idle. A short part of a request's time for the cache, which is also
+/// needed for a new connection.
+const PING_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// When a connection is known to have worked.
+enum Liveness {
+    /// The time of the last response, by both clocks: one of them may stop while Lambda has frozen the instance.
+    LastResponse(Instant, SystemTime),
+    /// It was idle, and didn't respond after that.
+    Dead,
+}
+
+impl Liveness {
+    fn now() -> Self {
+        Self::LastResponse(Instant::now(), SystemTime::now())
+    }
+
+    /// Returns true if there was a response within [`IDLE_TIMEOUT`]. A time of day in the future counts as that.
+    fn is_recent(&self) -> bool {
+        match self {
+            Self::LastResponse(at, time) => {
+                at.elapsed() <= IDLE_TIMEOUT && time.elapsed().unwrap_or_default() <= IDLE_TIMEOUT
+            }
+            Self::Dead => false,
+        }
     }
 }
 
@@ -129,7 +165,8 @@ impl Node {
             let opened = MultiplexedConnection::new_with_config(settings, stream, config).await;
             let (connection, driver) = opened.map_err(|error| refusal.get().cloned().unwrap_or(error))?;
             let driver = tokio::spawn(driver).abort_handle();
-            Ok(Self { connection, refusal, _driver: Arc::new(Driver(driver)) })
+            let liveness = Arc::new(Mutex::new(Liveness::now()));
+            Ok(Self { connection, refusal, liveness, _driver: Arc::new(Driver(driver)) })
         };
         tokio::time::timeout(CONNECT_TIMEOUT, open)
             .await
@@ -141,6 +178,42 @@ impl Node {
         let pong = redis::cmd("PING").query_async::<String>(&mut self.connection).await;
         pong.map(drop).map_err(|error| self.refusal.get().cloned().unwrap_or(error))
     }
+
+    /// Runs a command, if the connection is recent or still responds.
+    ///
+    /// # Errors
+    /// Returns the command's error, or that of a closed connection, after which the client makes a new one.
+    async fn run<T>(
+        &mut self,
+        command: impl AsyncFnOnce(&mut MultiplexedConnection) -> RedisResult<T>,
+    ) -> RedisResult<T> {
+        let is_recent = lock(&self.liveness).is_recent();
+        if !is_recent && !self.still_responds().await {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
+        let result = command(&mut self.connection).await;
+        if is_response(&result) {
+            *lock(&self.liveness) = Liveness::now();
+        }
+        result
+    }
+
+    /// Returns true if the connection responds to a PING, with an error as well. If it doesn't, it isn't tried again.
+    async fn still_responds(&mut self) -> bool {
+        if matches!(*lock(&self.liveness), Liveness::Dead) {
+            return false;
+        }
+        let ping = redis::cmd("PING");
+        let pong = tokio::time::timeout(PING_TIMEOUT, self.connection.req_packed_command(&ping)).await;
+        let responds = pong.is_ok_and(|pong| is_response(&pong));
+        *lock(&self.liveness) = if responds { Liveness::now() } else { Liveness::Dead };
+        responds
+    }
+}
+
+/// Returns true if this came from the server.
+fn is_response<T>(result: &RedisResult<T>) -> bool {
+    result.as_ref().err().is_none_or(|error| matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension))
 }
 
 /// The error with which the server refuses connections, if it does. It may come before any command, so that it isn't the
@@ -228,7 +301,7 @@ impl AsyncWrite for LimitedStream {
 
 impl ConnectionLike for Node {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        self.connection.req_packed_command(command)
+        Box::pin(self.run(async move |connection| connection.req_packed_command(command).await))
     }
 
     fn req_packed_commands<'a>(
@@ -237,7 +310,7 @@ impl ConnectionLike for Node {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        self.connection.req_packed_commands(pipeline, offset, count)
+        Box::pin(self.run(async move |connection| connection.req_packed_commands(pipeline, offset, count).await))
     }
 
     fn get_db(&self) -> i64 {
