@@ -186,6 +186,9 @@ pub enum KnownCache {
     ReplicationGroup(u16, bool, bool),
     /// A replication group with TLS on this host and port.
     ReplicationGroupAt(&'static str, u16),
+    /// A cache about which the API for serverless caches returns this error, and the port of the replication group with
+    /// this id, if there is one.
+    NotServerless(&'static str, Option<u16>),
 }
 
 /// A fake of ElastiCache's query API, limited to the requests for endpoints.
@@ -248,6 +251,7 @@ async fn handle(caches: Caches, request: Request<Incoming>) -> Result<Response<F
                     endpoint("Endpoint", port)
                 ),
             ),
+            Some(KnownCache::NotServerless(code, _)) => error(code),
             _ => error("ServerlessCacheNotFoundFault"),
         },
         "DescribeReplicationGroups" => match find_cache(text("ReplicationGroupId")) {
@@ -261,6 +265,9 @@ async fn handle(caches: Caches, request: Request<Incoming>) -> Result<Response<F
             }
             Some(KnownCache::ReplicationGroupAt(host, port)) => {
                 group(true, false, &primary(&endpoint_at("PrimaryEndpoint", host, port)))
+            }
+            Some(KnownCache::NotServerless(_, Some(port))) => {
+                group(false, false, &primary(&endpoint("PrimaryEndpoint", port)))
             }
             _ => error("ReplicationGroupNotFoundFault"),
         },

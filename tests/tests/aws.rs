@@ -473,6 +473,30 @@ async fn replication_group_is_discovered_again_after_it_moves() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn replication_group_is_found_whatever_error_the_serverless_api_returns() -> Result<()> {
+    let (elasticache, redis) = (ElastiCache::start().await?, Redis::start(Kind::Plain)?);
+    let url = elasticache.url();
+    let mut variables = CREDENTIALS.to_vec();
+    variables.extend([("CACHE_ID", "members"), ("AWS_ENDPOINT_URL_ELASTICACHE", url.as_str())]);
+    for code in ["AccessDenied", "InvalidAction", "InvalidParameterValue", "ServerlessCacheNotFoundFault"] {
+        elasticache.add_cache("members", KnownCache::NotServerless(code, Some(redis.port())));
+        let env = Verification::start(&variables).await?;
+        add_private_credentials(&env);
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "miss", "{code}");
+        // Without a group, the id is only wrong if both APIs have said so.
+        elasticache.add_cache("members", KnownCache::NotServerless(code, None));
+        let env = Verification::start(&variables).await?;
+        add_private_credentials(&env);
+        assert_eq!(env.verify(env.member).await?.header("x-cache"), "bypass", "{code}");
+        let log = env.function.log();
+        let is_unknown = matches!(code, "InvalidParameterValue" | "ServerlessCacheNotFoundFault");
+        assert_eq!(log.contains("neither a serverless cache nor a replication group"), is_unknown, "{code}");
+        assert_eq!(log.contains("calling ElastiCache's API for the endpoint failed"), !is_unknown, "{code}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn serverless_cache_gets_an_iam_token_for_each_connection() -> Result<()> {
     let elasticache = ElastiCache::start().await?;
     let authority = CertificateAuthority::new()?;

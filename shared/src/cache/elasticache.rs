@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::ProvideCredentials;
+use aws_sdk_elasticache::error::SdkError;
 use aws_sigv4::http_request::{SignableBody, SignableRequest, SignatureLocation, SigningParams, SigningSettings, sign};
 use aws_sigv4::sign::v4;
 use aws_types::SdkConfig;
@@ -112,24 +113,25 @@ pub(super) async fn discover(client: &aws_sdk_elasticache::Client, id: &str) -> 
         let endpoint = endpoint?;
         Some((endpoint.address()?.to_owned(), u16::try_from(endpoint.port()?).ok()?))
     };
-    match client.describe_serverless_caches().serverless_cache_name(id).send().await {
+    let is_serverless_unknown = match client.describe_serverless_caches().serverless_cache_name(id).send().await {
         Ok(response) => {
             if let Some(cache) = response.serverless_caches().first() {
                 let (host, port) = host_and_port(cache.endpoint()).ok_or(NOT_READY)?;
                 // A serverless cache always uses TLS and cluster mode.
                 return Ok(Endpoint { host, port, tls: true, cluster: true, serverless: true, db: 0 });
             }
+            true
         }
-        Err(error) => {
-            let error = error.into_service_error();
-            // A name that is invalid for a serverless cache may still be a replication group's id.
-            if !error.is_serverless_cache_not_found_fault() && !error.is_invalid_parameter_value_exception() {
-                return Err(CALL_FAILED);
-            }
+        // The id may be a replication group's, whatever the error. A name may be invalid for a serverless cache, a policy
+        // may only allow the other call, and not every region has this one.
+        Err(SdkError::ServiceError(error)) => {
+            error.err().is_serverless_cache_not_found_fault() || error.err().is_invalid_parameter_value_exception()
         }
-    }
+        Err(_) => return Err(CALL_FAILED),
+    };
     let response = client.describe_replication_groups().replication_group_id(id).send().await.map_err(|error| {
-        if error.into_service_error().is_replication_group_not_found_fault() { NOT_FOUND } else { CALL_FAILED }
+        let is_unknown = error.into_service_error().is_replication_group_not_found_fault();
+        if is_unknown && is_serverless_unknown { NOT_FOUND } else { CALL_FAILED }
     })?;
     let group = response.replication_groups().first().ok_or(NOT_FOUND)?;
     let cluster = group.cluster_enabled().unwrap_or(false);
