@@ -329,6 +329,26 @@ async fn stale_record_is_served_at_once_however_long_novi_takes() -> Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: a request takes the maximum of 28 s"]
+async fn request_ends_within_its_maximum_whatever_its_parts_take() -> Result<()> {
+    let variables = [("CACHE_TIMEOUT_MS", "10000"), ("NOVI_TIMEOUT_MS", "25000")];
+    let cached = Cached::start(Kind::Plain, &variables).await?;
+    // The connection to Redis exists, so the request waits for a response on it: 10 s, and then up to 25 s for Novi.
+    assert_eq!(cached.origin(cached.env.member).await?, "miss");
+    cached.redis.freeze();
+    cached.env.novi.state().fail("/customers/", usize::MAX, NoviFault::NoResponse);
+    let response = cached.env.verify(cached.env.member).await?;
+    assert_eq!((response.status, response.code().as_str()), (503, "novi_unreachable"));
+    assert!(response.header("retry-after").parse::<u64>()? >= 1);
+    let log = cached.env.function.log();
+    let completed = log.lines().rev().find(|line| line.contains(r#""request completed""#)).unwrap_or_default();
+    let completed: Value = serde_json::from_str(completed)?;
+    let expected = 27_000.0..29_000.0;
+    assert!(completed["duration_ms"].as_f64().is_some_and(|ms| expected.contains(&ms)), "{completed}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_crash_and_restart_cost_only_cache_hits() -> Result<()> {
     for kind in KINDS {
         let mut cached = Cached::start(kind, &[]).await?;
