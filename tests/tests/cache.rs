@@ -678,6 +678,25 @@ async fn cache_user_who_may_only_read_is_down_and_logged_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_send_no_command_that_the_server_rejects_or_a_user_may_lack() -> Result<()> {
+    for kind in KINDS {
+        let redis = Redis::start(kind)?;
+        redis.command_on_all(&["CONFIG", "RESETSTAT"])?;
+        let cached = Cached::start_on(redis, &[]).await?;
+        assert_eq!(cached.origin(cached.env.member).await?, "miss", "{kind:?}");
+        assert_eq!(cached.origin(cached.env.member).await?, "hit", "{kind:?}");
+        for node in 0..cached.redis.ports().len() {
+            // Servers before 7.2 reject CLIENT SETINFO.
+            for (section, unwanted) in [("errorstats", "errorstat_ERR"), ("commandstats", "setinfo")] {
+                let stats = cached.redis.command_on_node(node, &["INFO", section])?;
+                assert!(!stats.contains(unwanted), "{kind:?}, node {node}: {stats}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cache_without_scripts_is_down_and_logged_once() -> Result<()> {
     for kind in KINDS {
         let cached = Cached::start_on(Redis::start_with(kind, &["--rename-command", "EVAL", ""])?, &[]).await?;

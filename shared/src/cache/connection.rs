@@ -107,6 +107,12 @@ impl Endpoint {
     }
 }
 
+/// Leaves out CLIENT SETINFO when logging in: the server needn't know the client's version, older servers don't know the
+/// command, and users may not be allowed it.
+pub(super) fn without_setinfo(settings: RedisConnectionInfo) -> RedisConnectionInfo {
+    settings.set_skip_set_lib_name()
+}
+
 /// A connection to one node. Clones share it, and it closes when the last one is dropped.
 ///
 /// It isn't trusted after it was idle for [`IDLE_TIMEOUT`], because Lambda may have frozen the instance meanwhile, and a
@@ -323,6 +329,11 @@ impl Connect for Node {
     where
         T: IntoConnectionInfo + Send + 'a,
     {
-        Box::pin(async move { Self::open(info.into_connection_info()?, config).await })
+        Box::pin(async move {
+            let info = info.into_connection_info()?;
+            // The cluster client makes the settings of each node anew, and this one is lost.
+            let settings = without_setinfo(info.redis_settings().clone());
+            Self::open(info.set_redis_settings(settings), config).await
+        })
     }
 }

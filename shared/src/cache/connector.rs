@@ -13,7 +13,7 @@ use redis::{AsyncConnectionConfig, ConnectionAddr, ErrorKind, IntoConnectionInfo
 use rustls::ClientConfig;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::connection::{self, Connection, Endpoint, Node, cluster_nodes};
+use super::connection::{self, Connection, Endpoint, Node, cluster_nodes, without_setinfo};
 use super::elasticache::{Discovery, IamTokens, discover};
 use super::error::{Cause, NO_PERMISSION, cause, is_auth_failure, server_code};
 use crate::settings::CacheLocation;
@@ -241,8 +241,7 @@ impl Connector {
 
     /// Returns the login of one connection.
     async fn login(&self, endpoint: &Endpoint, was_rejected: bool) -> RedisConnectionInfo {
-        // Without CLIENT SETINFO: the server needn't know the client's version, and older servers reject the command.
-        let settings = RedisConnectionInfo::default().set_skip_set_lib_name().set_db(endpoint.db);
+        let settings = without_setinfo(RedisConnectionInfo::default()).set_db(endpoint.db);
         let settings = match &self.source {
             Source::Fixed { user: Some(user), .. } => settings.set_username(user),
             _ => settings,
