@@ -770,10 +770,13 @@ impl Runner {
                 self.redis.command(&["DEL", &format!("idaa:mirror:{}", self.list)])?;
                 self.clock.advance(361)
             }
-            // The cooldown is part of the fault, because Novi requested it.
+            // The cooldown is part of the fault, because Novi requested it, and so is the circuit breaker, which lets one
+            // call a second through for as long as it is open.
             (Service::Novi, _) => {
-                self.redis.command(&["DEL", &format!("idaa:novi_cooldown:{{{}}}", self.digest)])?;
-                self.clock.advance(2)
+                for key in ["novi_cooldown", "novi_failures", "novi_breaker", "novi_breaker_probe"] {
+                    self.redis.command(&["DEL", &format!("idaa:{key}:{{{}}}", self.digest)])?;
+                }
+                self.clock.advance(6)
             }
             _ => Ok(()),
         }
