@@ -155,6 +155,7 @@ fn force_accepts_its_numbers_and_the_rest_is_judged_by_itself() {
     assert_eq!(both().forced(leaves(3)).plan().blocks(), [Block::Growth]);
     assert_eq!(both().forced(Force { joins: 25, ..Force::default() }).plan().blocks(), [Block::Removals]);
     assert_eq!(both().forced(Force { joins: 19, leaves: 2, ..Force::default() }).plan().written(), (25, 3));
+    assert_eq!(both().forced(Force { joins: 18, leaves: 2, ..Force::default() }).plan().blocks(), [Block::Growth]);
     // moves and left lift nothing without a ledger.
     let unused = Force { moves: 99, left: 99, ..Force::default() };
     assert_eq!(both().forced(unused).plan().blocks(), [Block::Removals, Block::Growth]);
