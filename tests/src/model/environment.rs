@@ -37,6 +37,8 @@ pub(super) struct Environment {
     private: Private,
     config: Value,
     instance: Instance,
+    /// True if the instance has not run yet.
+    pub(super) is_new: bool,
     /// True if a write of this instance may still arrive at Mailman, or may have been lost, so that the instance
     /// remembers its address.
     has_memory: bool,
@@ -91,7 +93,7 @@ impl Environment {
             "novi_mailman_sync": mappings,
         });
         let instance = start_instance(&servers, has_redis, &config, &private).await?;
-        Ok(Self { servers, novi, proxy, has_redis, private, config, instance, has_memory: false })
+        Ok(Self { servers, novi, proxy, has_redis, private, config, instance, is_new: true, has_memory: false })
     }
 
     async fn another_instance(&self) -> Result<Instance> {
@@ -101,6 +103,7 @@ impl Environment {
     /// Replaces the instance by one that remembers nothing.
     pub(super) async fn restart(&mut self) -> Result<()> {
         self.instance = self.another_instance().await?;
+        self.is_new = true;
         self.has_memory = false;
         Ok(())
     }

@@ -1,9 +1,33 @@
 //! An independent implementation of the rules of contract 5.3 that decide if a plan is applied. It shares no code with
 //! the mirror.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use uuid::Uuid;
 
 use super::config::ListConfig;
+
+/// What can't be read of a list's groups, even without any fault.
+#[derive(Clone, Default)]
+pub(super) struct Unreadable {
+    /// The people whose records can't be read.
+    pub(super) people: BTreeSet<Uuid>,
+    /// The number of rows without an id, by group.
+    pub(super) rows: BTreeMap<Uuid, usize>,
+}
+
+impl Unreadable {
+    /// Returns the number of people and rows.
+    pub(super) fn count(&self) -> usize {
+        self.people.len() + self.rows.values().sum::<usize>()
+    }
+
+    /// Returns how much of this could not be read before either.
+    fn count_since(&self, before: &Self) -> usize {
+        let rows = self.rows.iter().map(|(group, rows)| *rows.min(before.rows.get(group).unwrap_or(&0)));
+        self.people.intersection(&before.people).count() + rows.sum::<usize>()
+    }
+}
 
 /// The meaning of a list's groups, as Novi tells it.
 #[derive(Clone, Default)]
@@ -14,8 +38,7 @@ pub(super) struct Contents {
     pub(super) untouched: BTreeSet<String>,
     /// Addresses of records that have opted out.
     pub(super) opted_out: BTreeSet<String>,
-    /// The number of people whose records can't be read, even without any fault.
-    pub(super) unknown: usize,
+    pub(super) unreadable: Unreadable,
     /// True if a record hides a field, or has an `Email` that isn't one valid address.
     pub(super) has_oddity: bool,
     /// True if Novi doesn't have one of the groups.
@@ -45,6 +68,13 @@ pub(super) struct Force {
     pub(super) unknown: usize,
 }
 
+impl Force {
+    /// Limits the force to what the run before could not read either.
+    pub(super) fn limit(self, unreadable: &Unreadable, before: &Unreadable) -> Self {
+        Self { unknown: self.unknown.min(unreadable.count_since(before)), ..self }
+    }
+}
+
 /// The judgment about a list.
 pub(super) struct Judgment {
     /// The number of addresses that the limits are a percentage of.
@@ -55,7 +85,7 @@ pub(super) struct Judgment {
     pub(super) leaves: BTreeSet<String>,
     /// The addresses that leave if the plan is applied.
     pub(super) removals: BTreeSet<String>,
-    /// True if the list's removals are withheld for another reason than unreadable data.
+    /// True if the list's removals are withheld for another reason than unreadable data, and no force lifts that.
     pub(super) is_in_doubt: bool,
     /// True if so many addresses leave that the list stays as it is, whatever else can be read.
     pub(super) too_many_leave: bool,
@@ -83,7 +113,7 @@ pub(super) fn judge(
     contents: &Contents,
     roster: &BTreeSet<String>,
     is_config_in_doubt: bool,
-    force: Force,
+    force: Option<Force>,
 ) -> Judgment {
     let Contents { wanted, untouched, .. } = contents;
     let belongs = |address: &&String| wanted.contains(*address) || untouched.contains(*address);
@@ -95,17 +125,23 @@ pub(super) fn judge(
         if list.removals { strays.difference(&list.keep).cloned().collect() } else { BTreeSet::new() };
 
     // Doubt withholds removals, of which an add-only list has none.
-    let is_in_doubt = list.removals && (is_config_in_doubt || (contents.has_suspicious_group && !contents.is_empty));
+    let is_in_doubt = list.removals
+        && (is_config_in_doubt || (contents.has_suspicious_group && !contents.is_empty))
+        && force.is_none_or(|force| leaves.len() > force.leaves);
+    let force = force.unwrap_or_default();
     let breaks = |count: usize| {
-        let count = count.saturating_sub(force.leaves);
-        count >= 1 && count > removal_limit(list, base)
+        let excess = count.saturating_sub(force.leaves);
+        // A force of fewer doesn't let everyone leave.
+        let is_everyone = count >= base && list.max_removal_percent < 100;
+        excess >= 1 && (is_everyone || excess > removal_limit(list, base))
     };
-    let explained = if is_in_doubt { leaves.len() } else { leaves.len().min(contents.unknown) };
+    let unknown = contents.unreadable.count().saturating_sub(force.unknown);
+    let explained = if is_in_doubt { leaves.len() } else { leaves.len().min(unknown) };
     let too_many_leave = breaks(leaves.len());
     let is_first_fill = base == 0;
     let grows_too_much = |count: usize| !is_first_fill && count.saturating_sub(force.joins) > growth_limit(list, base);
     let too_many_join = grows_too_much(joins.len());
-    let unaccounted = contents.unknown.saturating_sub(leaves.len()).saturating_sub(force.unknown);
+    let unaccounted = unknown.saturating_sub(leaves.len());
     let is_everyone_gone = list.removals && contents.is_empty && base > force.leaves;
     let verdict = if contents.has_missing_group || is_everyone_gone || too_many_join || breaks(leaves.len() - explained)
     {
@@ -117,7 +153,7 @@ pub(super) fn judge(
     };
     let removals = if is_in_doubt {
         BTreeSet::new()
-    } else if contents.unknown > 0 {
+    } else if unknown > 0 {
         leaves.intersection(&contents.opted_out).cloned().collect()
     } else {
         leaves.clone()
@@ -134,8 +170,9 @@ mod tests {
     }
 
     fn verdict(wanted: std::ops::Range<usize>, roster: std::ops::Range<usize>, unknown: usize) -> Verdict {
-        let contents = Contents { wanted: addresses(wanted), unknown, ..Contents::default() };
-        judge(&ListConfig::default(), &contents, &addresses(roster), false, Force::default()).verdict
+        let unreadable = Unreadable { rows: BTreeMap::from([(Uuid::nil(), unknown)]), ..Unreadable::default() };
+        let contents = Contents { wanted: addresses(wanted), unreadable, ..Contents::default() };
+        judge(&ListConfig::default(), &contents, &addresses(roster), false, None).verdict
     }
 
     #[test]

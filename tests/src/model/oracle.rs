@@ -23,7 +23,7 @@ pub(super) struct Circumstances {
 
 impl Circumstances {
     /// True if nothing keeps the run from doing exactly what the rules say.
-    fn is_clean(self) -> bool {
+    pub(super) fn is_clean(self) -> bool {
         self.is_novi_readable && self.is_mailman_well && self.is_undisturbed && self.instances == 1
     }
 }
@@ -33,7 +33,9 @@ pub(super) struct Expectation<'a> {
     pub(super) config: &'a ListConfig,
     pub(super) contents: Contents,
     pub(super) judgment: Judgment,
-    pub(super) force: Force,
+    pub(super) force: Option<Force>,
+    /// False if it isn't clear how many unknown records the force accepts.
+    pub(super) is_force_clear: bool,
 }
 
 impl<'a> Expectation<'a> {
@@ -42,10 +44,10 @@ impl<'a> Expectation<'a> {
         contents: Contents,
         roster: &BTreeSet<String>,
         is_config_in_doubt: bool,
-        force: Force,
+        force: Option<Force>,
     ) -> Self {
         let judgment = judge(config, &contents, roster, is_config_in_doubt, force);
-        Self { config, contents, judgment, force }
+        Self { config, contents, judgment, force, is_force_clear: true }
     }
 
     /// Returns the roster after a run that nothing disturbs.
@@ -65,7 +67,7 @@ impl<'a> Expectation<'a> {
         match verdict {
             Verdict::Blocked => "blocked",
             Verdict::Held => "partial",
-            Verdict::Applied if *is_in_doubt || self.contents.unknown > 0 => "partial",
+            Verdict::Applied if *is_in_doubt || self.contents.unreadable.count() > 0 => "partial",
             Verdict::Applied if self.contents.has_oddity || is_refused => "partial",
             Verdict::Applied => "ok",
         }
@@ -126,7 +128,8 @@ pub(super) fn check_run(
     circumstances: Circumstances,
     tally: &mut Tally,
 ) -> Vec<String> {
-    let Expectation { config, contents, judgment, force } = expectation;
+    let Expectation { config, contents, judgment, .. } = expectation;
+    let (is_forced, force) = (expectation.force.is_some(), expectation.force.unwrap_or_default());
     let (joined, left) = (change.joined(), change.left());
     let mut violations = Vec::new();
     if !circumstances.may_write || change.status == Some("blocked") {
@@ -142,7 +145,6 @@ pub(super) fn check_run(
         tally.wrongly_added += wrongly_added.len();
         violations.push(format!("gained {wrongly_added:?}"));
     }
-    let is_forced = *force != Force::default();
     let may_leave = |address: &&String| {
         let leavers = if is_forced { &judgment.leaves } else { &judgment.removals };
         // If the record that wants the address can't be read, one that has opted out decides.
@@ -196,7 +198,8 @@ pub(super) fn check_run(
 
 /// Checks that the status tells the truth, and that a clean run did exactly what the rules say.
 fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstances: Circumstances) -> Vec<String> {
-    let Expectation { config, contents, judgment, force } = expectation;
+    let Expectation { config, contents, judgment, force, is_force_clear } = expectation;
+    let unknown = contents.unreadable.count();
     let (before, after) = change.rosters();
     let mut violations = Vec::new();
     if change.status == Some("ok") && circumstances.may_write {
@@ -208,17 +211,16 @@ fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstance
         if !lacking.is_empty() || !extra.is_empty() {
             violations.push(format!("is ok, but lacks {lacking:?} and has {extra:?}"));
         }
-        let is_in_doubt = judgment.is_in_doubt && *force == Force::default();
-        if (contents.unknown > 0 && force.unknown == 0) || contents.has_oddity || is_in_doubt {
+        let is_in_doubt = judgment.is_in_doubt && force.is_none();
+        if unknown > 0 || contents.has_oddity || is_in_doubt {
             violations.push(format!(
-                "is ok, but has {} unknown records, {} oddities, and {} in doubt",
-                contents.unknown,
+                "is ok, but has {unknown} unknown records, {} oddities, and {} in doubt",
                 if contents.has_oddity { "some" } else { "no" },
                 if is_in_doubt { "is" } else { "isn't" }
             ));
         }
     }
-    if !circumstances.is_clean() || !change.late.is_empty() || *force != Force::default() {
+    if !circumstances.is_clean() || !change.late.is_empty() || !is_force_clear {
         return violations;
     }
     if !change.poisoned.is_empty() {
@@ -232,25 +234,23 @@ fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstance
         let expected = if is_dry_run { before.clone() } else { expectation.roster_after(&before, change.banned) };
         if after != expected {
             violations.push(format!(
-                "lacks {:?} and has {:?} after a run that nothing disturbed: {} of {} leave, {} join, {} unknown, {:?}",
+                "lacks {:?} and has {:?} after an undisturbed run: {} of {} leave, {} join, {unknown} unknown, {:?}",
                 expected.difference(&after).collect::<Vec<_>>(),
                 after.difference(&expected).collect::<Vec<_>>(),
                 judgment.leaves.len(),
                 judgment.base,
                 judgment.joins.len(),
-                contents.unknown,
                 judgment.verdict
             ));
         }
         let status = expectation.status_after(change.banned, is_dry_run);
         if change.status != Some(status) {
             violations.push(format!(
-                "is {}, but should be {status} after a run that nothing disturbed: {} of {} leave, {} join, {} unknown",
+                "is {}, but should be {status} after an undisturbed run: {} of {} leave, {} join, {unknown} unknown",
                 change.status.unwrap_or("not reported"),
                 judgment.leaves.len(),
                 judgment.base,
                 judgment.joins.len(),
-                contents.unknown
             ));
         }
     }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::config::{ListConfig, ListState};
 use super::environment::{Disturbance, Environment, Servers};
 use super::faults::ActiveFaults;
-use super::judge::{Force, Verdict};
+use super::judge::{Contents, Force, Unreadable, Verdict};
 use super::oracle::{Change, Circumstances, Expectation, Series, check_run, check_unchanged};
 use super::tally::Tally;
 use super::world::World;
@@ -32,6 +32,9 @@ pub(super) struct Sequence {
     late: BTreeMap<String, BTreeSet<String>>,
     /// The series of runs with the same contents of Novi, by list.
     series: BTreeMap<usize, Series>,
+    /// What the instance's previous run could not read of each list. A list is absent if the instance doesn't know, and
+    /// has no value if that isn't clear.
+    unread_before: BTreeMap<usize, Option<Unreadable>>,
     /// The events that the latest reports name to force a list.
     forcing_events: BTreeMap<String, Value>,
     /// What happened so far.
@@ -101,6 +104,7 @@ impl Sequence {
             banned: BTreeSet::new(),
             late: BTreeMap::new(),
             series: BTreeMap::new(),
+            unread_before: BTreeMap::new(),
             forcing_events: BTreeMap::new(),
             steps,
             violations: 0,
@@ -202,15 +206,24 @@ impl Sequence {
     }
 
     fn random_event(&mut self) -> Value {
-        let number = self.rng.usize(..self.world.lists.len());
-        let list = &self.world.lists[number];
-        match self.rng.u8(..10) {
+        let Self { rng, world, forcing_events, .. } = self;
+        let number = rng.usize(..world.lists.len());
+        let list = &world.lists[number];
+        match rng.u8(..10) {
             0 => json!({"dry_run": true}),
             // An event can't name a list that no mapping names.
-            1..=4 if !self.world.config.names(number) => json!({}),
+            1..=4 if !world.config.names(number) => json!({}),
             1 => json!({"lists": [list]}),
-            // The event may be stale, as if the operator had waited too long.
-            2..=4 => self.forcing_events.get(list).cloned().unwrap_or_else(|| json!({})),
+            2..=4 => {
+                // The event may be stale, as if the operator had waited too long.
+                let Some(mut event) = forcing_events.get(list).cloned() else { return json!({}) };
+                // The operator may accept less than the report names.
+                let numbers = event["force"][list].as_object_mut().filter(|_| rng.bool());
+                for number in numbers.into_iter().flat_map(|numbers| numbers.values_mut()) {
+                    *number = json!(rng.u64(1..=number.as_u64().unwrap_or(0).max(1)));
+                }
+                event
+            }
             _ => json!({}),
         }
     }
@@ -258,6 +271,9 @@ impl Sequence {
     async fn run(&mut self, event: &Value, disturbance: Disturbance) -> Result<Outcome> {
         let emails = self.environment.servers.mailman.outgoing_emails()?;
         let before = self.all_memberships().await?;
+        if std::mem::take(&mut self.environment.is_new) {
+            self.unread_before.clear();
+        }
         let late = self.late.clone();
         let started = Instant::now();
         let returned = self.environment.run(event, disturbance, self.faults.any_of_mailman()).await?;
@@ -340,21 +356,40 @@ impl Sequence {
     ) -> Vec<String> {
         let said = self.environment.novi.state().directory.clone();
         let contents = self.world.contents(&said, config);
-        let number = |key: &str| event["force"][&self.world.lists[list]][key].as_u64().unwrap_or(0);
-        let number = |key: &str| usize::try_from(number(key)).unwrap_or(usize::MAX);
-        let force = Force { joins: number("joins"), leaves: number("leaves"), unknown: number("unknown") };
+        let (force, is_force_clear) = self.force(list, &contents, circumstances, event);
+        let unreadable = circumstances.is_clean().then(|| contents.unreadable.clone());
+        self.unread_before.insert(list, unreadable);
         let roster = change.before.values().cloned().collect();
         let expectation = Expectation::new(config, contents, &roster, self.world.config.is_in_doubt(), force);
+        let expectation = Expectation { is_force_clear, ..expectation };
         let mut tally = std::mem::take(&mut self.tally);
         let mut violations = check_run(&expectation, change, circumstances, &mut tally);
         self.tally = tally;
-        if force == Force::default() {
+        if force.is_none() {
             let series = self.series.entry(list).or_insert_with(|| Series::new(&expectation));
             violations.extend(series.add(change));
         } else {
             self.series.remove(&list);
         }
         violations
+    }
+
+    /// Returns the force of an event for a list, and true if it is clear how many unknown records it accepts.
+    fn force(
+        &self,
+        list: usize,
+        contents: &Contents,
+        circumstances: Circumstances,
+        event: &Value,
+    ) -> (Option<Force>, bool) {
+        let Some(numbers) = event["force"].get(&self.world.lists[list]) else { return (None, true) };
+        let number = |key: &str| usize::try_from(numbers[key].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+        let force = Force { joins: number("joins"), leaves: number("leaves"), unknown: number("unknown") };
+        match self.unread_before.get(&list) {
+            Some(Some(before)) if circumstances.is_clean() => (Some(force.limit(&contents.unreadable, before)), true),
+            Some(None) => (Some(force), force.unknown == 0),
+            _ => (Some(force), true),
+        }
     }
 
     /// Counts the people that a lie or a mistake put on a list or took from it.
@@ -400,7 +435,7 @@ impl Sequence {
         let ListState::Mapped(config) = self.world.right_config.list(list) else { return Ok(()) };
         let contents = self.world.contents(&self.world.said(), &config);
         let roster = self.environment.roster(&id).await?;
-        let expectation = Expectation::new(&config, contents, &roster, false, Force::default());
+        let expectation = Expectation::new(&config, contents, &roster, false, None);
         let judgment = &expectation.judgment;
         let is_open = judgment.verdict != Verdict::Applied || (judgment.is_in_doubt && !judgment.leaves.is_empty());
         let joins: BTreeSet<String> = judgment.joins.difference(&self.banned).cloned().collect();

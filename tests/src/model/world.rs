@@ -91,7 +91,7 @@ impl World {
             };
             contents.is_empty &= rows.is_empty();
             contents.has_suspicious_group |= rows.is_empty() && !may_be_empty;
-            contents.unknown += rows.iter().filter(|id| id.is_nil()).count();
+            contents.unreadable.rows.insert(*group, rows.iter().filter(|id| id.is_nil()).count());
             members.extend(rows.iter().filter(|id| !id.is_nil()));
         }
         contents.is_empty &= !contents.has_missing_group;
@@ -104,7 +104,7 @@ impl World {
                 }
                 Meaning::OptedOut(address) => contents.opted_out.extend(address),
                 Meaning::Nothing => {}
-                Meaning::Unknown => contents.unknown += 1,
+                Meaning::Unknown => drop(contents.unreadable.people.insert(id)),
             }
         }
         contents
