@@ -38,6 +38,8 @@ pub(super) struct Contents {
     pub(super) untouched: BTreeSet<String>,
     /// Addresses of records that have opted out.
     pub(super) opted_out: BTreeSet<String>,
+    /// Addresses of records that are inactive or have opted out, if more than one has the address.
+    pub(super) shared: BTreeSet<String>,
     pub(super) unreadable: Unreadable,
     /// True if a record hides a field, or has an `Email` that isn't one valid address.
     pub(super) has_oddity: bool,
@@ -154,7 +156,9 @@ pub(super) fn judge(
     let removals = if is_in_doubt {
         BTreeSet::new()
     } else if unknown > 0 {
-        leaves.intersection(&contents.opted_out).cloned().collect()
+        let is_only_opt_out =
+            |address: &&String| contents.opted_out.contains(*address) && !contents.shared.contains(*address);
+        leaves.iter().filter(is_only_opt_out).cloned().collect()
     } else {
         leaves.clone()
     };

@@ -33,6 +33,7 @@ enum Meaning {
     Wanted(String),
     Untouched(BTreeSet<String>),
     OptedOut(Option<String>),
+    Inactive(Option<String>),
     Nothing,
     Unknown,
 }
@@ -84,6 +85,7 @@ impl World {
     pub(super) fn contents(&self, said: &Directory, list: &ListConfig) -> Contents {
         let mut contents = Contents { is_empty: true, ..Contents::default() };
         let mut members: BTreeSet<Uuid> = BTreeSet::new();
+        let mut unwanted: BTreeSet<String> = BTreeSet::new();
         for (group, may_be_empty) in &list.groups {
             let Some(rows) = said.groups.get(group) else {
                 contents.has_missing_group = true;
@@ -96,14 +98,20 @@ impl World {
         }
         contents.is_empty &= !contents.has_missing_group;
         for id in members {
-            match self.meaning(id, said.people.get(&id)) {
+            let meaning = self.meaning(id, said.people.get(&id));
+            if let Meaning::OptedOut(Some(address)) | Meaning::Inactive(Some(address)) = &meaning
+                && !unwanted.insert(address.clone())
+            {
+                contents.shared.insert(address.clone());
+            }
+            match meaning {
                 Meaning::Wanted(address) => drop(contents.wanted.insert(address)),
                 Meaning::Untouched(addresses) => {
                     contents.has_oddity = true;
                     contents.untouched.extend(addresses);
                 }
                 Meaning::OptedOut(address) => contents.opted_out.extend(address),
-                Meaning::Nothing => {}
+                Meaning::Inactive(_) | Meaning::Nothing => {}
                 Meaning::Unknown => drop(contents.unreadable.people.insert(id)),
             }
         }
@@ -133,7 +141,7 @@ impl World {
         };
         match (record["Active"].as_bool(), record["UnsubscribeFromEmails"].as_bool()) {
             (None, _) | (_, None) => Meaning::Untouched(field.untouched.into_iter().chain(field.address).collect()),
-            (Some(false), _) => Meaning::Nothing,
+            (Some(false), _) => Meaning::Inactive(field.address),
             (_, Some(true)) => Meaning::OptedOut(field.address),
             _ => field.address.map_or(Meaning::Untouched(field.untouched), Meaning::Wanted),
         }
@@ -188,7 +196,7 @@ impl World {
         let shared = truth.people[&other]["Email"].clone();
         let members = truth.groups.entry(group).or_default();
         let mut email = None;
-        let description = match rng.u8(..24) {
+        let description = match rng.u8(..26) {
             0..=3 => {
                 let count = rng.usize(1..8);
                 let new: Vec<Uuid> = (0..count).map(|_| truth.add(rng)).collect();
@@ -255,6 +263,15 @@ impl World {
             21 => {
                 truth.person(id)["Active"] = json!(null);
                 "Active is null"
+            }
+            22 | 23 if id != other => {
+                let new: Vec<Uuid> = [id, other].into_iter().filter(|id| !members.contains(id)).collect();
+                members.extend(new);
+                let (field, value) = [("Active", false), ("UnsubscribeFromEmails", true)][rng.usize(..2)];
+                truth.person(other)[field] = json!(value);
+                truth.person(id)["UnsubscribeFromEmails"] = json!(true);
+                email = Some(shared);
+                "two people share an address, and neither wants mail"
             }
             _ => {
                 let record = truth.person(id);
