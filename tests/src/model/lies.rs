@@ -24,8 +24,8 @@ pub(super) enum Lie {
     ExchangedGroups(Uuid, Uuid),
     /// The group lacks every row whose id gives this remainder of four.
     Subset(Uuid, u128),
-    /// The group has a row without an id. It is neither plausible nor a lie, but Novi may have one for good.
-    RowWithoutId(Uuid),
+    /// The group has so many rows without an id. That is neither plausible nor a lie, but Novi may have them for good.
+    RowsWithoutId(Uuid, usize),
     /// The group counts its first member twice.
     CountedTwice(Uuid),
     /// Strangers are in the group, and perhaps some members are not.
@@ -59,7 +59,7 @@ impl fmt::Display for Lie {
             Self::OtherRows(..) => "a group has another group's rows",
             Self::ExchangedGroups(..) => "two groups have each other's rows",
             Self::Subset(..) => "a group lacks some of its rows",
-            Self::RowWithoutId(_) => "a group has a row without an id",
+            Self::RowsWithoutId(..) => "a group has rows without an id",
             Self::CountedTwice(_) => "a group counts a member twice",
             Self::Strangers { are_members_gone: false, .. } => "strangers are in a group",
             Self::Strangers { are_members_gone: true, .. } => "strangers replace members of a group",
@@ -83,7 +83,7 @@ impl Lie {
         let mut pick = |from: &[Uuid]| (!from.is_empty()).then(|| from[rng.usize(..from.len())]);
         let (person, other_person) = (pick(people)?, pick(people)?);
         let (group, other_group) = (pick(groups)?, pick(groups)?);
-        Some(match rng.u8(..26) {
+        Some(match rng.u8(..28) {
             0..=2 => Self::EmptyGroup(group),
             3 => Self::NoRows,
             4 => Self::MissingGroup(group),
@@ -95,9 +95,10 @@ impl Lie {
                 for _ in 0..rng.usize(1..40) {
                     strangers.add(rng);
                 }
-                if rng.u8(..3) == 0 {
+                if rng.bool() {
                     // Novi doesn't show all of them yet.
-                    let hidden = strangers.people.values_mut().filter(|_| rng.bool());
+                    let percent = rng.u8(..100);
+                    let hidden = strangers.people.values_mut().filter(|_| rng.u8(..100) < percent);
                     hidden.for_each(|record| drop(record.as_object_mut().map(|map| map.remove("Email"))));
                 }
                 Self::Strangers { group, strangers, are_members_gone: rng.bool() }
@@ -111,8 +112,8 @@ impl Lie {
             20 => Self::EmptyRecord(person),
             21 => Self::OtherId(person, other_person),
             22 => Self::Hidden(person, "Email"),
-            23 => Self::RowWithoutId(group),
-            24 => Self::CountedTwice(group),
+            23..=25 => Self::RowsWithoutId(group, rng.usize(1..4)),
+            26 => Self::CountedTwice(group),
             _ => Self::Hidden(person, ["Active", "UnsubscribeFromEmails"][rng.usize(..2)]),
         })
     }
@@ -124,7 +125,7 @@ impl Lie {
 
     /// True if this may stay as it is for good, although it makes someone unreadable.
     pub(super) fn may_last(&self) -> bool {
-        matches!(self, Self::RowWithoutId(_) | Self::OtherId(..) | Self::Hidden(_, "Email"))
+        matches!(self, Self::RowsWithoutId(..) | Self::OtherId(..) | Self::Hidden(_, "Email"))
     }
 
     /// Changes what Novi says.
@@ -146,7 +147,9 @@ impl Lie {
             Self::Subset(group, remainder) => {
                 change_group(said, *group, |members| members.retain(|id| id.as_u128() % 4 != *remainder));
             }
-            Self::RowWithoutId(group) => change_group(said, *group, |members| members.push(Uuid::nil())),
+            Self::RowsWithoutId(group, count) => {
+                change_group(said, *group, |members| members.extend(std::iter::repeat_n(Uuid::nil(), *count)));
+            }
             Self::CountedTwice(group) => change_group(said, *group, |members| {
                 // Next to each other, so that both are on the first page.
                 if let Some(first) = members.first().copied() {

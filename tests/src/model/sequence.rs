@@ -170,6 +170,14 @@ impl Sequence {
             _ => {}
         }
         self.publish().await?;
+        if self.rng.u8(..3) == 0 {
+            // A run that nothing disturbs meets everything that has changed.
+            self.faults.clear(&self.environment);
+            self.step("no more faults");
+            self.pass_time().await?;
+            let event = self.random_event();
+            self.run(&event, Disturbance::Nothing).await?;
+        }
         for _ in 0..self.rng.usize(1..=3) {
             if self.rng.bool() {
                 self.faults.clear(&self.environment);

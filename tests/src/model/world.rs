@@ -44,7 +44,7 @@ impl World {
         let mut truth = Directory::default();
         let groups: Vec<Uuid> = (0..4)
             .map(|_| {
-                let count = [rng.usize(0..8), rng.usize(5..40)][rng.usize(..2)];
+                let count = [rng.usize(0..3), rng.usize(0..8), rng.usize(5..40), rng.usize(5..40)][rng.usize(..4)];
                 truth.add_plain_group(rng, count)
             })
             .collect();
