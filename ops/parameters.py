@@ -178,7 +178,7 @@ MAPPING_OPTIONS = {
     "max_growth_percent": ("a whole number from 0 to 100000", is_percentage(100_000)),
     "may_be_empty": ("true or false", is_flag),
     "removals": ("true or false", is_flag),
-    "resubscribe": ("true, because false needs a ledger, which this version doesn't have", lambda value: value is True),
+    "resubscribe": ("true or false", is_flag),
 }
 
 

@@ -301,6 +301,7 @@ async fn parameters_script_generates_keeps_and_rotates_the_key_of_the_ledger() -
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
 async fn parameters_script_warns_if_what_answers_is_not_novi_and_asks_at_a_terminal() -> Result<()> {
     let (moto, operator) = (Moto::start()?, Operator::new()?);
     let novi = Novi::start(Directory::default(), Private::default()).await?;
@@ -437,7 +438,7 @@ fn run_python(program: &str, input: &Value) -> Result<Value> {
 fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<()> {
     let mapping = json!({"group_guid": "39120341-3c8e-47b0-9a40-45b5659b2044", "list_id": "members@lists.example.org",
         "keep": ["owner@example.org"], "max_removal_percent": 100, "max_growth_percent": 100_000, "may_be_empty": true,
-        "removals": false, "resubscribe": true});
+        "removals": false, "resubscribe": false});
     let all_null = json!({"group_guid": mapping["group_guid"], "list_id": "a-b_c+d.lists.example.org", "keep": null,
         "max_removal_percent": null, "max_growth_percent": null, "may_be_empty": null, "removals": null});
     let expected = [
@@ -453,7 +454,7 @@ fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<(
         ("max_growth_percent", json!(1.5), "max_growth_percent of mapping 2 is invalid: expected a whole number"),
         ("may_be_empty", json!("hush"), "may_be_empty of mapping 2 is invalid: expected true or false"),
         ("removals", json!(0), "removals of mapping 2 is invalid: expected true or false"),
-        ("resubscribe", json!(false), "resubscribe of mapping 2 is invalid: expected true"),
+        ("resubscribe", json!("no"), "resubscribe of mapping 2 is invalid: expected true or false"),
         ("hush@example.org", json!(true), "mapping 2 has an unknown key: expected one of group_guid"),
     ];
     let mut inputs = vec![json!([mapping, all_null]), json!([])];
