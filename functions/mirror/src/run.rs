@@ -378,17 +378,26 @@ impl Run<'_> {
         mut preferences: HashMap<ListId, BTreeMap<Address, Preferences>>,
         document: &mut Document,
     ) -> LedgerReport {
+        // They may come back while the pass still takes them for subscribed.
+        let gone: Vec<Address> = plans
+            .iter()
+            .flatten()
+            .filter_map(|(roster, plan)| Some((roster, document.lists.get(&plan.list)?)))
+            .flat_map(|(roster, entry)| entry.gone_in_pass(roster, people.pass_began).cloned())
+            .collect();
         let rosters: Option<HashSet<&Address>> = plans
             .iter()
             .map(|result| result.as_ref().ok().map(|(roster, _)| roster.iter()))
             .collect::<Option<Vec<_>>>()
-            .map(|rosters| rosters.into_iter().flatten().collect());
+            .map(|rosters| rosters.into_iter().flatten().chain(&gone).collect());
         for (_, plan) in plans.iter().flatten() {
             if let Some(entry) = document.lists.get_mut(&plan.list) {
                 entry.about_to_change(plan, preferences.remove(&plan.list).unwrap_or_default(), self.gatherer.now);
             }
         }
-        let is_partial = plans.len() < self.gatherer.mappings.targets.len();
+        // What the ledger knows of the list of an invalid mapping isn't forgotten.
+        let is_partial =
+            plans.len() < self.gatherer.mappings.targets.len() || !self.gatherer.mappings.invalid.is_empty();
         remember(document, people, rosters.as_ref(), is_partial, self.gatherer.now)
     }
 

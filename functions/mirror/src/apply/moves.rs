@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::applied::Applied;
-use crate::mailman::{AddressOwner, Mailman, MailmanError, Preferences, Retries};
+use crate::mailman::{AddressOwner, Mailman, MailmanError, Preferences, Retries, WriteOutcome};
 use crate::mapping::ListId;
 use crate::plan::{Move, Subscriber};
 
@@ -20,19 +20,32 @@ pub(super) async fn move_all<'p>(
 ) -> Result<Vec<&'p Subscriber>, MailmanError> {
     let mut impossible = Vec::new();
     for moved in moves {
-        if move_one(mailman, list, moved).await? {
-            applied.moved += 1;
-        } else {
-            impossible.push(&moved.to);
+        let mut is_open = false;
+        match move_one(mailman, list, moved, &mut is_open).await {
+            Ok(true) => applied.moved += 1,
+            Ok(false) => impossible.push(&moved.to),
+            Err(error) => {
+                if is_open {
+                    applied.open_subscriptions.insert(moved.to.address.clone());
+                    applied.open_removals.insert(moved.from.clone());
+                }
+                return Err(error);
+            }
         }
     }
     Ok(impossible)
 }
 
-/// Moves one membership, and retries transient failures. Returns false if that isn't possible.
+/// Moves one membership, and retries transient failures. Returns false if that isn't possible. `is_open` becomes true if
+/// Mailman may still be carrying out an attempt.
 ///
 /// Each attempt begins anew. All of its steps but the last one leave the list as it was.
-async fn move_one(mailman: &Mailman<'_>, list: &ListId, moved: &Move) -> Result<bool, MailmanError> {
+async fn move_one(
+    mailman: &Mailman<'_>,
+    list: &ListId,
+    moved: &Move,
+    is_open: &mut bool,
+) -> Result<bool, MailmanError> {
     let mut retries = Retries::new(mailman);
     loop {
         if !mailman.has_time(MOVE_TIME) {
@@ -42,7 +55,10 @@ async fn move_one(mailman: &Mailman<'_>, list: &ListId, moved: &Move) -> Result<
             Ok(is_moved) => return Ok(is_moved),
             // A rejection of this one address, such as one that Mailman finds invalid.
             Err(MailmanError::Unexpected(_)) => return Ok(false),
-            Err(error) => drop(retries.wait(error).await?),
+            Err(error) => {
+                *is_open |= error.write_outcome().is_some_and(WriteOutcome::is_open);
+                retries.wait(error).await?;
+            }
         }
     }
 }

@@ -50,6 +50,9 @@ pub(crate) struct ListEntry {
     bases: Vec<(u64, usize)>,
     /// What is left of a force.
     force: Option<KeptForce>,
+    /// The same, before this run. The ledger is written with what is left if everything that is planned gets through.
+    #[serde(skip)]
+    force_before: Option<KeptForce>,
     /// The doubts that a force has accepted.
     accepted_doubts: BTreeSet<Doubt>,
     /// The people whose records a force has accepted as unknown.
@@ -73,6 +76,8 @@ struct PassRoster {
 #[derive(Serialize, Deserialize)]
 struct Removed {
     at: u64,
+    /// True if a later run has found the address gone. A removal may fail.
+    is_gone: bool,
     preferences: Preferences,
 }
 
@@ -95,6 +100,16 @@ struct KeptForce {
     leaves: usize,
     moves: usize,
     left: usize,
+}
+
+impl KeptForce {
+    /// Takes away what it let through.
+    fn spend(&mut self, joined: usize, left: usize, moved: usize, left_again: usize) {
+        self.joins = self.joins.saturating_sub(joined);
+        self.leaves = self.leaves.saturating_sub(left);
+        self.moves = self.moves.saturating_sub(moved);
+        self.left = self.left.saturating_sub(left_again);
+    }
 }
 
 /// The result of a list in one run.
@@ -135,8 +150,17 @@ impl From<&Applied> for ListResult {
 
 impl ListEntry {
     /// Notes what this run found, before the list is planned.
-    pub(crate) fn found(&mut self, target: &Target, roster: &Roster, pass_began: u64, now: u64) {
-        let base = roster.iter().filter(|address| !target.keep.contains(*address)).count();
+    pub(crate) fn found(&mut self, target: &Target, people: &People, roster: &Roster, now: u64) {
+        let wanted: HashSet<&Address> = people
+            .members_of(target)
+            .into_iter()
+            .filter_map(|member| match people.status(member) {
+                MemberStatus::Member { address, .. } => Some(address),
+                _ => None,
+            })
+            .collect();
+        let is_only_kept = |address: &Address| target.keep.contains(address) && !wanted.contains(address);
+        let base = roster.iter().filter(|address| !is_only_kept(address)).count();
         if self.groups.is_empty() {
             self.groups.clone_from(&target.groups);
         }
@@ -147,8 +171,8 @@ impl ListEntry {
         if self.filling_since.is_some_and(|since| now.saturating_sub(since) > MAX_FILL) {
             self.end_fill(now);
         }
-        if pass_began == now {
-            self.pass_roster = Some(PassRoster { pass_began, addresses: roster.iter().cloned().collect() });
+        if people.pass_began == now {
+            self.pass_roster = Some(PassRoster { pass_began: now, addresses: roster.iter().cloned().collect() });
         }
         self.unmapped_since = None;
         if target.resubscribes {
@@ -158,21 +182,27 @@ impl ListEntry {
         let is_gone = |address: &&Address| !roster.contains(address) && !self.left.contains(*address);
         self.gone = self.on_list.iter().flatten().filter(is_gone).cloned().collect();
         self.removed.retain(|_, removed| removed.at + UNDO_PERIOD > now);
+        for (address, removed) in &mut self.removed {
+            removed.is_gone |= !roster.contains(address);
+        }
         self.bases.push((now, base));
         // Keeps one that is at least a day old.
         let old = self.bases.iter().take_while(|(at, _)| *at + DAY <= now).count();
         self.bases.drain(..old.saturating_sub(1));
-        self.changes.retain(|change| change.at + DAY > now);
+        // A change after the oldest base has made that base smaller.
+        let since = self.bases.first().map_or(now, |(at, _)| *at);
+        self.changes.retain(|change| change.at >= since || change.at + DAY > now);
     }
 
     /// Returns what the plan has to know.
     pub(crate) fn history(&self, target: &Target, pass_began: u64, now: u64) -> History<'_> {
+        let is_today = |change: &Change| change.at + DAY > now;
         let is_filled_today = self.filled.is_some_and(|filled| filled + DAY > now);
         let base = self.bases.first().map(|(at, base)| {
-            let forced = self.changes.iter().filter(|change| change.is_forced && change.at >= *at);
-            base.saturating_sub(forced.map(|change| change.removed).sum())
+            let is_gone = |change: &&Change| change.at >= *at && (change.is_forced || !is_today(change));
+            base.saturating_sub(self.changes.iter().filter(is_gone).map(|change| change.removed).sum())
         });
-        let unforced = || self.changes.iter().filter(|change| !change.is_forced);
+        let unforced = || self.changes.iter().filter(|change| !change.is_forced && is_today(change));
         static NO_ONE: LazyLock<HashSet<Address>> = LazyLock::new(HashSet::new);
         let roster = self.pass_roster.as_ref().filter(|roster| roster.pass_began == pass_began);
         History {
@@ -197,18 +227,22 @@ impl ListEntry {
     /// Returns the force of this run: the event's, or what is left of an earlier one, and the unknown records that an
     /// earlier one has accepted.
     pub(crate) fn force(&mut self, event: Option<Force>, target: &Target, people: &People, now: u64) -> Option<Force> {
-        let is_unknown = |member: &MemberId| matches!(people.status(*member), MemberStatus::Unknown);
+        let members = people.members_of(target);
+        let is_unknown =
+            |member: &MemberId| members.contains(member) && matches!(people.status(*member), MemberStatus::Unknown);
         let rows: BTreeMap<Uuid, usize> =
             people.groups_of(target).map(|(id, group)| (*id, group.rows_without_id)).collect();
         self.accepted_people.retain(is_unknown);
-        self.accepted_rows.retain(|group, _| rows.get(group).is_some_and(|rows| *rows > 0));
+        self.accepted_rows.retain(|group, accepted| {
+            *accepted = (*accepted).min(rows.get(group).copied().unwrap_or_default());
+            *accepted > 0
+        });
         if let Some(event) = event {
             let Force { joins, leaves, moves, left, .. } = event;
             self.force = Some(KeptForce { since: now, joins, leaves, moves, left });
             let mut room = event.unknown;
             let was_unknown = |member: &MemberId| people.earlier.get(member).is_some_and(|person| person.is_unknown);
-            let unknown =
-                people.members_of(target).into_iter().filter(|member| is_unknown(member) && was_unknown(member));
+            let unknown = members.iter().copied().filter(|member| is_unknown(member) && was_unknown(member));
             for member in unknown.collect::<BTreeSet<_>>() {
                 if room > 0 && self.accepted_people.insert(member) {
                     room -= 1;
@@ -236,7 +270,9 @@ impl ListEntry {
     /// Notes what is about to be written, in case this run doesn't live to note what was. `preferences` are those of the
     /// memberships that are about to be removed.
     pub(crate) fn about_to_change(&mut self, plan: &Plan, preferences: BTreeMap<Address, Preferences>, now: u64) {
-        self.removed.extend(preferences.into_iter().map(|(of, preferences)| (of, Removed { at: now, preferences })));
+        self.removed.extend(
+            preferences.into_iter().map(|(of, preferences)| (of, Removed { at: now, is_gone: false, preferences })),
+        );
         if let Some(on_list) = &mut self.on_list {
             // If they are gone in the next run, the mirror has removed them.
             for address in plan.unsubscribe().into_iter().chain(plan.moving().into_iter().map(|moved| &moved.from)) {
@@ -244,17 +280,30 @@ impl ListEntry {
             }
         }
         self.changes.retain(|change| change.at != now);
-        let (added, removed) = (plan.subscribe().len(), plan.unsubscribe().len());
-        self.add_change(added, removed, plan.moving().len(), now);
+        let (added, removed, moved) = (plan.subscribe().len(), plan.unsubscribe().len(), plan.moving().len());
+        self.add_change(added, removed, moved, now);
+        self.force_before = self.force;
+        let left_again = self.left_again(plan);
+        if let Some(force) = &mut self.force {
+            force.spend(added, removed, moved, left_again);
+        }
+    }
+
+    /// Returns the addresses that were on the roster when the pass began, and aren't any more.
+    pub(crate) fn gone_in_pass(&self, roster: &Roster, pass_began: u64) -> impl Iterator<Item = &Address> {
+        let of_pass = self.pass_roster.iter().filter(move |of| of.pass_began == pass_began);
+        of_pass.flat_map(|of| &of.addresses).filter(|address| !roster.contains(address))
     }
 
     /// Returns what the people with removed memberships had chosen, of those who are on the list again.
     pub(crate) fn to_restore(&self, plan: &Plan, roster: &Roster) -> Vec<(Address, Preferences)> {
         let joins: HashSet<&Address> = plan.subscribe().into_iter().map(|subscriber| &subscriber.address).collect();
         let leaves: HashSet<&Address> = plan.unsubscribe().into_iter().collect();
-        let is_back =
-            |address: &Address| joins.contains(address) || (roster.contains(address) && !leaves.contains(address));
-        let back = self.removed.iter().filter(|(address, _)| is_back(address));
+        let is_back = |(address, removed): &(&Address, &Removed)| {
+            let is_subscribed = roster.contains(address) && !leaves.contains(*address);
+            joins.contains(*address) || (removed.is_gone && is_subscribed)
+        };
+        let back = self.removed.iter().filter(|_| plan.is_sound()).filter(is_back);
         back.map(|(address, removed)| (address.clone(), removed.preferences.clone())).collect()
     }
 
@@ -273,9 +322,11 @@ impl ListEntry {
         result: &ListResult,
         now: u64,
     ) {
+        let left_again = self.left_again(plan);
         if !target.resubscribes && !plan.is_list_replaced() {
             self.note_who_is_on_the_list(roster, plan, result);
         }
+        self.force = self.force_before.take().or(self.force);
         self.changes.retain(|change| change.at != now);
         self.add_change(result.added, result.removed, result.moved, now);
         let is_complete = plan.is_pass_complete();
@@ -286,7 +337,8 @@ impl ListEntry {
         {
             self.end_fill(now);
         }
-        let is_forced = self.force.is_some() && plan.is_sound() && plan.withheld() == 0;
+        // A run that only adds adopts nothing.
+        let is_forced = self.force.is_some() && !target.is_add_only && plan.is_sound() && plan.withheld() == 0;
         if is_complete && result.is_complete && (is_forced || plan.knows_everyone_and_finds_no_leaver()) {
             self.is_adopted = true;
         }
@@ -299,24 +351,25 @@ impl ListEntry {
             self.groups.extend(&target.groups);
         }
         if let Some(force) = &mut self.force {
-            force.joins = force.joins.saturating_sub(result.added);
-            force.leaves = force.leaves.saturating_sub(result.removed);
-            force.moves = force.moves.saturating_sub(result.moved);
-            if plan.is_sound() {
-                force.left = 0;
-            }
-            let is_over = is_complete && plan.is_sound() && force.since <= pass_began;
+            force.spend(result.added, result.removed, result.moved, left_again);
+            let is_over = is_complete && force.since <= pass_began;
             if is_over || force.joins + force.leaves + force.moves + force.left == 0 {
                 self.force = None;
             }
         }
     }
 
+    /// Returns the number of addresses that join although they left by themselves.
+    fn left_again(&self, plan: &Plan) -> usize {
+        let has_left = |address: &Address| self.left.contains(address) || self.gone.contains(address);
+        plan.subscribe().into_iter().filter(|subscriber| has_left(&subscriber.address)).count()
+    }
+
     fn note_who_is_on_the_list(&mut self, roster: &Roster, plan: &Plan, result: &ListResult) {
         self.left.append(&mut self.gone);
         let joins: HashSet<&Address> = plan.subscribe().into_iter().map(|subscriber| &subscriber.address).collect();
         self.left.retain(|address| !joins.contains(address));
-        if plan.knows_everyone() {
+        if plan.is_pass_complete() {
             // A record that no longer wants the address has changed.
             self.left.retain(|address| plan.left.binary_search(address).is_ok());
         }

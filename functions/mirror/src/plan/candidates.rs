@@ -94,6 +94,12 @@ impl<'p> Candidates<'p> {
             let is_read = people.is_read(member);
             candidates.not_read += usize::from(!is_read);
             candidates.not_asked += usize::from(!is_read && !people.is_asked(member));
+            if matches!(people.status(member), MemberStatus::Unknown) {
+                // An unknown record has the addresses that it had, as far as anyone knows.
+                for address in people.past_addresses(member) {
+                    candidates.refuse(address, LeaveReason::NoRecord, false);
+                }
+            }
             match people.status(member) {
                 MemberStatus::Member { address, name, after_space: Some(after_space) }
                     if roster.contains(after_space) && !roster.contains(address) =>
@@ -163,7 +169,7 @@ impl<'p> Candidates<'p> {
         let unwanted = self.unwanted.entry(address).or_insert(Unwanted { records: 0, are_read: true, reason });
         unwanted.records += 1;
         unwanted.are_read &= is_read;
-        if reason == LeaveReason::Inactive {
+        if reason == LeaveReason::Inactive || unwanted.reason == LeaveReason::NoRecord {
             unwanted.reason = reason;
         }
     }

@@ -162,7 +162,7 @@ impl Facts {
             joins: if needs_joins { self.joining } else { 0 },
             leaves: if needs_leaves { self.leaving } else { 0 },
             moves: if self.breaks_move_limit(None) { self.moving } else { 0 },
-            left: if !self.resubscribes && self.gone > self.removal_limit() { self.gone } else { 0 },
+            left: if self.is_replaced(None) { self.gone } else { 0 },
             unknown,
         })
     }
@@ -255,7 +255,7 @@ impl Facts {
         if self.breaks_move_limit(force) {
             blocks.push(Block::Moves);
         }
-        if !self.resubscribes && self.gone.saturating_sub(accepted.left) > self.removal_limit() {
+        if self.is_replaced(force) {
             blocks.push(Block::Gone);
         }
         blocks
@@ -325,8 +325,17 @@ impl Facts {
         self.unknown.saturating_sub(force.unwrap_or_default().unknown)
     }
 
-    /// True if the list is in doubt. A force ends that if it accepts everyone who leaves.
+    /// True if the list is in doubt. A force ends that if it accepts everyone who leaves. An earlier one that only accepts
+    /// unknown records doesn't.
     pub(crate) fn is_in_doubt(&self, force: Option<Force>) -> bool {
-        self.is_in_doubt && force.is_none_or(|force| self.leaving > force.leaves)
+        let is_only_unknown =
+            |force: Force| force.unknown > 0 && force == Force { unknown: force.unknown, ..Force::default() };
+        self.is_in_doubt && force.is_none_or(|force| self.leaving > force.leaves || is_only_unknown(force))
+    }
+
+    /// True if more addresses are gone than the removal limit allows, not counting those that `force` lets join again. The
+    /// list may have been made anew or restored.
+    pub(crate) fn is_replaced(&self, force: Option<Force>) -> bool {
+        !self.resubscribes && self.gone.saturating_sub(force.unwrap_or_default().left) > self.removal_limit()
     }
 }

@@ -87,7 +87,12 @@ impl Plan {
         let mut joins = joins(&wanted, &untouched, &moving, roster);
         let mut skipped = skipped;
         let mut accepted = force.unwrap_or_default().left;
-        let left: Vec<Address> = history.left.iter().filter(|left| wanted.contains_key(left)).cloned().collect();
+        // An unknown record may still want its address.
+        let may_be_wanted = |address: &&Address| {
+            let is_unknown = || unwanted.get(address).is_some_and(|unwanted| unwanted.reason == LeaveReason::NoRecord);
+            wanted.contains_key(*address) || is_unknown()
+        };
+        let left: Vec<Address> = history.left.iter().filter(may_be_wanted).cloned().collect();
         joins.retain(|subscriber| {
             let has_left = history.left.contains(&subscriber.address);
             let is_accepted = has_left && accepted > 0;
@@ -229,7 +234,7 @@ impl Plan {
 
     /// True if the list may have been made anew or restored.
     pub(crate) fn is_list_replaced(&self) -> bool {
-        matches!(&self.verdict, Verdict::Blocked(blocks) if blocks.contains(&Block::Gone))
+        self.facts.is_replaced(self.force)
     }
 
     /// True if no record is unknown or not yet read, and no one would leave. An add-only list doesn't know who would.

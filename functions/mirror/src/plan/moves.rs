@@ -14,7 +14,7 @@ use crate::roster::Roster;
 /// Returns the memberships to move, sorted: the ledger knows that a person had an address that is on the roster, and the
 /// person's record has another one now that isn't.
 ///
-/// No one else may have either address. That can't be known if a record is unknown whose address the ledger doesn't
+/// No one else may have either address. That can't be known if a record wasn't read whose address the ledger doesn't
 /// know.
 pub(super) fn moves(
     target: &Target,
@@ -49,7 +49,10 @@ pub(super) fn moves(
         owners.entry(to).or_default();
     }
     for member in people.directory.keys().chain(people.earlier.keys()) {
-        for address in people.status(*member).addresses() {
+        let status = people.status(*member);
+        // An unknown record has the addresses that it had, as far as anyone knows.
+        let is_unknown = matches!(status, MemberStatus::Unknown);
+        for address in status.addresses().chain(people.past_addresses(*member).filter(|_| is_unknown)) {
             if let Some(owners) = owners.get_mut(address) {
                 owners.insert(*member);
             }
@@ -74,11 +77,11 @@ pub(super) fn moves(
     moves
 }
 
-/// True if a record of the list's groups is unknown, and the ledger doesn't know its address either.
+/// True if a record of the list's groups wasn't read, and the ledger doesn't know its address either.
 fn has_unknown_address(target: &Target, people: &People, members: &HashSet<MemberId>) -> bool {
-    let is_nameless = |member: &MemberId| {
-        matches!(people.status(*member), MemberStatus::Unknown) && people.past_addresses(*member).next().is_none()
-    };
+    let is_unread =
+        |member: &MemberId| matches!(people.status(*member), MemberStatus::Unknown | MemberStatus::NotYetRead);
+    let is_nameless = |member: &MemberId| is_unread(member) && people.past_addresses(*member).next().is_none();
     members.iter().any(is_nameless)
         || people
             .groups_of(target)

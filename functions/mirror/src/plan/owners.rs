@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use shared::member::MemberId;
 
 use crate::address::Address;
-use crate::directory::People;
+use crate::directory::{MemberStatus, People};
 use crate::mapping::Target;
 
 /// The people in a list's groups, by the addresses that they have or had.
@@ -31,12 +31,16 @@ impl<'p> Owners<'p> {
         let of = |address: &Address| self.by_address.get(address).into_iter().flatten().copied();
         let mut owners: BTreeSet<MemberId> = of(address).collect();
         let shared = owners.iter().flat_map(|owner| self.people.status(*owner).addresses());
-        let sharing: Vec<MemberId> = shared
-            .flat_map(|shared| of(shared).filter(|member| self.people.status(*member).has_address(shared)))
-            .collect();
+        let sharing: Vec<MemberId> =
+            shared.flat_map(|shared| of(shared).filter(|member| self.may_have(*member, shared))).collect();
         owners.extend(sharing);
         owners.retain(|owner| !self.people.is_read(*owner));
         owners
+    }
+
+    fn may_have(&self, member: MemberId, address: &Address) -> bool {
+        let status = self.people.status(member);
+        matches!(status, MemberStatus::Unknown) || status.has_address(address)
     }
 }
 

@@ -226,7 +226,7 @@ fn wanted_addresses_join_and_others_leave() {
     assert_eq!(leaving(&plan), ["m010@example.org", "m011@example.org"]);
     assert_eq!(
         plan.to_string(),
-        "members.lists.example.org: 11 subscribed, 10 wanted: 2 join, 2 leave, 1 kept, 0 withheld"
+        "members.lists.example.org: 11 subscribed, 10 wanted: 2 join, 0 move, 2 leave, 1 kept, 0 withheld"
     );
     assert_eq!((plan.status(), plan.reason()), (Status::Ok, String::new()));
 }

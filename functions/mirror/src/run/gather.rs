@@ -191,7 +191,7 @@ impl Gatherer<'_> {
         for (target, roster) in targets.iter().zip(rosters) {
             if let Ok(roster) = roster {
                 let entry = ledger.document.lists.entry(target.list.clone()).or_default();
-                entry.found(target, roster, reading.pass_began, now);
+                entry.found(target, people, roster, now);
             }
         }
         let mut again = HashSet::new();

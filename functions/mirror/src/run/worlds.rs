@@ -186,7 +186,7 @@ impl World {
         }
         for (target, roster) in targets.iter().zip(&rosters) {
             let entry = document.lists.entry(target.list.clone()).or_default();
-            entry.found(target, roster.as_ref().ok().unwrap(), reading.pass_began, self.now);
+            entry.found(target, &people, roster.as_ref().ok().unwrap(), self.now);
         }
         if reads.is_none() {
             for (target, roster) in targets.iter().zip(&rosters) {
@@ -777,4 +777,97 @@ fn unadopted_list_takes_no_one_who_may_have_left() {
     assert_eq!(world.runs(2), [Status::Blocked; 2]);
     assert_eq!(world.forced(Force { joins: 2, ..Force::default() }).run(), Status::Ok);
     assert!(world.has(0..20));
+}
+
+#[test]
+fn unreadable_person_keeps_a_shared_address() {
+    for says in [Says::Member(address(500)), Says::OptedOut(address(5))] {
+        let mut world = World::new().members(0..20);
+        world.says(6, Says::Member(address(5)));
+        world.run();
+        world.run();
+        // 5 and 6 share an address. 5's record changes, and 6's can't be read.
+        world.says(5, says.clone());
+        world.says(6, Says::Unreadable);
+        world.runs(2);
+        assert!(world.rosters[LIST].contains(&address(5)), "{}", world.reason());
+        world.says(6, Says::Member(address(5)));
+        world.runs(2);
+        assert!(world.rosters[LIST].contains(&address(5)), "{}", world.reason());
+    }
+}
+
+#[test]
+fn limits_of_a_day_refer_to_what_is_left_of_the_day_before() {
+    let mut world = World::settled(0..400);
+    world.leave(0..200);
+    world.run();
+    assert_eq!(world.forced(leaves(200)).run(), Status::Ok);
+    // The runs are a day apart.
+    world.now += DAY - HOUR + 5;
+    world.leave(200..319);
+    assert_eq!(world.run(), Status::Blocked, "{}", world.reason());
+    let mut world = World::settled(0..400);
+    for day in 0..4 {
+        let members = world.rosters[LIST].len() as u128;
+        let first = 400 - members;
+        world.leave(first..first + 120);
+        world.run();
+        world.now += DAY - HOUR + 5;
+        assert!(day == 0 || world.results[LIST].0 == Status::Blocked, "{day}: {}", world.reason());
+    }
+}
+
+#[test]
+fn force_for_growth_does_not_adopt_an_add_only_list() {
+    let mut world = World::new().members(0..200).subscribed(100..220);
+    world.mappings[0]["removals"] = json!(false);
+    world.mappings[0]["max_growth_percent"] = json!(10);
+    assert_eq!(world.run(), Status::Blocked);
+    assert_eq!(world.forced(Force { joins: 200, ..Force::default() }).run(), Status::Ok);
+    world.mappings[0]["removals"] = json!(true);
+    assert_eq!(world.run(), Status::Blocked, "{}", world.reason());
+    assert!(world.has(0..220));
+}
+
+#[test]
+fn growth_is_judged_although_every_member_is_in_keep() {
+    let mut world = World::settled(0..6);
+    world.mappings[0]["keep"] = json!((0..6).map(address).collect::<Vec<_>>());
+    world.run();
+    world.join(1, 100..125);
+    assert_eq!(world.runs(2), [Status::Blocked; 2]);
+    assert!(world.has(0..6));
+}
+
+#[test]
+fn accepted_unknown_record_ends_no_later_doubt() {
+    let mut world = World::settled(0..20);
+    world.says(100, Says::Unreadable);
+    world.join(1, 100..101);
+    world.run();
+    world.forced(Force { unknown: 1, ..Force::default() });
+    world.run();
+    // Its group is exchanged, and no one would leave yet.
+    world.join(2, 0..20);
+    world.join(2, 100..101);
+    world.mappings = vec![mapping(2, LIST)];
+    world.runs(2);
+    world.leave(0..2);
+    world.runs(2);
+    assert!(world.has(0..20) && world.reason().contains("no longer mapped"), "{}", world.reason());
+}
+
+#[test]
+fn force_ends_with_a_complete_pass_even_if_the_list_stays_blocked() {
+    let mut world = World::settled(0..20);
+    world.leave(0..9);
+    assert_eq!(world.forced(leaves(1)).run(), Status::Blocked);
+    world.runs(2);
+    world.join(1, 0..8);
+    world.leave(8..9);
+    world.run();
+    world.leave(0..1);
+    world.leave(9..16);
+    assert_eq!(world.run(), Status::Blocked, "{}", world.reason());
 }
