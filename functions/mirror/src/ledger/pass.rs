@@ -71,14 +71,17 @@ pub(crate) fn choose(
     let fits = members.len() <= allowance.of_run;
     let is_due = |began: u64| {
         let interval = u128::from(DAY) * members.len() as u128 / allowance.per_day.max(1) as u128;
-        fits || u128::from(now.saturating_sub(began)) >= interval
+        u128::from(now.saturating_sub(began)) >= interval
+    };
+    let is_incomplete = |began: u64| {
+        members.iter().any(|member| is_known(member) && !is_asked(began)(&member))
+            // A few new people don't hold up the next pass. They are read first in any case.
+            || members.iter().filter(|member| !is_known(member)).count() > allowance.of_run
     };
     let pass_began = match began {
         Some(began) if is_partial => began,
-        Some(began) if members.iter().any(|member| is_known(member) && !is_asked(began)(&member)) => began,
-        // A few new people don't hold up the next pass. They are read first in any case.
-        Some(began) if members.iter().filter(|member| !is_known(member)).count() > allowance.of_run => began,
-        Some(began) if !is_due(began) => began,
+        // A run that can read everyone decides nothing by what an earlier one read.
+        Some(began) if !fits && (is_incomplete(began) || !is_due(began)) => began,
         _ => now,
     };
     let mut order: Vec<MemberId> = members.iter().copied().collect();

@@ -41,7 +41,11 @@ pub(super) fn remember(
         former.retain(|address| !status.has_address(address) && is_on_a_roster(address));
     }
     if are_complete && !is_partial {
-        earlier.retain(|id, _| members.contains(id));
+        // Who left the groups may come back while the address is still on a list.
+        let is_on_a_roster = |address: &Address| rosters.is_none_or(|rosters| rosters.contains(address));
+        earlier.retain(|id, person| {
+            members.contains(id) || person.status.addresses().chain(&person.former).any(is_on_a_roster)
+        });
     }
     let persons = || members.iter().filter_map(|id| earlier.get(id));
     let read = persons().filter(|person| person.asked >= pass_began).count();

@@ -448,6 +448,24 @@ fn member_who_is_inactive_when_read_and_active_again_in_the_same_pass_stays() {
 }
 
 #[test]
+fn run_that_can_read_everyone_decides_nothing_by_an_earlier_one() {
+    // Which people an interrupted run reads first is random.
+    for _ in 0..20 {
+        let mut world = World::settled(0..40);
+        // The list is blocked, and the ledger forgets half of the people.
+        world.leave(0..20);
+        assert_eq!(world.run(), Status::Blocked);
+        world.join(1, 0..20);
+        world.says(0, Says::Inactive("other@example.org".to_owned()));
+        world.reads = Some(39);
+        world.run();
+        world.says(0, Says::Member(address(0)));
+        assert_eq!(world.run(), Status::Ok);
+        assert!(world.has(0..40), "{}", world.reason());
+    }
+}
+
+#[test]
 fn two_people_who_exchange_their_addresses_both_stay() {
     for moment in 0..8 {
         let mut world = World::settled(0..90).passes_of(3);
