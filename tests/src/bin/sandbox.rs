@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
+use http::Method;
 use serde_json::{Value, json};
 use tests::directory::Directory;
 use tests::gateway::Gateway;
@@ -21,6 +22,8 @@ use uuid::Uuid;
 const PEOPLE: [usize; 2] = [36, 15];
 /// The lists of the two groups.
 const LISTS: [&str; 2] = ["members", "newcomers"];
+/// The address to which a member changes.
+const NEW_ADDRESS: &str = "new.address@mail.example.org";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -109,7 +112,10 @@ async fn show(serve: bool) -> anyhow::Result<()> {
         .zip(LISTS)
         .map(|(group, list)| json!({"group_guid": group, "list_id": format!("{list}@lists.example.org")}))
         .collect();
-    let mirror = with_progress("starting Mailman", Mirror::start(directory, json!(mappings), &[])).await?;
+    let dir = tempfile::TempDir::new()?;
+    let ledger = format!("file://{}", dir.path().join("ledger").display());
+    let variables = [("LEDGER", ledger.as_str())];
+    let mirror = with_progress("starting Mailman", Mirror::start(directory, json!(mappings), &variables)).await?;
     for list in LISTS {
         mirror.mailman.create_list(list).await?;
     }
@@ -140,6 +146,26 @@ async fn show(serve: bool) -> anyhow::Result<()> {
         ensure!(list["subscribed"] == 0 && list["unsubscribed"] == 0, "expected the second run to change nothing");
     }
 
+    step(8, "A member changes her address in Novi, and keeps her digests: the ledger knows the former address");
+    let list = list_id(LISTS[0]);
+    let (member, address) = first_member(&mirror, groups[0]).await?;
+    let preferences = format!("members/{}/preferences", membership(&mirror, &list, &address).await?);
+    let digests = json!({"delivery_mode": "mime_digests"});
+    mirror.mailman.request(Method::PATCH, &preferences, Some(digests)).await?;
+    mirror.novi.state().directory.person(member)["Email"] = json!(NEW_ADDRESS);
+    let report = with_progress("mirroring", mirror.run(json!({}))).await?;
+    print_report(&report, "joined", "left")?;
+    print_preference(&mirror, &list).await?;
+
+    step(9, "She becomes inactive by mistake and leaves, the mistake is corrected, and she is back with her digests");
+    for (is_active, count) in [(false, "unsubscribed"), (true, "subscribed")] {
+        mirror.novi.state().directory.person(member)["Active"] = json!(is_active);
+        let report = with_progress("mirroring", mirror.run(json!({}))).await?;
+        print_report(&report, "joined", "left")?;
+        ensure!(report["lists"][0][count] == 1, "expected one address to be {count}");
+    }
+    print_preference(&mirror, &list).await?;
+
     if !serve {
         println!("\nAll steps succeeded.");
         return Ok(());
@@ -157,6 +183,37 @@ async fn show(serve: bool) -> anyhow::Result<()> {
         list_id(LISTS[0])
     );
     std::future::pending().await
+}
+
+/// Returns the first member of a group who alone has an address that is on the first list, and this address.
+async fn first_member(mirror: &Mirror, group: Uuid) -> anyhow::Result<(Uuid, String)> {
+    let roster = mirror.mailman.roster(&list_id(LISTS[0]), "member").await?;
+    let state = mirror.novi.state();
+    let email = |id: &Uuid| state.directory.people[id]["Email"].as_str().map(str::to_lowercase);
+    let is_only_of =
+        |address: &String| state.directory.people.keys().filter(|id| email(id).as_ref() == Some(address)).count() == 1;
+    let members = state.directory.groups[&group].iter().filter_map(|id| Some((*id, email(id)?)));
+    let mut subscribed = members.filter(|(_, address)| roster.contains_key(address) && is_only_of(address));
+    subscribed.next().context("no member of the group is on the list")
+}
+
+/// Returns Mailman's id of a membership.
+async fn membership(mirror: &Mirror, list: &str, address: &str) -> anyhow::Result<String> {
+    let memberships = mirror.mailman.memberships(list).await?;
+    let found = memberships.into_iter().find(|(_, of)| of == address);
+    Ok(found.with_context(|| format!("{address} is not subscribed"))?.0)
+}
+
+/// Prints how the member gets mail who has the new address.
+async fn print_preference(mirror: &Mirror, list: &str) -> anyhow::Result<()> {
+    let path = format!("members/{}/preferences", membership(mirror, list, NEW_ADDRESS).await?);
+    let (_, preferences) = mirror.mailman.request(Method::GET, &path, None).await?;
+    print_result(&format!(
+        "Mailman's own preferences of {NEW_ADDRESS}: delivery_mode {}",
+        preferences["delivery_mode"]
+    ));
+    ensure!(preferences["delivery_mode"] == "mime_digests", "expected that she keeps her digests");
+    Ok(())
 }
 
 fn list_id(name: &str) -> String {
@@ -187,11 +244,12 @@ fn print_report(report: &Value, join: &str, leave: &str) -> anyhow::Result<()> {
             .map(|(reason, count)| format!("{count} {}", reason.replace('_', " ")))
             .collect();
         print_result(&format!(
-            "{}: {} wanted, {} subscribed: {} {join}, {} {leave}; not wanted: {}",
+            "{}: {} wanted, {} subscribed: {} {join}, {} moved, {} {leave}; not wanted: {}",
             text(&list["list_id"]),
             list["wanted"],
             list["roster"],
             list["subscribed"],
+            list["moved"],
             list["unsubscribed"],
             skipped.join(", "),
         ));
