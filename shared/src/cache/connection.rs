@@ -201,7 +201,8 @@ impl Node {
         if is_response(&result) {
             *lock(&self.liveness) = Liveness::now();
         }
-        result
+        // Logging in without a password sends nothing, so a refusal may only show with the first command.
+        result.map_err(|error| self.refusal.get().cloned().unwrap_or(error))
     }
 
     /// Returns true if the connection responds to a PING, with an error as well. If it doesn't, it isn't tried again.
