@@ -81,7 +81,7 @@ impl ListReport {
         Self::without_plan(Some(list), Status::Failed, reason)
     }
 
-    /// Reports a list whose mapping needs a ledger, if there is none.
+    /// Reports a list with a mapping that needs a ledger, if there is none.
     pub(crate) fn needs_ledger(list: &ListId) -> Self {
         let reason = "\"resubscribe\": false in a mapping of this list needs the ledger, which knows who left by \
                       themselves. The list is left unchanged. Set LEDGER, or leave resubscribe out.";

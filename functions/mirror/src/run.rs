@@ -358,7 +358,7 @@ impl Run<'_> {
         outcome
     }
 
-    /// Reads what the people had chosen whose memberships are about to be removed.
+    /// Reads what people had chosen for the memberships that are about to be removed.
     async fn preferences(
         &self,
         plans: &[Result<(Roster, Plan), MailmanError>],

@@ -10,7 +10,7 @@ use super::config::ListConfig;
 /// What can't be read of a list's groups, even without any fault.
 #[derive(Clone, Default)]
 pub(super) struct Unreadable {
-    /// The people whose records can't be read.
+    /// The people with records that can't be read.
     pub(super) people: BTreeSet<Uuid>,
     /// The number of rows without an id, by group.
     pub(super) rows: BTreeMap<Uuid, usize>,

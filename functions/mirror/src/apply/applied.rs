@@ -35,7 +35,7 @@ impl Rejected {
 pub(crate) struct Applied {
     pub(crate) subscribed: usize,
     pub(crate) unsubscribed: usize,
-    /// The number of changed addresses whose membership was moved.
+    /// The number of changed addresses with a membership that was moved.
     pub(crate) moved: usize,
     pub(crate) rejected: Rejected,
     /// The addresses with a subscription that Mailman may still be processing.

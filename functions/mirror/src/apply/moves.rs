@@ -10,7 +10,7 @@ use crate::plan::{Move, Subscriber};
 /// The minimum time left to start a move, which takes up to ten requests.
 const MOVE_TIME: Duration = Duration::from_secs(10);
 
-/// Moves memberships, and returns the subscribers whose membership can't be moved. They join instead, and their former
+/// Moves memberships, and returns the subscribers with a membership that can't be moved. They join instead, and their former
 /// addresses leave at the end of a pass.
 pub(super) async fn move_all<'p>(
     mailman: &Mailman<'_>,

@@ -26,7 +26,7 @@ const UNDO_PERIOD: u64 = 30 * DAY;
 /// What the ledger keeps about one list. Times are in seconds of Unix time.
 #[derive(Default, Serialize, Deserialize)]
 pub(crate) struct ListEntry {
-    /// The groups that were mapped to the list, without those whose loss was accepted.
+    /// The groups that were mapped to the list, without those that a force let go.
     groups: BTreeSet<Uuid>,
     is_adopted: bool,
     /// When the list was empty and its fill began, if that isn't over.
@@ -55,7 +55,7 @@ pub(crate) struct ListEntry {
     force_before: Option<KeptForce>,
     /// The doubts that a force has accepted.
     accepted_doubts: BTreeSet<Doubt>,
-    /// The people whose records a force has accepted as unknown.
+    /// The people with records that a force has accepted as unknown.
     accepted_people: BTreeSet<MemberId>,
     /// The numbers of rows without an id that a force has accepted, by group.
     accepted_rows: BTreeMap<Uuid, usize>,

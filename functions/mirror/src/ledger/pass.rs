@@ -50,8 +50,8 @@ pub(crate) struct Reading {
     pub(crate) pass_began: u64,
 }
 
-/// Chooses the people to read: those who have never been read, then, with at most half of what is left, those whose last
-/// record would let an address join (`eager`), then the ones that the pass still lacks, and at last those whose record it
+/// Chooses the people to read: those who have never been read, then, with at most half of what is left, those with a last
+/// record that would let an address join (`eager`), then the ones that the pass still lacks, and at last those with a record that it
 /// could not read. If everyone fits into the run, it is a pass of its own.
 ///
 /// `members` are those of the groups that this run concerns. A run that doesn't concern all of them (`is_partial`) begins

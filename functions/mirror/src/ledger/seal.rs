@@ -93,7 +93,7 @@ fn derive(key: &[u8; KEY_LENGTH]) -> RandomizedNonceKey {
     RandomizedNonceKey::new(&AES_256_GCM, &*derived).expect("a key of 32 bytes is one of AES-256")
 }
 
-/// Decompresses a document, whose length is checked before its memory is allocated.
+/// Decompresses a document. Its length is checked before its memory is allocated.
 fn decompress(content: &[u8]) -> Result<Vec<u8>, OpenError> {
     let (length, compressed) = block::uncompressed_size(content).map_err(|_| OpenError::Corrupt)?;
     if length > MAX_DOCUMENT {

@@ -76,7 +76,7 @@ pub(crate) struct Candidates<'p> {
     pub(crate) hidden: usize,
     /// The number of records that could not be read, and of rows without an id.
     pub(crate) unknown: usize,
-    /// The number of people whose record this run didn't read.
+    /// The number of people with a record that this run didn't read.
     pub(crate) not_read: usize,
     /// The number of people that the pass hasn't asked about.
     pub(crate) not_asked: usize,

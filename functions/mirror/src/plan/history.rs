@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashSet};
 use crate::address::Address;
 use crate::plan::changes::Doubt;
 
-/// What earlier runs saw of one list. The ledger remembers it. The default is that of a mirror without a ledger, whose
-/// every run reads everyone.
+/// What earlier runs saw of one list. The ledger remembers it. The default is that of a mirror without a ledger, which
+/// reads everyone in every run.
 #[derive(Clone)]
 pub(crate) struct History<'l> {
     /// True if there is a ledger that could not be read or written. No one is removed then.

@@ -25,7 +25,7 @@ pub(crate) struct Facts {
     pub(crate) leaving: usize,
     /// The number of addresses that would join.
     pub(crate) joining: usize,
-    /// The number of changed addresses whose membership would move.
+    /// The number of changed addresses with a membership that would move.
     pub(crate) moving: usize,
     /// The number of records that could not be read, and of rows without an id.
     pub(crate) unknown: usize,

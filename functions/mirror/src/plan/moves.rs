@@ -1,4 +1,4 @@
-//! Changed addresses, whose memberships move.
+//! Changed addresses, and the memberships that move to them.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,8 +14,8 @@ use crate::roster::Roster;
 /// Returns the memberships to move, sorted: the ledger knows that a person had an address that is on the roster, and the
 /// person's record has another one now that isn't.
 ///
-/// No one else may have either address. That can't be known if a record wasn't read whose address the ledger doesn't
-/// know.
+/// No one else may have either address. That can't be known if a record wasn't read and the ledger doesn't know its
+/// address.
 pub(super) fn moves(
     target: &Target,
     people: &People,

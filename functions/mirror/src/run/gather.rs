@@ -276,7 +276,7 @@ fn members_of(groups: &HashMap<Uuid, Group>) -> HashSet<MemberId> {
     members
 }
 
-/// Returns the people whose last record would let an address join.
+/// Returns the people with a last record that would let an address join.
 pub(super) fn eager(targets: &[&Target], people: &People, rosters: &[RosterResult]) -> HashSet<MemberId> {
     let mut eager = HashSet::new();
     for (target, roster) in targets.iter().zip(rosters) {
