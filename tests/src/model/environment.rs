@@ -2,12 +2,16 @@
 //! often a real Redis.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use fastrand::Rng;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::directory::Directory;
+use crate::harness::ledger_key;
 use crate::http_proxy::HttpProxy;
 use crate::mailman::{self, Database, Mailman};
 use crate::novi::Novi;
@@ -34,6 +38,7 @@ pub(super) struct Environment {
     pub(super) novi: Novi,
     pub(super) proxy: HttpProxy,
     pub(super) has_redis: bool,
+    pub(super) ledger: Option<LedgerFile>,
     private: Private,
     config: Value,
     instance: Instance,
@@ -42,6 +47,43 @@ pub(super) struct Environment {
     /// True if a write of this instance may still arrive at Mailman, or may have been lost, so that the instance
     /// remembers its address.
     has_memory: bool,
+}
+
+/// The ledger of a sequence's mirror.
+pub(super) struct LedgerFile {
+    dir: TempDir,
+    /// The content before a run that was killed. Its claim stands until time passes.
+    before_kill: Option<Option<Vec<u8>>>,
+}
+
+impl LedgerFile {
+    fn new() -> Result<Self> {
+        Ok(Self { dir: TempDir::new()?, before_kill: None })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("ledger")
+    }
+
+    /// Returns the content, if there is any.
+    pub(super) fn read(&self) -> Option<Vec<u8>> {
+        std::fs::read(self.path()).ok()
+    }
+
+    /// Replaces the content, or deletes the ledger.
+    pub(super) fn replace(&self, content: Option<&[u8]>) -> Result<()> {
+        match content {
+            Some(content) => std::fs::write(self.path(), content)?,
+            None if self.path().exists() => std::fs::remove_file(self.path())?,
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// True if the claim of a run that was killed may stand.
+    pub(super) fn may_be_claimed(&self) -> bool {
+        self.before_kill.is_some()
+    }
 }
 
 /// A way to disturb a run.
@@ -78,8 +120,10 @@ impl Disturbance {
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Environment {
-    /// Starts the rest of the servers, with these mappings.
-    pub(super) async fn start(servers: Servers, has_redis: bool, mappings: Value) -> Result<Self> {
+    /// Starts the rest of the servers, with these mappings, and often with a ledger.
+    pub(super) async fn start(servers: Servers, rng: &mut Rng, mappings: Value) -> Result<Self> {
+        let has_redis = rng.bool();
+        let ledger = if rng.bool() { Some(LedgerFile::new()?) } else { None };
         let private = Private::default();
         let novi = Novi::start(Directory::default(), private.clone()).await?;
         let proxy = HttpProxy::start(servers.mailman.base_url()).await?;
@@ -91,13 +135,14 @@ impl Environment {
             "mailman_username": mailman::USER,
             "mailman_password": servers.mailman.password(),
             "novi_mailman_sync": mappings,
+            "ledger_key": ledger_key(),
         });
-        let instance = start_instance(&servers, has_redis, &config, &private).await?;
-        Ok(Self { servers, novi, proxy, has_redis, private, config, instance, is_new: true, has_memory: false })
+        let instance = start_instance(&servers, has_redis, ledger.as_ref(), &config, &private).await?;
+        Ok(Self { servers, novi, proxy, has_redis, ledger, private, config, instance, is_new: true, has_memory: false })
     }
 
     async fn another_instance(&self) -> Result<Instance> {
-        start_instance(&self.servers, self.has_redis, &self.config, &self.private).await
+        start_instance(&self.servers, self.has_redis, self.ledger.as_ref(), &self.config, &self.private).await
     }
 
     /// Replaces the instance by one that remembers nothing.
@@ -130,6 +175,7 @@ impl Environment {
         self.has_memory |= has_faults || !matches!(disturbance, Disturbance::Nothing | Disturbance::SecondInstance);
         let timeout = if let Disturbance::ShortTime(timeout) = disturbance { timeout } else { TIMEOUT };
         self.instance.set_timeout(timeout);
+        let ledger_before = self.ledger.as_ref().and_then(LedgerFile::read);
         let invocation = self.instance.invoke(event);
         let is_killed = match disturbance {
             Disturbance::Nothing | Disturbance::ShortTime(_) => return Ok(vec![invocation.await?]),
@@ -162,6 +208,10 @@ impl Environment {
         };
         if is_killed {
             self.instance.kill();
+            if let Some(ledger) = &mut self.ledger {
+                // An earlier claim may still stand in the content.
+                ledger.before_kill.get_or_insert(ledger_before);
+            }
             self.restart().await?;
         }
         Ok(Vec::new())
@@ -170,6 +220,11 @@ impl Environment {
     /// Lets so much time pass that every delayed request arrives, and everything that expires has expired.
     pub(super) async fn pass_time(&mut self, lists: &[String]) -> Result<()> {
         self.proxy.wait_for_delayed().await;
+        if let Some(ledger) = &mut self.ledger
+            && let Some(before) = ledger.before_kill.take()
+        {
+            ledger.replace(before.as_deref())?;
+        }
         if self.has_redis {
             for list in lists {
                 self.servers.redis.command(&["DEL", &format!("idaa:mirror:{list}")])?;
@@ -210,13 +265,33 @@ impl Environment {
         open
     }
 
+    /// Returns the requests without a successful response that move a membership: its id, and its new address.
+    pub(super) fn open_moves(&self) -> Vec<(String, String)> {
+        let mut open = Vec::new();
+        for request in self.proxy.requests() {
+            let is_open = request.status.is_none_or(|status| status >= 500);
+            let body: Value = serde_json::from_str(&request.body).unwrap_or_default();
+            let id = request.line.strip_prefix("PATCH /3.1/members/").and_then(|rest| rest.split(['/', ' ']).next());
+            if let (true, Some(id), Some(address)) = (is_open, id, body["address"].as_str()) {
+                open.push((id.to_owned(), address.to_owned()));
+            }
+        }
+        open
+    }
+
     /// Returns the number of writes to Mailman since the last run began.
     pub(super) fn writes(&self) -> usize {
         self.proxy.requests().iter().filter(|request| !request.line.starts_with("GET")).count()
     }
 }
 
-async fn start_instance(servers: &Servers, has_redis: bool, config: &Value, private: &Private) -> Result<Instance> {
+async fn start_instance(
+    servers: &Servers,
+    has_redis: bool,
+    ledger: Option<&LedgerFile>,
+    config: &Value,
+    private: &Private,
+) -> Result<Instance> {
     let mut variables = vec![
         ("MIRROR_APPLY".to_owned(), "true".to_owned()),
         ("NOVI_MAX_PER_SECOND".to_owned(), "10000".to_owned()),
@@ -226,6 +301,9 @@ async fn start_instance(servers: &Servers, has_redis: bool, config: &Value, priv
         ("NOVI_TIMEOUT_MS".to_owned(), "500".to_owned()),
         ("MAILMAN_RETRY_SECONDS".to_owned(), "4".to_owned()),
     ];
+    if let Some(ledger) = ledger {
+        variables.push(("LEDGER".to_owned(), format!("file://{}", ledger.path().display())));
+    }
     if has_redis {
         variables.extend(servers.redis.variables());
         variables.push(("CACHE_TIMEOUT_MS".to_owned(), "1000".to_owned()));

@@ -67,6 +67,7 @@ pub(super) enum Verdict {
 pub(super) struct Force {
     pub(super) joins: usize,
     pub(super) leaves: usize,
+    pub(super) moves: usize,
     pub(super) unknown: usize,
 }
 
@@ -74,6 +75,16 @@ impl Force {
     /// Limits the force to what the run before could not read either.
     pub(super) fn limit(self, unreadable: &Unreadable, before: &Unreadable) -> Self {
         Self { unknown: self.unknown.min(unreadable.count_since(before)), ..self }
+    }
+
+    /// Returns the larger one of each number.
+    pub(super) fn max(self, other: Self) -> Self {
+        Self {
+            joins: self.joins.max(other.joins),
+            leaves: self.leaves.max(other.leaves),
+            moves: self.moves.max(other.moves),
+            unknown: self.unknown.max(other.unknown),
+        }
     }
 }
 
@@ -102,6 +113,12 @@ pub(super) fn removal_limit(list: &ListConfig, base: usize) -> usize {
     let limit = floor.max(base * list.max_removal_percent / 100);
     // Everyone at once only leaves if all percent may.
     if list.max_removal_percent == 100 { limit.max(base) } else { limit.min(base.saturating_sub(1)) }
+}
+
+/// The maximum number of memberships that may move in one run.
+pub(super) fn move_limit(list: &ListConfig, base: usize) -> usize {
+    let floor = if base < 10 { 1 } else { 3 };
+    floor.max(base * list.max_removal_percent / 100)
 }
 
 /// The maximum number of addresses that may join in one run, if the list isn't empty.

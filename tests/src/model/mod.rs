@@ -13,6 +13,10 @@
 //! - A run that nothing disturbs does exactly what the rules say.
 //! - No address has two memberships.
 //!
+//! Half of the mirrors have a ledger, which is sometimes deleted or replaced by an older copy. They may do less than these
+//! rules allow, because the ledger knows the limits of a day and which lists are adopted. Beyond the rules, they only move
+//! memberships to the changed addresses of their people.
+//!
 //! At the end, Novi tells the truth and nothing fails. Every list then becomes what it should be, or its report names the
 //! event that makes it so. A sequence is determined by its seed.
 
@@ -22,6 +26,7 @@ mod faults;
 mod field;
 mod judge;
 mod lies;
+mod memory;
 mod oracle;
 mod sequence;
 mod tally;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::ListConfig;
-use super::judge::{Contents, Force, Judgment, Verdict, growth_limit, judge, removal_limit};
+use super::judge::{Contents, Force, Judgment, Verdict, growth_limit, judge, move_limit, removal_limit};
+use super::memory::Memory;
 use super::tally::Tally;
 
 /// The circumstances of a run.
@@ -36,6 +37,10 @@ pub(super) struct Expectation<'a> {
     pub(super) force: Option<Force>,
     /// False if it isn't clear how many unknown records the force accepts.
     pub(super) is_force_clear: bool,
+    /// What the ledger may remember, if there is one.
+    memory: Option<&'a Memory>,
+    /// The former and the present addresses of people whose membership may move.
+    changed_addresses: BTreeSet<(String, String)>,
 }
 
 impl<'a> Expectation<'a> {
@@ -47,7 +52,58 @@ impl<'a> Expectation<'a> {
         force: Option<Force>,
     ) -> Self {
         let judgment = judge(config, &contents, roster, is_config_in_doubt, force);
-        Self { config, contents, judgment, force, is_force_clear: true }
+        Self {
+            config,
+            contents,
+            judgment,
+            force,
+            is_force_clear: true,
+            memory: None,
+            changed_addresses: BTreeSet::new(),
+        }
+    }
+
+    /// Adds what the ledger may remember. It includes the force of this run.
+    pub(super) fn with_memory(mut self, memory: &'a Memory, changed_addresses: BTreeSet<(String, String)>) -> Self {
+        let judgment = &mut self.judgment;
+        // A former address that moves doesn't leave, and a new one doesn't join.
+        let leaving = judgment.leaves.iter().filter(|address| !changed_addresses.iter().any(|(of, _)| of == *address));
+        let joining = judgment.joins.iter().filter(|address| !changed_addresses.iter().any(|(_, to)| to == *address));
+        let (leaving, joining) = (leaving.count(), joining.count());
+        let base = judgment.base.max(memory.largest_roster);
+        let excess = leaving.saturating_sub(memory.force.leaves);
+        let is_everyone = leaving >= judgment.base && self.config.max_removal_percent < 100;
+        judgment.too_many_leave = excess > 0 && (is_everyone || excess > move_limit(self.config, base));
+        judgment.too_many_join = judgment.base > 0
+            && !memory.may_be_filling
+            && joining.saturating_sub(memory.force.joins) > growth_limit(self.config, base);
+        let is_forced = memory.force != Force::default();
+        (self.memory, self.changed_addresses, self.force) =
+            (Some(memory), changed_addresses, is_forced.then_some(memory.force));
+        self
+    }
+
+    /// Returns the number of addresses that the limits are at most a percentage of.
+    fn limit_base(&self) -> usize {
+        self.judgment.base.max(self.memory.map_or(0, |memory| memory.largest_roster))
+    }
+
+    /// True if growth is judged.
+    fn has_growth_limit(&self) -> bool {
+        self.judgment.base > 0 && self.memory.is_none_or(|memory| !memory.may_be_filling)
+    }
+
+    /// True if a force may have accepted a doubt.
+    fn may_accept_doubt(&self) -> bool {
+        self.force.is_some() || self.memory.is_some_and(|memory| memory.may_accept_doubt)
+    }
+
+    /// True if this membership may move from one address to another.
+    fn may_move(&self, from: &String, to: &String, is_novi_readable: bool) -> bool {
+        let Contents { wanted, untouched, .. } = &self.contents;
+        self.changed_addresses.contains(&(from.clone(), to.clone()))
+            && !self.config.keep.contains(from)
+            && (!is_novi_readable || !(wanted.contains(from) || untouched.contains(from) || untouched.contains(to)))
     }
 
     /// Returns the roster after a run that nothing disturbs.
@@ -86,6 +142,8 @@ pub(super) struct Change<'a> {
     pub(super) banned: &'a BTreeSet<String>,
     /// The addresses that Mailman fails for.
     pub(super) poisoned: &'a BTreeSet<String>,
+    /// True if the mirror has a ledger, so that memberships may move.
+    pub(super) has_ledger: bool,
 }
 
 impl Change<'_> {
@@ -93,17 +151,33 @@ impl Change<'_> {
         (self.before.values().cloned().collect(), self.after.values().cloned().collect())
     }
 
+    /// Returns the former and the new addresses of the memberships that moved.
+    pub(super) fn moved(&self) -> BTreeSet<(String, String)> {
+        let pairs = self.before.iter().filter_map(|(id, from)| Some((from, self.after.get(id)?)));
+        let moved = pairs.filter(|(from, to)| self.has_ledger && from != to);
+        moved
+            .filter(|(from, to)| !self.late.contains(*from) && !self.late.contains(*to))
+            .map(|(from, to)| (from.clone(), to.clone()))
+            .collect()
+    }
+
     /// Returns the addresses that joined, except those that an earlier run may have added.
     pub(super) fn joined(&self) -> BTreeSet<String> {
         let (before, after) = self.rosters();
-        after.difference(&before).filter(|address| !self.late.contains(*address)).cloned().collect()
+        let moved: BTreeSet<String> = self.moved().into_iter().map(|(_, to)| to).collect();
+        let joined = after.difference(&before).filter(|address| !self.late.contains(*address));
+        joined.filter(|address| !moved.contains(*address)).cloned().collect()
     }
 
     /// Returns the addresses of the memberships that ended. An address that was removed and added again has another
     /// membership.
     pub(super) fn left(&self) -> BTreeSet<String> {
         let ended = self.before.iter().filter(|(id, address)| self.after.get(*id) != Some(*address));
-        ended.map(|(_, address)| address.clone()).filter(|address| !self.late.contains(address)).collect()
+        let moved: BTreeSet<String> = self.moved().into_iter().map(|(from, _)| from).collect();
+        ended
+            .map(|(_, address)| address.clone())
+            .filter(|address| !self.late.contains(address) && !moved.contains(address))
+            .collect()
     }
 
     fn duplicates(&self) -> usize {
@@ -114,11 +188,11 @@ impl Change<'_> {
 
 /// Checks that a list that the run didn't concern is unchanged.
 pub(super) fn check_unchanged(change: &Change<'_>) -> Vec<String> {
-    let (joined, left) = (change.joined(), change.left());
-    if joined.is_empty() && left.is_empty() {
+    let (joined, left, moved) = (change.joined(), change.left(), change.moved());
+    if joined.is_empty() && left.is_empty() && moved.is_empty() {
         return Vec::new();
     }
-    vec![format!("was changed, but should not have been: {joined:?} joined, {left:?} left")]
+    vec![format!("was changed, but should not have been: {joined:?} joined, {left:?} left, {moved:?} moved")]
 }
 
 /// Checks what a run did to a mapped list.
@@ -129,8 +203,8 @@ pub(super) fn check_run(
     tally: &mut Tally,
 ) -> Vec<String> {
     let Expectation { config, contents, judgment, .. } = expectation;
-    let (is_forced, force) = (expectation.force.is_some(), expectation.force.unwrap_or_default());
-    let (joined, left) = (change.joined(), change.left());
+    let force = expectation.force.unwrap_or_default();
+    let (joined, left, moved) = (change.joined(), change.left(), change.moved());
     let mut violations = Vec::new();
     if !circumstances.may_write || change.status == Some("blocked") {
         violations.extend(check_unchanged(change));
@@ -145,6 +219,13 @@ pub(super) fn check_run(
         tally.wrongly_added += wrongly_added.len();
         violations.push(format!("gained {wrongly_added:?}"));
     }
+    let may_move = |(from, to): &&(String, String)| expectation.may_move(from, to, circumstances.is_novi_readable);
+    let wrongly_moved: Vec<&(String, String)> = moved.iter().filter(|moved| !may_move(moved)).collect();
+    if !wrongly_moved.is_empty() {
+        tally.wrongly_added += wrongly_moved.len();
+        violations.push(format!("moved {wrongly_moved:?}"));
+    }
+    let is_forced = expectation.may_accept_doubt();
     let may_leave = |address: &&String| {
         let leavers = if is_forced { &judgment.leaves } else { &judgment.removals };
         // If the record that wants the address can't be read, one that has opted out decides.
@@ -162,7 +243,7 @@ pub(super) fn check_run(
         violations.push(format!("has {} new duplicate memberships", change.duplicates()));
     }
     // How many.
-    let is_changed = !joined.is_empty() || !left.is_empty();
+    let is_changed = !joined.is_empty() || !left.is_empty() || !moved.is_empty();
     if is_changed && judgment.too_many_leave {
         violations.push(format!(
             "was changed ({} joined, {} left), although {} of {} would leave",
@@ -184,13 +265,18 @@ pub(super) fn check_run(
     if is_changed && contents.has_missing_group && circumstances.is_novi_readable {
         violations.push("was changed, although a group is missing".to_owned());
     }
-    let growth = growth_limit(config, judgment.base) * circumstances.instances + force.joins;
-    if judgment.base > 0 && joined.len() > growth {
+    let base = expectation.limit_base();
+    let growth = growth_limit(config, base) * circumstances.instances + force.joins;
+    if expectation.has_growth_limit() && joined.len() > growth {
         violations.push(format!("gained {} of {}, of at most {growth}", joined.len(), judgment.base));
     }
-    let removal = removal_limit(config, judgment.base) * circumstances.instances + force.leaves;
+    let removal = removal_limit(config, base) * circumstances.instances + force.leaves;
     if left.len() > removal {
         violations.push(format!("lost {} of {}, of at most {removal}", left.len(), judgment.base));
+    }
+    let moves = move_limit(config, base) * circumstances.instances + force.moves;
+    if moved.len() > moves {
+        violations.push(format!("moved {} of {}, of at most {moves}", moved.len(), judgment.base));
     }
     violations.extend(check_status(expectation, change, circumstances));
     violations
@@ -198,7 +284,7 @@ pub(super) fn check_run(
 
 /// Checks that the status tells the truth, and that a clean run did exactly what the rules say.
 fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstances: Circumstances) -> Vec<String> {
-    let Expectation { config, contents, judgment, force, is_force_clear } = expectation;
+    let Expectation { config, contents, judgment, is_force_clear, .. } = expectation;
     let unknown = contents.unreadable.count();
     let (before, after) = change.rosters();
     let mut violations = Vec::new();
@@ -211,7 +297,7 @@ fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstance
         if !lacking.is_empty() || !extra.is_empty() {
             violations.push(format!("is ok, but lacks {lacking:?} and has {extra:?}"));
         }
-        let is_in_doubt = judgment.is_in_doubt && force.is_none();
+        let is_in_doubt = judgment.is_in_doubt && !expectation.may_accept_doubt();
         if unknown > 0 || contents.has_oddity || is_in_doubt {
             violations.push(format!(
                 "is ok, but has {unknown} unknown records, {} oddities, and {} in doubt",
@@ -219,6 +305,10 @@ fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstance
                 if is_in_doubt { "is" } else { "isn't" }
             ));
         }
+    }
+    // A ledger may make the mirror do less.
+    if expectation.memory.is_some() {
+        return violations;
     }
     if !circumstances.is_clean() || !change.late.is_empty() || !is_force_clear {
         return violations;
@@ -270,10 +360,10 @@ impl Series {
     pub(super) fn new(expectation: &Expectation<'_>) -> Self {
         let Expectation { config, judgment, .. } = expectation;
         // Each leaver may account for one unknown person, who then turns out to join.
-        let growth = growth_limit(config, judgment.base) + judgment.leaves.len();
+        let growth = growth_limit(config, expectation.limit_base()) + judgment.leaves.len();
         Self {
-            growth: (judgment.base > 0).then_some(growth),
-            removal: removal_limit(config, judgment.base),
+            growth: expectation.has_growth_limit().then_some(growth),
+            removal: removal_limit(config, expectation.limit_base()),
             joined: BTreeSet::new(),
             left: BTreeSet::new(),
         }

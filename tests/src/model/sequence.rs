@@ -12,6 +12,7 @@ use super::config::{ListConfig, ListState};
 use super::environment::{Disturbance, Environment, Servers};
 use super::faults::ActiveFaults;
 use super::judge::{Contents, Force, Unreadable, Verdict};
+use super::memory::Memory;
 use super::oracle::{Change, Circumstances, Expectation, Series, check_run, check_unchanged};
 use super::tally::Tally;
 use super::world::World;
@@ -35,6 +36,10 @@ pub(super) struct Sequence {
     /// What the instance's previous run could not read of each list. A list is absent if the instance doesn't know, and
     /// has no value if that isn't clear.
     unread_before: BTreeMap<usize, Option<Unreadable>>,
+    /// What the ledger may remember, by list.
+    memories: BTreeMap<usize, Memory>,
+    /// Older copies of the ledger, with what each may remember.
+    copies: Vec<(Vec<u8>, BTreeMap<usize, Memory>)>,
     /// The events that the latest reports name to force a list.
     forcing_events: BTreeMap<String, Value>,
     /// What happened so far.
@@ -87,14 +92,15 @@ impl Sequence {
         for number in 0..world.lists.len() {
             servers.mailman.create_list(&format!("{name}n{number}")).await?;
         }
-        let has_redis = rng.bool();
-        let environment = Environment::start(servers, has_redis, world.config.to_json()).await?;
+        let environment = Environment::start(servers, &mut rng, world.config.to_json()).await?;
         {
             let mut state = environment.novi.state();
             (state.has_total_count, state.wraps_records, state.page_limit) = (rng.bool(), rng.bool(), rng.usize(2..15));
             state.bulk_hidden_fields = rng.bool().then(Vec::new);
         }
-        let steps = vec![format!("{} Redis", if has_redis { "with a" } else { "without a" })];
+        let with = |has: bool| if has { "with a" } else { "without a" };
+        let steps =
+            vec![format!("{} Redis, {} ledger", with(environment.has_redis), with(environment.ledger.is_some()))];
         Ok(Self {
             seed,
             rng,
@@ -105,6 +111,8 @@ impl Sequence {
             late: BTreeMap::new(),
             series: BTreeMap::new(),
             unread_before: BTreeMap::new(),
+            memories: BTreeMap::new(),
+            copies: Vec::new(),
             forcing_events: BTreeMap::new(),
             steps,
             violations: 0,
@@ -188,6 +196,7 @@ impl Sequence {
                     self.inject();
                 }
             }
+            self.disturb_ledger()?;
             let disturbance = self.random_disturbance();
             let event = self.random_event();
             self.run(&event, disturbance).await?;
@@ -195,6 +204,33 @@ impl Sequence {
             if !self.environment.has_redis && disturbance != Disturbance::Nothing || self.rng.bool() {
                 self.pass_time().await?;
             }
+        }
+        Ok(())
+    }
+
+    /// Sometimes copies the ledger, deletes it, or replaces it by an older copy.
+    fn disturb_ledger(&mut self) -> Result<()> {
+        let Some(ledger) = self.environment.ledger.as_ref().filter(|ledger| !ledger.may_be_claimed()) else {
+            return Ok(());
+        };
+        match self.rng.u8(..16) {
+            0..=3 => self.copies.extend(ledger.read().map(|content| (content, self.memories.clone()))),
+            4 => {
+                ledger.replace(None)?;
+                self.memories.clear();
+                self.step("the ledger is deleted");
+                *self.tally.faults.entry("the ledger is deleted").or_default() += 1;
+            }
+            5 | 6 if !self.copies.is_empty() => {
+                let (content, memories) = &self.copies[self.rng.usize(..self.copies.len())];
+                ledger.replace(Some(content))?;
+                self.memories.clone_from(memories);
+                // What it remembers may allow more.
+                self.series.clear();
+                self.step("the ledger is replaced by an older copy");
+                *self.tally.faults.entry("the ledger is replaced by an older copy").or_default() += 1;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -208,7 +244,7 @@ impl Sequence {
             // No work starts in the last 10 seconds, and no subscription in the last 15.
             3 => Disturbance::ShortTime(Duration::from_millis(10_000 + rng.u64(..400))),
             4 => Disturbance::ShortTime(Duration::from_millis(15_000 + rng.u64(..1_000))),
-            5 if self.environment.has_redis => Disturbance::SecondInstance,
+            5 if self.environment.has_redis || self.environment.ledger.is_some() => Disturbance::SecondInstance,
             _ => Disturbance::Nothing,
         }
     }
@@ -248,7 +284,9 @@ impl Sequence {
     /// Makes Novi and the mirror use the present contents and mappings.
     async fn publish(&mut self) -> Result<()> {
         self.series.clear();
-        self.environment.novi.state().directory = self.world.said();
+        let said = self.world.said();
+        self.world.remember_addresses(&said);
+        self.environment.novi.state().directory = said;
         if self.environment.mappings() != &self.world.config.to_json() {
             self.pass_time().await?;
             self.environment.set_mappings(self.world.config.to_json()).await?;
@@ -294,6 +332,12 @@ impl Sequence {
         for (list, addresses) in self.environment.open_writes() {
             self.late.entry(list).or_default().extend(addresses);
         }
+        for (id, to) in self.environment.open_moves() {
+            for (list, before) in self.world.lists.iter().zip(&before) {
+                let pair = before.get(&id).map(|from| [from.clone(), to.clone()]);
+                self.late.entry(list.clone()).or_default().extend(pair.into_iter().flatten());
+            }
+        }
         let after = self.all_memberships().await?;
         let mut outcome = Outcome { reports: Vec::new() };
         for returned in returned {
@@ -333,6 +377,7 @@ impl Sequence {
                 late: &late,
                 banned: &banned,
                 poisoned: &poisoned,
+                has_ledger: self.environment.ledger.is_some(),
             };
             let is_selected =
                 event["lists"].as_array().is_none_or(|lists| lists.iter().any(|selected| *selected == id));
@@ -364,22 +409,46 @@ impl Sequence {
     ) -> Vec<String> {
         let said = self.environment.novi.state().directory.clone();
         let contents = self.world.contents(&said, config);
-        let (force, is_force_clear) = self.force(list, &contents, circumstances, event);
-        let unreadable = circumstances.is_clean().then(|| contents.unreadable.clone());
-        self.unread_before.insert(list, unreadable);
-        let roster = change.before.values().cloned().collect();
-        let expectation = Expectation::new(config, contents, &roster, self.world.config.is_in_doubt(), force);
-        let expectation = Expectation { is_force_clear, ..expectation };
+        let roster: BTreeSet<String> = change.before.values().cloned().collect();
+        let is_config_in_doubt = self.world.config.is_in_doubt();
+        let mut memory = self.memories.remove(&list).unwrap_or_default();
+        let expectation = if self.environment.ledger.is_some() {
+            memory.found(config, &roster, self.event_force(list, event).unwrap_or_default());
+            let force = Some(memory.force).filter(|force| *force != Force::default());
+            let changed_addresses = self.world.changed_addresses(&said, config);
+            Expectation::new(config, contents, &roster, is_config_in_doubt, force)
+                .with_memory(&memory, changed_addresses)
+        } else {
+            let (force, is_force_clear) = self.force(list, &contents, circumstances, event);
+            let unreadable = circumstances.is_clean().then(|| contents.unreadable.clone());
+            self.unread_before.insert(list, unreadable);
+            let mut expectation = Expectation::new(config, contents, &roster, is_config_in_doubt, force);
+            expectation.is_force_clear = is_force_clear;
+            expectation
+        };
+        let is_forced = expectation.force.is_some();
         let mut tally = std::mem::take(&mut self.tally);
         let mut violations = check_run(&expectation, change, circumstances, &mut tally);
         self.tally = tally;
-        if force.is_none() {
+        if !is_forced {
             let series = self.series.entry(list).or_insert_with(|| Series::new(&expectation));
             violations.extend(series.add(change));
         } else {
             self.series.remove(&list);
         }
+        if circumstances.may_write {
+            change.status.into_iter().for_each(|status| memory.reported(status));
+        }
+        self.memories.insert(list, memory);
         violations
+    }
+
+    /// Returns the numbers of an event's force for a list.
+    fn event_force(&self, list: usize, event: &Value) -> Option<Force> {
+        let numbers = event["force"].get(&self.world.lists[list])?;
+        let number = |key: &str| usize::try_from(numbers[key].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
+        let [joins, leaves, moves, unknown] = ["joins", "leaves", "moves", "unknown"].map(number);
+        Some(Force { joins, leaves, moves, unknown })
     }
 
     /// Returns the force of an event for a list, and true if it is clear how many unknown records it accepts.
@@ -390,9 +459,7 @@ impl Sequence {
         circumstances: Circumstances,
         event: &Value,
     ) -> (Option<Force>, bool) {
-        let Some(numbers) = event["force"].get(&self.world.lists[list]) else { return (None, true) };
-        let number = |key: &str| usize::try_from(numbers[key].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
-        let force = Force { joins: number("joins"), leaves: number("leaves"), unknown: number("unknown") };
+        let Some(force) = self.event_force(list, event) else { return (None, true) };
         match self.unread_before.get(&list) {
             Some(Some(before)) if circumstances.is_clean() => (Some(force.limit(&contents.unreadable, before)), true),
             Some(None) => (Some(force), force.unknown == 0),
@@ -424,15 +491,55 @@ impl Sequence {
         self.world.config = self.world.right_config.clone();
         self.pass_time().await?;
         self.publish().await?;
-        let outcome = self.run(&json!({}), Disturbance::Nothing).await?;
-        for list in 0..self.world.lists.len() {
-            self.converge(list, &outcome).await?;
+        if self.environment.ledger.is_some() {
+            self.converge_with_ledger().await?;
+        } else {
+            let outcome = self.run(&json!({}), Disturbance::Nothing).await?;
+            for list in 0..self.world.lists.len() {
+                self.converge(list, &outcome).await?;
+            }
         }
         // Another run has nothing to do, except for addresses that Mailman rejects.
         self.run(&json!({}), Disturbance::Nothing).await?;
         let writes = self.environment.writes();
         if writes > 0 && self.banned.is_empty() {
             self.violation(&format!("the last run made {writes} writes"));
+        }
+        Ok(())
+    }
+
+    /// Runs a few times, and forces each list if its report says how. Then every list must be what it should be.
+    async fn converge_with_ledger(&mut self) -> Result<()> {
+        const ATTEMPTS: usize = 6;
+        for attempt in 1.. {
+            let outcome = self.run(&json!({}), Disturbance::Nothing).await?;
+            let mut is_done = true;
+            for list in 0..self.world.lists.len() {
+                let id = self.world.lists[list].clone();
+                let ListState::Mapped(config) = self.world.right_config.list(list) else { continue };
+                let contents = self.world.contents(&self.world.said(), &config);
+                let roster = self.environment.roster(&id).await?;
+                let judgment = Expectation::new(&config, contents, &roster, false, None).judgment;
+                let joins: BTreeSet<&String> = judgment.joins.difference(&self.banned).collect();
+                // An address stays as long as the record of someone who had it can't be read.
+                let unreadable = self.world.addresses_of_unreadable(&self.world.said(), &config);
+                let leaves: BTreeSet<&String> = judgment.leaves.difference(&unreadable).collect();
+                if joins.is_empty() && leaves.is_empty() {
+                    continue;
+                }
+                is_done = false;
+                let reason = outcome.list(&id).map(|report| report["reason"].to_string()).unwrap_or_default();
+                if attempt == ATTEMPTS {
+                    self.violation(&format!(
+                        "{id} did not converge: {joins:?} should join, {leaves:?} should leave; {reason}"
+                    ));
+                } else if let Some(forcing) = outcome.list(&id).and_then(forcing_event) {
+                    self.run(&forcing, Disturbance::Nothing).await?;
+                }
+            }
+            if is_done || attempt == ATTEMPTS {
+                break;
+            }
         }
         Ok(())
     }

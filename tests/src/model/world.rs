@@ -1,6 +1,6 @@
 //! The two truths of a sequence: what is, and what Novi says.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ pub(super) struct World {
     pub(super) lists: Vec<String>,
     pub(super) groups: Vec<Uuid>,
     fields: Fields,
+    /// Every address that Novi has said of a person.
+    history: BTreeMap<Uuid, BTreeSet<String>>,
 }
 
 /// The meaning of one record for a list.
@@ -58,7 +60,35 @@ impl World {
             lists: names.iter().map(|name| format!("{name}.lists.example.org")).collect(),
             groups,
             fields: Fields::default(),
+            history: BTreeMap::new(),
         }
+    }
+
+    /// Remembers the addresses in what Novi says.
+    pub(super) fn remember_addresses(&mut self, said: &Directory) {
+        for (id, record) in &said.people {
+            let Some(text) = record["Email"].as_str() else { continue };
+            let field = self.fields.meaning(text);
+            self.history.entry(*id).or_default().extend(field.untouched.into_iter().chain(field.address));
+        }
+    }
+
+    /// Returns the former and the present address of everyone in a list's groups who belongs on the list.
+    pub(super) fn changed_addresses(&self, said: &Directory, list: &ListConfig) -> BTreeSet<(String, String)> {
+        let mut changed = BTreeSet::new();
+        for id in list.groups.iter().filter_map(|(group, _)| said.groups.get(group)).flatten() {
+            let Meaning::Wanted(present) = self.meaning(*id, said.people.get(id)) else { continue };
+            let former = self.history.get(id).into_iter().flatten().filter(|former| **former != present);
+            changed.extend(former.map(|former| (former.clone(), present.clone())));
+        }
+        changed
+    }
+
+    /// Returns the addresses that Novi has said of people in a list's groups whose records can't be read.
+    pub(super) fn addresses_of_unreadable(&self, said: &Directory, list: &ListConfig) -> BTreeSet<String> {
+        let members = list.groups.iter().filter_map(|(group, _)| said.groups.get(group)).flatten();
+        let unreadable = members.filter(|id| matches!(self.meaning(**id, said.people.get(id)), Meaning::Unknown));
+        unreadable.filter_map(|id| self.history.get(id)).flatten().cloned().collect()
     }
 
     /// Returns what Novi says.
