@@ -23,6 +23,11 @@ pub(super) struct Circumstances {
 }
 
 impl Circumstances {
+    /// True if the run can read everyone. With a ledger, a list is otherwise compared with what earlier runs read.
+    pub(super) fn reads_everyone(self) -> bool {
+        self.is_novi_readable && self.is_undisturbed
+    }
+
     /// True if nothing keeps the run from doing exactly what the rules say.
     pub(super) fn is_clean(self) -> bool {
         self.is_novi_readable && self.is_mailman_well && self.is_undisturbed && self.instances == 1
@@ -288,7 +293,8 @@ fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstance
     let unknown = contents.unreadable.count();
     let (before, after) = change.rosters();
     let mut violations = Vec::new();
-    if change.status == Some("ok") && circumstances.may_write {
+    let is_ok_by_novi = expectation.memory.is_none() || circumstances.reads_everyone();
+    if change.status == Some("ok") && circumstances.may_write && is_ok_by_novi {
         let lacking: Vec<&String> =
             contents.wanted.difference(&after).filter(|address| !contents.untouched.contains(*address)).collect();
         let belongs =
