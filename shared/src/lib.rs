@@ -41,3 +41,4 @@ pub mod settings;
 pub mod sync;
 pub mod telemetry;
 pub mod text;
+pub mod time;

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::aws::Moto;
 use tests::directory::Directory;
-use tests::harness::{Mirror, ledger_key, list};
+use tests::function::Function;
+use tests::harness::{Mirror, ledger_key, list, report as report_of};
 use uuid::Uuid;
 
 const LIST: &str = "members.lists.example.org";
@@ -36,6 +37,14 @@ impl Env {
         let mirror = Mirror::start(directory, mappings, &variables).await?;
         mirror.mailman.create_list("members").await?;
         Ok(Self { mirror, group, dir })
+    }
+
+    /// Starts another instance, with the same ledger and these parameters.
+    fn another_instance(&self, config: &Value) -> Result<Function> {
+        let location = format!("file://{}", self.ledger().display());
+        let instance = self.mirror.another_instance(&[("LEDGER", &location)])?;
+        instance.set_config(config)?;
+        Ok(instance)
     }
 
     fn ledger(&self) -> PathBuf {
@@ -190,19 +199,14 @@ async fn no_one_is_removed_if_the_ledger_cannot_be_used() -> Result<()> {
             "no key" => drop(config.as_object_mut().and_then(|config| config.remove("ledger_key"))),
             _ => config = env.mirror.config.clone(),
         }
-        env.mirror.function.set_config(&config)?;
-        let location = format!("file://{}", env.ledger().display());
-        let instance = env.mirror.another_instance(&[("LEDGER", &location)])?;
-        instance.set_config(&config)?;
-        let report = tests::harness::report(instance.invoke(&json!({})).await?)?;
+        let instance = env.another_instance(&config)?;
+        let report = report_of(instance.invoke(&json!({})).await?)?;
         assert_eq!(report["status"], "partial", "{what}: {report}");
         let reason = list(&report, LIST)["reason"].as_str().unwrap_or_default();
         assert!(reason.contains("ledger could not be used"), "{what}: {report}");
         assert!(env.roster().await?.contains(&gone), "{what}: a member was removed");
-        drop(instance);
     }
     std::fs::write(env.ledger(), &good)?;
-    env.mirror.function.set_config(&env.mirror.config)?;
     assert_eq!(list(&env.run().await?, LIST)["unsubscribed"], 1);
     Ok(())
 }
@@ -213,11 +217,9 @@ async fn rotated_key_opens_the_ledger_of_the_former_one() -> Result<()> {
     assert_eq!(env.run().await?["status"], "ok");
     let mut config = env.mirror.config.clone();
     config["ledger_key"] = json!([ledger_key(), config["ledger_key"]]);
-    let location = format!("file://{}", env.ledger().display());
-    let instance = env.mirror.another_instance(&[("LEDGER", &location)])?;
-    instance.set_config(&config)?;
+    let instance = env.another_instance(&config)?;
     env.set(env.members()[0], "Active", json!(false));
-    let report = tests::harness::report(instance.invoke(&json!({})).await?)?;
+    let report = report_of(instance.invoke(&json!({})).await?)?;
     assert_eq!(list(&report, LIST)["unsubscribed"], 1, "{report}");
     Ok(())
 }
@@ -252,7 +254,7 @@ async fn member_who_left_by_themselves_stays_away_and_needs_a_ledger_for_that() 
     assert!(!env.roster().await?.contains(&address));
     // Without a ledger, the mapping is an error.
     let instance = env.mirror.another_instance(&[])?;
-    let report = tests::harness::report(instance.invoke(&json!({})).await?)?;
+    let report = report_of(instance.invoke(&json!({})).await?)?;
     assert_eq!(report["status"], "failed", "{report}");
     assert!(list(&report, LIST)["reason"].as_str().is_some_and(|reason| reason.contains("Set LEDGER")), "{report}");
     Ok(())
@@ -261,19 +263,18 @@ async fn member_who_left_by_themselves_stays_away_and_needs_a_ledger_for_that() 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_run_finds_the_claim() -> Result<()> {
     let env = Env::start(12, json!({}), &[]).await?;
-    let location = format!("file://{}", env.ledger().display());
-    let instance = env.mirror.another_instance(&[("LEDGER", &location)])?;
+    let instance = env.another_instance(&env.mirror.config)?;
     // The first run waits for Novi while the second one starts.
     env.mirror.novi.state().fail("/groups/", 1, tests::novi::NoviFault::Delay(std::time::Duration::from_millis(1_500)));
     let (first, second) = tokio::join!(env.run(), async {
         env.mirror.novi.wait_for("/groups/", 1).await;
-        tests::harness::report(instance.invoke(&json!({})).await?)
+        report_of(instance.invoke(&json!({})).await?)
     });
     let (first, second) = (first?, second?);
     assert_eq!((&first["status"], &second["status"]), (&json!("ok"), &json!("failed")), "{first} {second}");
     assert!(list(&second, LIST)["reason"].as_str().is_some_and(|reason| reason.contains("claimed the ledger")));
     // The claim ends with the run.
-    let report = tests::harness::report(instance.invoke(&json!({})).await?)?;
+    let report = report_of(instance.invoke(&json!({})).await?)?;
     assert_eq!(report["status"], "ok", "{report}");
     Ok(())
 }

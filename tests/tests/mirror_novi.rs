@@ -40,6 +40,12 @@ async fn assert_members(env: &Mirror, group: Uuid) -> Result<()> {
     Ok(())
 }
 
+/// Returns the members of a group, and all other people, sorted as in the bulk list.
+fn sorted_people(state: &tests::novi::State, group: Uuid) -> (Vec<Uuid>, Vec<Uuid>) {
+    let members: BTreeSet<Uuid> = state.directory.groups[&group].iter().copied().collect();
+    state.directory.people.keys().copied().partition(|id| members.contains(id))
+}
+
 /// Returns the numbers of requests for pages of records and for individual records.
 fn record_requests(env: &Mirror) -> (usize, usize) {
     let state = env.novi.state();
@@ -80,10 +86,7 @@ async fn member_with_two_records_in_the_bulk_list_is_fetched_individually() -> R
     let strangers = {
         let mut state = env.novi.state();
         state.bulk_hidden_fields = Some(Vec::new());
-        let mut members = state.directory.groups[&group].clone();
-        members.sort();
-        let mut others: Vec<Uuid> = state.directory.people.keys().copied().filter(|id| !members.contains(id)).collect();
-        others.sort();
+        let (members, others) = sorted_people(&state, group);
         // Someone else's record claims to be a member's. It comes before or after the member's own, which may be
         // incomplete.
         let pairs = [
@@ -114,10 +117,7 @@ async fn members_are_fetched_individually_if_the_bulk_list_is_not_read_to_its_en
     let stranger = {
         let mut state = env.novi.state();
         state.bulk_hidden_fields = Some(Vec::new());
-        let mut members = state.directory.groups[&group].clone();
-        members.sort();
-        let mut others: Vec<Uuid> = state.directory.people.keys().copied().filter(|id| !members.contains(id)).collect();
-        others.sort();
+        let (members, others) = sorted_people(&state, group);
         // Someone else's record on the first page claims to be that of a member who is on the second page.
         state.directory.person(others[0])["UniqueID"] = json!(members[59].hyphenated().to_string());
         state.directory.address(others[0])

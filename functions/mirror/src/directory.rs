@@ -171,15 +171,13 @@ pub(crate) struct People {
 
 impl People {
     /// Returns the groups of a list that were read.
-    pub(crate) fn groups_of(&self, target: &Target) -> impl Iterator<Item = (&Uuid, &Group)> {
+    pub(crate) fn groups_of(&self, target: &Target) -> impl Iterator<Item = (&Uuid, &Group)> + Clone {
         target.groups.iter().filter_map(|id| self.groups.get_key_value(id))
     }
 
     /// Returns the distinct members of a list's groups.
     pub(crate) fn members_of(&self, target: &Target) -> HashSet<MemberId> {
-        let mut members = HashSet::with_capacity(self.groups_of(target).map(|(_, group)| group.members.len()).sum());
-        members.extend(self.groups_of(target).flat_map(|(_, group)| group.members.iter().copied()));
-        members
+        members_of(self.groups_of(target).map(|(_, group)| group))
     }
 
     /// Returns the status of one person: what this run read, or else what an earlier run read.
@@ -205,6 +203,13 @@ impl People {
         let known = earlier.into_iter().flat_map(|person| person.status.addresses().chain(&person.former));
         self.status(member).addresses().chain(known)
     }
+}
+
+/// Returns the distinct members of groups.
+pub(crate) fn members_of<'g>(groups: impl Iterator<Item = &'g Group> + Clone) -> HashSet<MemberId> {
+    let mut members = HashSet::with_capacity(groups.clone().map(|group| group.members.len()).sum());
+    members.extend(groups.flat_map(|group| group.members.iter().copied()));
+    members
 }
 
 shared::unprintable!(MemberStatus, Person, People);

@@ -52,11 +52,6 @@ pub(crate) struct Locks<'c> {
 }
 
 impl<'c> Locks<'c> {
-    /// Returns the id of the run.
-    pub(crate) fn owner(&self) -> &str {
-        &self.owner
-    }
-
     /// Locks lists for at most `seconds`. Gives up at `cutoff`.
     pub(crate) async fn lock(
         cache: Option<&'c MemberCache>,

@@ -19,6 +19,7 @@ use shared::novi;
 use shared::parameters::{ParameterStore, Unavailable};
 use shared::rate_limit::Rates;
 use shared::sync::lock;
+use shared::time::unix_now;
 use tokio::time::Instant;
 
 use self::gather::{Gathered, Gatherer, RosterResult};
@@ -29,7 +30,7 @@ use crate::directory::{MemberStatus, People};
 use crate::event::{Event, InvalidEvent};
 use crate::explain::explain;
 use crate::force::Force;
-use crate::ledger::{Claimed, Document, Ledger, LedgerStore, ListResult, unix_now};
+use crate::ledger::{Claimed, Document, Ledger, LedgerStore, ListResult};
 use crate::lock::{InstanceId, Locks};
 use crate::mailman::{Mailman, MailmanError, OLDEST_VERSION, Preferences, Timeouts};
 use crate::mapping::{ListId, Target};
@@ -195,7 +196,7 @@ impl Mirror {
         lists.extend(locked.iter().map(|target| ListReport::locked(&target.list)));
         let keys = parameters.ledger_keys.as_ref();
         let time_left = deadline.saturating_duration_since(Instant::now());
-        let opened = Ledger::open(self.ledger.as_ref(), keys, locks.owner(), time_left, dry_run).await;
+        let opened = Ledger::open(self.ledger.as_ref(), keys, time_left, dry_run).await;
         let is_ledger_unavailable = opened.as_ref().is_ok_and(Ledger::is_unavailable);
         let outcome = AssertUnwindSafe(run.sync_with(opened, &unlocked)).catch_unwind().await;
         let all = || unlocked.iter().map(|target| target.list.clone()).collect();

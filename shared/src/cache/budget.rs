@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-use super::entry::unix;
 use crate::rate_limit::{Rates, SlidingWindow};
+use crate::time::unix;
 
 /// The limits of one function.
 #[derive(Clone, Copy, Debug)]

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::member::{Identity, MemberId};
 use crate::novi::RootDigest;
 use crate::settings::CacheTtls;
+use crate::time::unix;
 
 /// The result of a lookup.
 pub enum Lookup {
@@ -68,14 +69,6 @@ impl Entry {
 pub(crate) fn classify(value: &[u8], novi: &RootDigest, now: u64, ttl: u64, stale: u64) -> Option<(bool, bool)> {
     let lookup = serde_json::from_slice::<Entry>(value).ok()?.lookup(novi, CacheTtls { ttl, stale }, now);
     Some((matches!(lookup, Lookup::Fresh(_)), matches!(lookup, Lookup::Stale(_))))
-}
-
-pub(super) fn unix_now() -> u64 {
-    unix(SystemTime::now())
-}
-
-pub(super) fn unix(time: SystemTime) -> u64 {
-    time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 crate::unprintable!(Lookup, MemberUpdate, Entry);

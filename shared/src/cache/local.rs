@@ -6,11 +6,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::budget::{LocalBudget, NoviLimits, Place, Refusal};
-use super::entry::{Entry, Lookup, unix_now};
+use super::entry::{Entry, Lookup};
 use crate::member::MemberId;
 use crate::novi::RootDigest;
 use crate::settings::CacheTtls;
 use crate::sync::lock;
+use crate::time::unix_now;
 
 /// The maximum number of cached members. Each takes about 200 bytes.
 const CAPACITY: usize = 20_000;

@@ -23,9 +23,9 @@ use tokio::time::Instant;
 
 pub use self::budget::{NoviLimits, Place, Refusal};
 pub use self::connector::{Connector, Password};
+use self::entry::Entry;
 #[cfg(fuzzing)]
 pub(crate) use self::entry::classify;
-use self::entry::{Entry, unix_now};
 pub use self::entry::{Lookup, MemberUpdate};
 use self::local::LocalCache;
 use self::redis::RedisCache;
@@ -34,6 +34,7 @@ use crate::member::{Identity, MemberId};
 use crate::novi::{Access, RootDigest};
 use crate::settings::CacheTtls;
 use crate::telemetry::Phase;
+use crate::time::unix_now;
 
 /// How long a request waits, once, for the reconnection to a Redis that has failed.
 const RECONNECT_WAIT: Duration = Duration::from_millis(50);

@@ -13,11 +13,12 @@ use super::budget::{
     NoviLimits, Place, REMEMBER, Refusal, TRICKLE,
 };
 use super::connector::Connector;
-use super::entry::{Entry, MemberUpdate, unix_now};
+use super::entry::{Entry, MemberUpdate};
 use super::link::ReconnectingConnection;
 use crate::member::MemberId;
 use crate::novi::RootDigest;
 use crate::settings::CacheTtls;
+use crate::time::unix_now;
 
 /// The maximum size of an entry in bytes. Another program's value may be half a gigabyte.
 const MAX_VALUE: usize = 16 << 10;

@@ -4,8 +4,8 @@
 //! for one address create duplicate memberships. Transient failures are retried for `MAILMAN_RETRY_SECONDS` without a
 //! success, over all lists together.
 //!
-//! A changed address is an addition and a removal. Removals therefore wait for additions if Mailman is failing, but not
-//! for additions that fail because of their own address.
+//! A changed address that can't be moved is an addition and a removal. Removals therefore wait for additions if Mailman is
+//! failing, but not for additions that fail because of their own address.
 
 mod applied;
 mod moves;
@@ -37,8 +37,8 @@ pub(crate) async fn apply(mailman: &Mailman<'_>, plan: &Plan, open_writes: &Mute
         open_writes.expire(SystemTime::now());
         let is_open = |address: &Address| open_writes.contains(&plan.list, address);
         let moving = plan.moving().into_iter().filter(|moved| !is_open(&moved.from) && !is_open(&moved.to.address));
-        let joining = plan.subscribe().into_iter().filter(|joins| !open_writes.contains(&plan.list, &joins.address));
-        let leaving = plan.unsubscribe().into_iter().filter(|address| !open_writes.contains(&plan.list, address));
+        let joining = plan.subscribe().into_iter().filter(|joins| !is_open(&joins.address));
+        let leaving = plan.unsubscribe().into_iter().filter(|address| !is_open(address));
         (joining.collect::<Vec<_>>(), moving.collect::<Vec<_>>(), leaving.collect::<Vec<_>>())
     };
     let planned = plan.subscribe().len() + plan.moving().len() + plan.unsubscribe().len();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::address::Address;
-use crate::mailman::{Mailman, MailmanError, Preferences, Retries};
+use crate::mailman::{Mailman, MailmanError, Preferences};
 use crate::mapping::ListId;
 
 /// Returns what the people with these addresses have chosen, without those who have chosen nothing. A failure doesn't
@@ -16,7 +16,7 @@ pub(crate) async fn chosen(
     let mut chosen = BTreeMap::new();
     let mut failures = 0_usize;
     for address in addresses {
-        match retried(mailman, async || read(mailman, list, address).await).await {
+        match mailman.retry_read(async || read(mailman, list, address).await).await {
             Ok(preferences) if preferences.is_empty() => {}
             Ok(preferences) => drop(chosen.insert(address.clone(), preferences)),
             Err(error) => {
@@ -46,7 +46,7 @@ pub(crate) async fn restore(
     address: &Address,
     preferences: &Preferences,
 ) -> bool {
-    let restored = retried(mailman, async || {
+    let restored = mailman.retry_write(async || {
         let Some(membership) = mailman.membership(list, address).await? else { return Ok(false) };
         mailman.set_preferences(&membership.id, preferences).await?;
         Ok(true)
@@ -55,14 +55,4 @@ pub(crate) async fn restore(
         tracing::warn!(%list, %error, "restoring preferences failed");
         false
     })
-}
-
-async fn retried<T>(mailman: &Mailman<'_>, work: impl AsyncFn() -> Result<T, MailmanError>) -> Result<T, MailmanError> {
-    let mut retries = Retries::new(mailman);
-    loop {
-        match work().await {
-            Err(error) => drop(retries.wait(error).await?),
-            done => return done,
-        }
-    }
 }

@@ -160,11 +160,7 @@ impl<'a> Removals<'a> {
     }
 
     async fn set_goodbye(&self, is_on: bool) -> Result<(), MailmanError> {
-        let mut retries = Retries::new(self.mailman);
-        while let Err(error) = self.mailman.set_goodbye(self.list, is_on).await {
-            retries.wait(error).await?;
-        }
-        Ok(())
+        self.mailman.retry_write(async || self.mailman.set_goodbye(self.list, is_on).await).await
     }
 
     async fn remove_all_singly(&mut self, addresses: Vec<&Address>) -> Result<(), MailmanError> {

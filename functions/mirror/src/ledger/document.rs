@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 use shared::member::MemberId;
+use shared::time::DAY;
 
 use crate::directory::Person;
 use crate::ledger::list_entry::ListEntry;
@@ -11,7 +12,7 @@ use crate::mapping::ListId;
 
 /// How long calls count, in seconds: a day, less what a run may start early. Otherwise the run of the day before would
 /// take its room.
-const CALL_PERIOD: u64 = 86_400 - 900;
+const CALL_PERIOD: u64 = DAY - 900;
 
 /// The content of the ledger. Times are in seconds of Unix time.
 #[derive(Default, Serialize, Deserialize)]
@@ -28,10 +29,8 @@ pub(crate) struct Document {
 }
 
 /// The claim of a run, during which no other run may write.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub(crate) struct RunClaim {
-    /// Identifies the run.
-    pub(crate) owner: String,
     /// The invocation's deadline.
     pub(crate) until: u64,
 }

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 use shared::member::MemberId;
+use shared::time::DAY;
 use uuid::Uuid;
 
 use crate::address::Address;
@@ -16,8 +17,6 @@ use crate::mapping::Target;
 use crate::plan::{Doubt, History, Plan, Today};
 use crate::roster::Roster;
 
-/// The seconds of a day.
-const DAY: u64 = 86_400;
 /// The maximum duration of a first fill in seconds.
 const MAX_FILL: u64 = 7 * DAY;
 /// How long a removal can be undone, in seconds.

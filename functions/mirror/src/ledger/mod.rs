@@ -25,5 +25,5 @@ pub(crate) use self::list_entry::ListResult;
 pub(crate) use self::location::LedgerLocation;
 pub(crate) use self::pass::{Allowance, choose};
 pub(crate) use self::seal::OpenError;
-pub(crate) use self::session::{Claimed, Ledger, OpenLedger, unix_now};
+pub(crate) use self::session::{Claimed, Ledger, OpenLedger};
 pub(crate) use self::store::{LedgerStore, StoreError, Version};

@@ -3,11 +3,9 @@
 use std::collections::{HashMap, HashSet};
 
 use shared::member::MemberId;
+use shared::time::DAY;
 
 use crate::directory::Person;
-
-/// The seconds of a day.
-const DAY: u64 = 86_400;
 
 /// How many people a run can read.
 #[derive(Clone, Copy, Debug)]

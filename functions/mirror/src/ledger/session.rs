@@ -1,6 +1,8 @@
 //! The ledger during one run: it is read and claimed, written before anything is applied, and written in the end.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+
+use shared::time::unix_now;
 
 use super::document::{Document, RunClaim};
 use super::{LedgerKeys, LedgerStore, OpenError, StoreError, Version};
@@ -46,11 +48,6 @@ enum LedgerError {
     Busy,
 }
 
-/// Returns the present time in seconds of Unix time.
-pub(crate) fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 impl<'l> Ledger<'l> {
     /// Reads the ledger, and claims it for a run that ends within `duration`, unless this is a dry run.
     ///
@@ -59,15 +56,13 @@ impl<'l> Ledger<'l> {
     pub(crate) async fn open(
         store: Option<&'l LedgerStore>,
         keys: Option<&'l LedgerKeys>,
-        owner: &str,
         duration: Duration,
         dry_run: bool,
     ) -> Result<Self, Claimed> {
         let Some(store) = store else { return Ok(Self::None) };
-        let keys = keys.ok_or(LedgerError::NoKey);
         let opened = match keys {
-            Ok(keys) => OpenLedger::open(store, keys, owner, duration, dry_run).await,
-            Err(error) => Err(error),
+            Some(keys) => OpenLedger::open(store, keys, duration, dry_run).await,
+            None => Err(LedgerError::NoKey),
         };
         match opened {
             Ok(Some(ledger)) => Ok(Self::Open(ledger)),
@@ -95,7 +90,6 @@ impl<'l> OpenLedger<'l> {
     async fn open(
         store: &'l LedgerStore,
         keys: &'l LedgerKeys,
-        owner: &str,
         duration: Duration,
         dry_run: bool,
     ) -> Result<Option<Self>, LedgerError> {
@@ -115,7 +109,7 @@ impl<'l> OpenLedger<'l> {
             if ledger.document.claim.as_ref().is_some_and(|claim| claim.until > now) {
                 return Ok(None);
             }
-            ledger.document.claim = Some(RunClaim { owner: owner.to_owned(), until: now + duration.as_secs() + 1 });
+            ledger.document.claim = Some(RunClaim { until: now + duration.as_secs() + 1 });
             ledger.is_claimed = true;
             match ledger.write().await {
                 Ok(()) => return Ok(Some(ledger)),
@@ -149,7 +143,7 @@ impl<'l> OpenLedger<'l> {
             return self.save().await;
         }
         // The document that was read is not the one that was planned with.
-        let Ok(Some(mut unchanged)) = Self::open(self.store, self.keys, "", Duration::ZERO, true).await else {
+        let Ok(Some(mut unchanged)) = Self::open(self.store, self.keys, Duration::ZERO, true).await else {
             return true;
         };
         if calls > 0 && unchanged.document.claim.as_ref().is_none_or(|claim| claim.until <= now) {

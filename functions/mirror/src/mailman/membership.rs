@@ -79,11 +79,9 @@ impl Mailman<'_> {
     ) -> Result<Option<Membership>, MailmanError> {
         let body = json!({"list_id": list.as_str(), "subscriber": address.as_str(), "role": "member"});
         let response = self.send(&Method::POST, self.url(&["members", "find"]), Some(&body)).await;
-        let found = response.map_err(MailmanError::of_read).and_then(|response| match response.status {
-            StatusCode::OK => response.parse::<Found>("the members that it finds are not the expected JSON"),
-            _ => Err(error_from(&response).of_read()),
-        });
-        self.reads.note(&found);
+        let found = response
+            .and_then(|response| response.parse::<Found>("the members that it finds are not the expected JSON"));
+        let found = found.map_err(MailmanError::of_read);
         // Mailman takes an asterisk for a wildcard.
         let mut members = found?.entries.into_iter().filter(|member| Address::new(&member.email) == *address);
         Ok(members.next().map(|member| Membership {
@@ -166,12 +164,7 @@ impl Mailman<'_> {
     pub(crate) async fn preferences(&self, membership: &Membership) -> Result<Preferences, MailmanError> {
         let url = self.url(&["members", &membership.id, "preferences"]);
         let response = self.send(&Method::GET, url, None).await;
-        let preferences = response.and_then(|response| match response.status {
-            StatusCode::OK => response.parse::<Preferences>("the preferences of a member are not the expected JSON"),
-            _ => Err(error_from(&response)),
-        });
-        self.reads.note(&preferences);
-        let mut preferences = preferences?;
+        let mut preferences: Preferences = response?.parse("the preferences of a member are not the expected JSON")?;
         preferences.retain(|name, value| PREFERENCES.contains(&name.as_str()) && !value.is_null());
         preferences.extend(membership.moderation.clone().map(|action| (MODERATION.to_owned(), Value::String(action))));
         Ok(preferences)

@@ -98,7 +98,25 @@ impl Mailman<'_> {
         self.writes.is_used_up()
     }
 
-    async fn retry_read<T>(&self, read: impl AsyncFn() -> Result<T, MailmanError>) -> Result<T, MailmanError> {
+    /// Repeats requests, at least one of which writes, until they succeed. Each attempt begins anew.
+    pub(crate) async fn retry_write<T>(
+        &self,
+        write: impl AsyncFn() -> Result<T, MailmanError>,
+    ) -> Result<T, MailmanError> {
+        let mut retries = Retries::new(self);
+        loop {
+            match write().await {
+                Err(error) => drop(retries.wait(error).await?),
+                done => return done,
+            }
+        }
+    }
+
+    /// Repeats requests that only read until they succeed.
+    pub(crate) async fn retry_read<T>(
+        &self,
+        read: impl AsyncFn() -> Result<T, MailmanError>,
+    ) -> Result<T, MailmanError> {
         let mut retries = Retries::new(self);
         loop {
             let result = read().await;

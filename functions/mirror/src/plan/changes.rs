@@ -1,6 +1,9 @@
 //! What a plan changes, and why it may be in doubt.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
+use shared::member::MemberId;
 use uuid::Uuid;
 
 use crate::address::Address;
@@ -28,6 +31,8 @@ pub(crate) struct Leaver {
     pub(crate) reason: LeaveReason,
     /// True if its only known record was read in this run, and says that its person opted out.
     pub(super) is_only_opt_out: bool,
+    /// The people who have to be read again before it leaves.
+    pub(crate) to_read: BTreeSet<MemberId>,
     /// True if a complete pass knows that it leaves. Otherwise it waits for the end of a pass.
     pub(super) is_due: bool,
 }

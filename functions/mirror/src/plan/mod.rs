@@ -27,7 +27,7 @@ pub(crate) use self::changes::{Doubt, Leaver, Move, Subscriber};
 pub(crate) use self::history::{History, Today};
 pub(crate) use self::judge::{Block, Verdict};
 use self::judge::{Facts, GroupsEnd, Removals};
-pub(crate) use self::owners::Owners;
+use self::owners::Owners;
 use crate::address::Address;
 use crate::directory::{Group, GroupEnd, People};
 use crate::force::Force;
@@ -80,12 +80,11 @@ impl Plan {
         history: &History<'_>,
         force: Option<Force>,
     ) -> Self {
-        let Candidates { wanted, untouched, unwanted, skipped, hidden, unknown, not_read, not_asked } =
+        let Candidates { wanted, untouched, unwanted, mut skipped, hidden, unknown, not_read, not_asked } =
             Candidates::new(target, people, roster);
         let moves = moves::moves(target, people, roster, &wanted, &untouched);
         let moving: HashSet<&Address> = moves.iter().flat_map(|moved| [&moved.from, &moved.to.address]).collect();
         let mut joins = joins(&wanted, &untouched, &moving, roster);
-        let mut skipped = skipped;
         let mut accepted = force.unwrap_or_default().left;
         // An unknown record may still want its address.
         let may_be_wanted = |address: &&Address| {
@@ -108,15 +107,16 @@ impl Plan {
         let leaving = if target.is_add_only { Vec::new() } else { leaving };
         // If this run has read everyone, no one has to be read again.
         let owners = (not_read > 0 && not_asked == 0 && !leaving.is_empty()).then(|| Owners::new(target, people));
-        let is_settled = |address: &Address| owners.as_ref().is_none_or(|owners| owners.to_read(address).is_empty());
         let was_subscribed = |address: &Address| history.pass_roster.is_none_or(|roster| roster.contains(address));
         let leaver = |address: &Address| {
             let unwanted = unwanted.get(address);
+            let to_read = owners.as_ref().map(|owners| owners.to_read(address)).unwrap_or_default();
             Leaver {
                 address: address.clone(),
                 reason: unwanted.map_or(LeaveReason::NoRecord, |unwanted| unwanted.reason),
                 is_only_opt_out: unwanted.is_some_and(|unwanted| unwanted.is_only_opt_out()),
-                is_due: not_asked == 0 && was_subscribed(address) && is_settled(address),
+                is_due: not_asked == 0 && was_subscribed(address) && to_read.is_empty(),
+                to_read,
             }
         };
         let mut leaves: Vec<Leaver> = leaving.into_iter().map(leaver).collect();
@@ -227,19 +227,16 @@ impl Plan {
         self.is_pass_complete
     }
 
-    /// True if the pass is complete, and no record is unknown or not yet read.
-    pub(crate) fn knows_everyone(&self) -> bool {
-        self.is_pass_complete && self.facts.unknown + self.facts.not_yet_read == 0
-    }
-
     /// True if the list may have been made anew or restored.
     pub(crate) fn is_list_replaced(&self) -> bool {
         self.facts.is_replaced(self.force)
     }
 
-    /// True if no record is unknown or not yet read, and no one would leave. An add-only list doesn't know who would.
+    /// True if the pass is complete, no record is unknown or not yet read, and no one would leave. An add-only list doesn't
+    /// know who would.
     pub(crate) fn knows_everyone_and_finds_no_leaver(&self) -> bool {
-        self.knows_everyone() && self.leaves.is_empty() && self.is_sound() && !self.is_add_only
+        let knows_everyone = self.is_pass_complete && self.facts.unknown + self.facts.not_yet_read == 0;
+        knows_everyone && self.leaves.is_empty() && self.is_sound() && !self.is_add_only
     }
 
     /// True if this run's force has ended the list's doubt.

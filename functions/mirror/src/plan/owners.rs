@@ -9,13 +9,13 @@ use crate::directory::{MemberStatus, People};
 use crate::mapping::Target;
 
 /// The people in a list's groups, by the addresses that they have or had.
-pub(crate) struct Owners<'p> {
+pub(super) struct Owners<'p> {
     people: &'p People,
     by_address: HashMap<&'p Address, Vec<MemberId>>,
 }
 
 impl<'p> Owners<'p> {
-    pub(crate) fn new(target: &Target, people: &'p People) -> Self {
+    pub(super) fn new(target: &Target, people: &'p People) -> Self {
         let mut by_address: HashMap<&Address, Vec<MemberId>> = HashMap::new();
         for member in people.members_of(target) {
             for address in people.past_addresses(member) {
@@ -27,7 +27,7 @@ impl<'p> Owners<'p> {
 
     /// Returns the people who have to be read again before an address may leave: those who have or had the address, and
     /// those who share an address with one of them.
-    pub(crate) fn to_read(&self, address: &Address) -> BTreeSet<MemberId> {
+    pub(super) fn to_read(&self, address: &Address) -> BTreeSet<MemberId> {
         let of = |address: &Address| self.by_address.get(address).into_iter().flatten().copied();
         let mut owners: BTreeSet<MemberId> = of(address).collect();
         let shared = owners.iter().flat_map(|owner| self.people.status(*owner).addresses());

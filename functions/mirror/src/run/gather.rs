@@ -11,12 +11,12 @@ use shared::rate_limit::Rates;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::directory::{Group, MemberStatus, People};
+use crate::directory::{Group, MemberStatus, People, members_of};
 use crate::event::Event;
 use crate::ledger::{Allowance, OpenLedger, choose};
 use crate::mailman::{Mailman, MailmanError};
 use crate::mapping::{ListId, Mappings, Target};
-use crate::plan::{History, Owners, Plan};
+use crate::plan::{History, Plan};
 use crate::read::{PeopleRecords, Reader, ReadingEnd};
 use crate::roster::Roster;
 use crate::status::Status;
@@ -143,7 +143,7 @@ impl Gatherer<'_> {
     ) -> Result<((HashMap<Uuid, Group>, PeopleRecords, Vec<MemberId>), Instant), ReadError> {
         let ids: HashSet<Uuid> = targets.iter().flat_map(|target| target.groups.iter().copied()).collect();
         let groups: HashMap<Uuid, Group> = self.reader.groups(ids).await?.into_iter().collect();
-        let members = members_of(&groups);
+        let members = members_of(groups.values());
         tracing::info!(groups = groups.len(), members = members.len(), "read groups");
         let mut records = PeopleRecords::default();
         let missing = self.reader.people_in_bulk(members, &mut records).await;
@@ -164,7 +164,7 @@ impl Gatherer<'_> {
         ledger: &mut OpenLedger<'_>,
     ) {
         let now = self.now;
-        let members = members_of(&people.groups);
+        let members = members_of(people.groups.values());
         people.earlier = std::mem::take(&mut ledger.document.people);
         let calls = self.reader.caller.calls();
         let today = ledger.document.calls_today(now);
@@ -269,13 +269,6 @@ impl Gatherer<'_> {
     }
 }
 
-/// Returns everyone in these groups.
-fn members_of(groups: &HashMap<Uuid, Group>) -> HashSet<MemberId> {
-    let mut members = HashSet::with_capacity(groups.values().map(|group| group.members.len()).sum());
-    members.extend(groups.values().flat_map(|group| group.members.iter().copied()));
-    members
-}
-
 /// Returns the people with a last record that would let an address join.
 pub(super) fn eager(targets: &[&Target], people: &People, rosters: &[RosterResult]) -> HashSet<MemberId> {
     let mut eager = HashSet::new();
@@ -299,11 +292,10 @@ pub(super) fn to_read_again(
     history: &History<'_>,
 ) -> HashSet<MemberId> {
     let plan = Plan::new(target, people, roster, missing_lists, history, None);
-    if !plan.is_pass_complete() || plan.leaves.is_empty() {
+    if !plan.is_pass_complete() {
         return HashSet::new();
     }
-    let owners = Owners::new(target, people);
-    let again = plan.leaves.iter().flat_map(|leaver| owners.to_read(&leaver.address));
+    let again = plan.leaves.iter().flat_map(|leaver| leaver.to_read.iter().copied());
     // Those that this run couldn't read won't be readable a moment later.
     again.filter(|member| !people.directory.contains_key(member)).collect()
 }

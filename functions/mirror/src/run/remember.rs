@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use shared::member::MemberId;
+use shared::time::DAY;
 
 use crate::address::Address;
-use crate::directory::{GroupEnd, MemberStatus, People, Person};
+use crate::directory::{GroupEnd, MemberStatus, People, Person, members_of};
 use crate::ledger::Document;
 use crate::mapping::{ListId, Mappings};
 use crate::report::{LedgerReport, ListReport};
 
 /// How long a list that no mapping names any more is reported, in seconds.
-const UNMAPPED_PERIOD: u64 = 7 * 86_400;
+const UNMAPPED_PERIOD: u64 = 7 * DAY;
 
 /// Takes what this run has read into the ledger. `rosters` has the addresses of every roster, if all of them could be
 /// read, and `is_partial` is true if the run doesn't concern all lists.
@@ -22,7 +22,7 @@ pub(super) fn remember(
     is_partial: bool,
     now: u64,
 ) -> LedgerReport {
-    let members: HashSet<MemberId> = people.groups.values().flat_map(|group| group.members.iter().copied()).collect();
+    let members = members_of(people.groups.values());
     let are_complete = people.groups.values().all(|group| group.end == GroupEnd::Complete);
     let People { directory, mut earlier, pass_began, .. } = people;
     for (id, status) in directory {
