@@ -105,6 +105,8 @@ shared::unprintable!(Reading);
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use uuid::Uuid;
 
     use super::*;
@@ -112,6 +114,11 @@ mod tests {
 
     fn ids(range: std::ops::Range<u128>) -> HashSet<MemberId> {
         range.filter_map(|n| MemberId::parse(&Uuid::from_u128(n + 1).hyphenated().to_string())).collect()
+    }
+
+    /// Returns a person. Novi was asked at this time.
+    fn person(asked: u64) -> Person {
+        Person { asked, is_unknown: false, status: MemberStatus::NoEmail, former: BTreeSet::new() }
     }
 
     /// Simulates runs that are an hour apart, and returns for each of them how many people it reads and when its pass
@@ -130,8 +137,7 @@ mod tests {
             calls.push((now, reading.people.len()));
             result.push((reading.people.len(), reading.pass_began / HOUR));
             for member in reading.people {
-                let status = MemberStatus::NoEmail;
-                earlier.insert(member, Person { asked: now, is_unknown: false, status, former: Default::default() });
+                earlier.insert(member, person(now));
             }
         }
         result
@@ -162,8 +168,6 @@ mod tests {
     #[test]
     fn new_people_come_first_and_then_half_of_those_who_may_join() {
         let members = ids(0..100);
-        let person =
-            |asked| Person { asked, is_unknown: false, status: MemberStatus::NoEmail, former: Default::default() };
         let earlier: HashMap<_, _> = ids(10..100).into_iter().map(|id| (id, person(5))).collect();
         let eager = ids(50..100);
         let allowance = Allowance { per_day: 1_000, of_run: 30, left_today: 1_000 };
@@ -179,9 +183,16 @@ mod tests {
     }
 
     #[test]
+    fn run_that_can_read_everyone_reads_everyone_anew_after_an_interrupted_one() {
+        let interrupted = ids(0..5).into_iter().map(|id| (id, person(9)));
+        let earlier: HashMap<_, _> = interrupted.chain(ids(5..10).into_iter().map(|id| (id, person(5)))).collect();
+        let allowance = Allowance { per_day: 1_000, of_run: 30, left_today: 1_000 };
+        let reading = choose(&ids(0..10), &earlier, &HashSet::new(), Some(9), 10, allowance, false);
+        assert_eq!((reading.people.len(), reading.pass_began), (10, 10));
+    }
+
+    #[test]
     fn new_people_do_not_hold_up_the_next_pass() {
-        let person =
-            |asked| Person { asked, is_unknown: false, status: MemberStatus::NoEmail, former: Default::default() };
         let earlier: HashMap<_, _> = ids(0..10).into_iter().map(|id| (id, person(9))).collect();
         let allowance = Allowance { per_day: 1_000, of_run: 30, left_today: 1_000 };
         let reading = choose(&ids(0..11), &earlier, &HashSet::new(), Some(9), 10, allowance, false);
