@@ -50,7 +50,8 @@ pub(crate) struct Reading {
 
 /// Chooses the people to read: those who have never been read, then, with at most half of what is left, those with a last
 /// record that would let an address join (`eager`), then the ones that the pass still lacks, and at last those with a record that it
-/// could not read. If everyone fits into the run, it is a pass of its own.
+/// could not read. Of each kind, those come first who were asked about the longest ago. If everyone fits into the run, it
+/// is a pass of its own.
 ///
 /// `members` are those of the groups that this run concerns. A run that doesn't concern all of them (`is_partial`) begins
 /// no pass. `began` is when the last pass began, if there was one.
@@ -87,6 +88,8 @@ pub(crate) fn choose(
     if fits && (is_partial || pass_began == now) {
         return Reading { people: order, pass_began };
     }
+    // The longest since the last read first. Otherwise someone who came first in one pass may come last in the next.
+    order.sort_by_cached_key(|member| earlier.get(member).map(|person| person.asked));
     let is_new = |member: &&MemberId| !is_known(member);
     let mut people: Vec<MemberId> = order.iter().filter(is_new).copied().take(allowance.of_run).collect();
     let half = (allowance.of_run - people.len()).div_ceil(2);
@@ -121,13 +124,18 @@ mod tests {
         Person { asked, is_unknown: false, status: MemberStatus::NoEmail, former: BTreeSet::new() }
     }
 
-    /// Simulates runs that are an hour apart, and returns for each of them how many people it reads and when its pass
-    /// began, in hours.
+    const HOUR: u64 = 3_600;
+
     fn simulate(people: u128, per_day: usize, runs: u64) -> Vec<(usize, u64)> {
-        const HOUR: u64 = 3_600;
+        simulate_with_gap(people, per_day, runs).0
+    }
+
+    /// Simulates runs that are an hour apart. Returns for each of them how many people it reads and when its pass began,
+    /// in hours. Also returns the longest time between two reads of the same person, in hours.
+    fn simulate_with_gap(people: u128, per_day: usize, runs: u64) -> (Vec<(usize, u64)>, u64) {
         let members = ids(0..people);
         let mut earlier: HashMap<MemberId, Person> = HashMap::new();
-        let (mut began, mut result, mut calls) = (None, Vec::new(), Vec::new());
+        let (mut began, mut result, mut calls, mut longest_gap) = (None, Vec::new(), Vec::new(), 0);
         for run in 1..=runs {
             let now = run * HOUR;
             let today: usize = calls.iter().filter(|(at, _)| *at + DAY > now).map(|(_, calls)| calls).sum();
@@ -137,10 +145,12 @@ mod tests {
             calls.push((now, reading.people.len()));
             result.push((reading.people.len(), reading.pass_began / HOUR));
             for member in reading.people {
-                earlier.insert(member, person(now));
+                if let Some(before) = earlier.insert(member, person(now)) {
+                    longest_gap = longest_gap.max((now - before.asked) / HOUR);
+                }
             }
         }
-        result
+        (result, longest_gap)
     }
 
     #[test]
@@ -163,6 +173,12 @@ mod tests {
         assert_eq!(runs.iter().position(|(_, began)| *began > 1), Some(37));
         // As many as a run has time for.
         assert_eq!(simulate(20_000, 500_000, 2), [(4_800, 1), (4_800, 1)]);
+    }
+
+    #[test]
+    fn no_one_waits_longer_for_the_next_read_than_a_pass_takes() {
+        assert_eq!(simulate_with_gap(6_000, 50_000, 24).1, 3);
+        assert_eq!(simulate_with_gap(4_000, 10_000, 25).1, 10);
     }
 
     #[test]
