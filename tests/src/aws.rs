@@ -156,6 +156,17 @@ impl Moto {
         Ok(())
     }
 
+    /// Creates an empty bucket in S3 that no other test uses. Returns its name.
+    ///
+    /// # Errors
+    /// Fails if moto doesn't create it.
+    pub async fn create_bucket(&self) -> anyhow::Result<String> {
+        let name = format!("bucket-{:016x}", fastrand::u64(..));
+        let response = self.http.put(format!("{}/{name}", self.url)).send().await?;
+        ensure!(response.status().is_success(), "moto did not create a bucket: {}", response.status());
+        Ok(name)
+    }
+
     async fn call(&self, operation: &str, body: &Value) -> anyhow::Result<Value> {
         let response = self
             .http

@@ -282,12 +282,9 @@ async fn concurrent_run_finds_the_claim() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ledger_is_kept_in_s3() -> Result<()> {
     let moto = Moto::start()?;
-    let bucket = format!("ledger-{}", Uuid::from_u128(fastrand::u128(..)).simple());
-    let created = tests::http().put(format!("{}/{bucket}", moto.url())).send().await?;
-    assert!(created.status().is_success());
+    let location = format!("s3://{}/ledger", moto.create_bucket().await?);
     let mut directory = Directory::default();
     let group = directory.add_plain_group(&mut Rng::new(), 12);
-    let location = format!("s3://{bucket}/ledger");
     let variables = [
         ("LEDGER", location.as_str()),
         ("AWS_ENDPOINT_URL_S3", &moto.url()),

@@ -1,6 +1,7 @@
 //! The services for both functions when they run in containers, for
 //! `scripts/sam`: a simulated Novi with the member of the sample events, a real
-//! Mailman with their list, and moto with the parameters of both functions.
+//! Mailman with their list, and moto with the parameters of both functions
+//! and a bucket for the ledger.
 //!
 //! `container_services HOST` takes the address at which containers reach this
 //! machine. All servers listen only on loopback, so it forwards their ports from
@@ -69,6 +70,7 @@ async fn serve(host: IpAddr) -> anyhow::Result<()> {
         "{}",
         json!({
             "aws": forward(host, &moto.url()).await?,
+            "ledger": format!("s3://{}/ledger", moto.create_bucket().await?),
             "api_key": config["api_keys"][0]["key"],
             "member": MEMBER,
             "mailman": mailman.base_url(),
