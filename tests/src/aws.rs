@@ -59,7 +59,9 @@ impl MotoServer {
 
     fn start_process(dir: &Path, port: u16) -> anyhow::Result<Server> {
         let (program, number) = (venv().join("bin/moto_server"), port.to_string());
-        let mut server = Server::start(&program, &["-H", "127.0.0.1", "-p", &number], &[], dir.join("log"))?;
+        // Otherwise the first part of a host name is taken for a bucket.
+        let variables = [("S3_IGNORE_SUBDOMAIN_BUCKETNAME".to_owned(), "true".to_owned())];
+        let mut server = Server::start(&program, &["-H", "127.0.0.1", "-p", &number], &variables, dir.join("log"))?;
         server.wait_for_port(port, Duration::from_secs(60)).context("moto failed to start")?;
         Ok(server)
     }

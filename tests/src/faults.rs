@@ -13,9 +13,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fastrand::Rng;
 use serde_json::{Value, json};
+use shared::time::DAY;
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -44,11 +47,13 @@ pub enum Service {
     Novi,
     /// The destination of the mirror.
     Mailman,
+    /// The place of the mirror's ledger.
+    S3,
 }
 
 impl Service {
     /// All services.
-    pub const ALL: [Self; 5] = [Self::Ssm, Self::ElastiCache, Self::Redis, Self::Novi, Self::Mailman];
+    pub const ALL: [Self; 6] = [Self::Ssm, Self::ElastiCache, Self::Redis, Self::Novi, Self::Mailman, Self::S3];
 
     /// Returns the host name of the service.
     fn host(self) -> &'static str {
@@ -58,6 +63,7 @@ impl Service {
             Self::Redis => "redis.bridge.test",
             Self::Novi => "novi.bridge.test",
             Self::Mailman => "mailman.bridge.test",
+            Self::S3 => "s3.bridge.test",
         }
     }
 }
@@ -293,7 +299,10 @@ impl Hosts {
 }
 
 /// Returns the path of a library to preload into a function.
-fn library(path: &str) -> Result<String> {
+///
+/// # Errors
+/// Fails if the library isn't installed.
+pub fn library(path: &str) -> Result<String> {
     let candidates = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(path));
     let found = candidates.into_iter().find(|library| library.is_file());
     Ok(found.with_context(|| format!("{path} is missing. `make setup` installs it."))?.display().to_string())
@@ -321,6 +330,8 @@ pub struct Runner {
     clock: Clock,
     hosts: Hosts,
     black_hole: Option<BlackHole>,
+    /// The number of members who were replaced since the day began on the mirror's clock.
+    changes_today: usize,
     authority: CertificateAuthority,
     _moto: Moto,
     _dir: TempDir,
@@ -331,7 +342,9 @@ const TTL_SECONDS: &str = "604800";
 /// How long past its TTL an entry may be served.
 const STALE_SECONDS: &str = "604800";
 /// The timeout of an invocation: longer as well, because its deadline is in real time.
-const INVOCATION_TIMEOUT_SECONDS: &str = "10000000";
+const INVOCATION_TIMEOUT_SECONDS: &str = "100000000";
+/// The most members that tests replace in a group of twelve within a day, which is far from the whole group.
+const MAX_CHANGES_PER_DAY: usize = 6;
 /// The timeout in real time: an invocation that takes longer hangs.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -360,6 +373,7 @@ impl Runner {
         ];
         if let Some(mailman) = &mailman {
             targets.push((Service::Mailman, port(&mailman.base_url())?));
+            targets.push((Service::S3, port(&moto.url())?));
         }
         let mut proxies = BTreeMap::new();
         for (service, target) in targets {
@@ -374,6 +388,8 @@ impl Runner {
 
         let key = format!("s{:032x}", fastrand::u128(..));
         private.add(&key);
+        let ledger_key: [u8; 32] = std::array::from_fn(|_| fastrand::u8(..));
+        private.add(&STANDARD.encode(ledger_key));
         let list = match &mailman {
             Some(mailman) => {
                 private.add(mailman.password());
@@ -388,10 +404,19 @@ impl Runner {
             "mailman_base_url": url(Service::Mailman),
             "mailman_username": mailman::USER,
             "mailman_password": mailman.as_ref().map_or("-", Mailman::password),
-            "novi_mailman_sync": [{"group_guid": group, "list_id": if list.is_empty() { "a.example.org" } else { &list }}],
+            "ledger_key": STANDARD.encode(ledger_key),
+            // Each test replaces a member.
+            "novi_mailman_sync": [{
+                "group_guid": group, "list_id": if list.is_empty() { "a.example.org" } else { &list },
+                "max_removal_percent": 100, "max_growth_percent": 100_000,
+            }],
         });
         moto.put(moto.prefix(), &parameters).await?;
 
+        let ledger = match lambda {
+            Lambda::Mirror => format!("s3://{}/ledger", moto.create_bucket().await?),
+            Lambda::Verify => String::new(),
+        };
         let (clock, hosts) = (Clock::new(dir.path())?, Hosts::new(dir.path())?);
         let preloaded = library("faketime/libfaketimeMT.so.1")?;
         let mut variables: Vec<(String, String)> =
@@ -402,6 +427,8 @@ impl Runner {
             ("PARAMETER_PREFIX", moto.prefix().to_owned()),
             ("AWS_ENDPOINT_URL_SSM", url(Service::Ssm)),
             ("AWS_ENDPOINT_URL_ELASTICACHE", url(Service::ElastiCache)),
+            ("AWS_ENDPOINT_URL_S3", url(Service::S3)),
+            ("LEDGER", ledger),
             ("CACHE_ID", "bridge".to_owned()),
             ("CACHE_TTL_SECONDS", TTL_SECONDS.to_owned()),
             ("CACHE_STALE_SECONDS", STALE_SECONDS.to_owned()),
@@ -448,6 +475,7 @@ impl Runner {
             clock,
             hosts,
             black_hole: None,
+            changes_today: 0,
             authority,
             _moto: moto,
             _dir: dir,
@@ -666,6 +694,7 @@ impl Runner {
             Service::Ssm => &["{}", "[]", r#"{"Parameters":"x"}"#, r#"{"Parameters":[]}"#],
             Service::ElastiCache => &["{}", "<ok/>", "<DescribeReplicationGroupsResponse/>"],
             Service::Novi => &NOVI_BODIES,
+            Service::S3 => &["{}", "<Error><Code>InternalError</Code></Error>"],
             Service::Mailman | Service::Redis => &["{}", "[]", r#"{"total_size":"x"}"#, r#"{"total_size":5}"#],
         };
         all.extend(bodies.iter().map(|body| network(&format!("body {body}"), http(200, "application/json", body))));
@@ -691,6 +720,7 @@ impl Runner {
     async fn test_fault(&mut self, service: Service, fault: &NamedFault, timing: Timing) -> Result<Row> {
         let mut errors = Vec::new();
         if self.lambda == Lambda::Mirror {
+            self.start_new_day_if_needed().await?;
             self.change_group();
         }
         if timing == Timing::Warm {
@@ -782,7 +812,18 @@ impl Runner {
         }
     }
 
-    fn change_group(&self) {
+    /// Lets a day pass on the mirror's clock before so many members were replaced that the limits of a day block the list.
+    async fn start_new_day_if_needed(&mut self) -> Result<()> {
+        if self.changes_today < MAX_CHANGES_PER_DAY {
+            return Ok(());
+        }
+        self.changes_today = 0;
+        self.clock.advance(DAY + 1)?;
+        self.expect_full_service("after a day").await
+    }
+
+    fn change_group(&mut self) {
+        self.changes_today += 1;
         let mut state = self.novi.state();
         let joiner = state.directory.add(&mut Rng::new());
         let members = state.directory.groups.get_mut(&self.group);
@@ -928,6 +969,8 @@ impl Runner {
             (Service::Novi, _) if fault.status == Some(404) => &["blocked"],
             (Service::Novi, _) => &["partial", "failed"],
             (Service::Mailman, _) => &["failed"],
+            // Without the ledger, no one is removed.
+            (Service::S3, _) => &["partial"],
         };
         if !expected.contains(&status.as_str()) {
             errors.push(format!("expected {}, got {status}", expected.join(" or ")));

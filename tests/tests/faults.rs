@@ -27,7 +27,8 @@ async fn verify_survives_every_fault() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn mirror_survives_every_fault_of_aws_and_redis() -> Result<()> {
     // Without its cache, a run takes three seconds longer.
-    assert_survives(Lambda::Mirror, &[(Service::Ssm, 1), (Service::ElastiCache, 3), (Service::Redis, 2)]).await
+    let services = [(Service::Ssm, 1), (Service::ElastiCache, 3), (Service::Redis, 2), (Service::S3, 2)];
+    assert_survives(Lambda::Mirror, &services).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
