@@ -2,8 +2,10 @@
 //!
 //! `bench [--only PART] [--rounds N] [--joiners N]` measures, and writes the generated parts of `docs/performance.md`.
 
+mod budget;
 mod check;
 mod growth;
+mod ledger;
 mod mirror;
 mod novi;
 mod processor;
@@ -71,7 +73,9 @@ async fn run() -> Result<()> {
             ("--joiners", Some(number)) => {
                 joiners = number.parse().context("--joiners is invalid: expected a number")?;
             }
-            _ => bail!("usage: bench [--only verification|large|fills|calls|growth] [--rounds N] [--joiners N]"),
+            _ => bail!(
+                "usage: bench [--only verification|budget|large|fills|calls|growth|ledger] [--rounds N] [--joiners N]"
+            ),
         }
     }
     let is_wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
@@ -82,6 +86,10 @@ async fn run() -> Result<()> {
         progress("Verification…");
         let table = verification::measure(rounds).await?;
         write("verification", &table)?;
+    }
+    if is_wanted("budget") {
+        progress("Novi's limit per second…");
+        write("budget", &budget::measure().await?)?;
     }
     if is_wanted("large") {
         progress("The mirror with a large list…");
@@ -94,6 +102,10 @@ async fn run() -> Result<()> {
     if is_wanted("growth") {
         progress("Growth…");
         write("growth", &growth::growth(rounds).await?)?;
+    }
+    if is_wanted("ledger") {
+        progress("The ledger…");
+        write("ledger", &ledger::measure(rounds).await?)?;
     }
     if is_wanted("fills") {
         progress("First fills…");

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use http::Method;
@@ -53,7 +55,7 @@ pub(crate) async fn configure(
     let config = json!({
         "novi_api_root_url": format!("{}/api", novi.url()), "novi_idaa_api_key": "a-key",
         "mailman_base_url": mailman, "mailman_username": USER, "mailman_password": password,
-        "novi_mailman_sync": mappings,
+        "novi_mailman_sync": mappings, "ledger_key": STANDARD.encode([7; 32]),
     });
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("config.json");
@@ -75,7 +77,7 @@ pub(crate) async fn configure(
 /// An instance of the mirror, with everything that it needs except Mailman.
 pub(crate) struct Mirror {
     pub(crate) instance: Instance,
-    _config: MirrorConfig,
+    pub(crate) config: MirrorConfig,
 }
 
 impl Mirror {
@@ -94,7 +96,7 @@ impl Mirror {
 
     /// Wraps an instance that was started with this configuration.
     pub(crate) fn new(config: MirrorConfig, instance: Instance) -> Self {
-        Self { instance, _config: config }
+        Self { instance, config }
     }
 
     /// Runs once. Returns the report, and the duration of the invocation.

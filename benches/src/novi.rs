@@ -2,6 +2,7 @@
 //! of all records.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -21,6 +22,34 @@ pub(crate) struct People {
     groups: HashMap<Uuid, Vec<usize>>,
     /// True if all records can be listed in bulk.
     pub(crate) are_listable: bool,
+    /// The last person joins their group in this run, if set.
+    pub(crate) last_joins_in: Option<usize>,
+    /// The reads of single records.
+    pub(crate) reads: Arc<Mutex<Reads>>,
+}
+
+/// The reads of single records, by run.
+pub(crate) struct Reads {
+    /// The number of the present run.
+    pub(crate) run: usize,
+    /// The run in which each person was last read.
+    last: Vec<Option<usize>>,
+    /// The most runs between two reads of a person.
+    pub(crate) longest_gap: usize,
+}
+
+impl Reads {
+    /// Notes that a person was read.
+    fn note(&mut self, person: usize) {
+        if let Some(before) = self.last[person].replace(self.run) {
+            self.longest_gap = self.longest_gap.max(self.run - before);
+        }
+    }
+
+    /// Returns the number of people who were read in any run.
+    pub(crate) fn people(&self) -> usize {
+        self.last.iter().flatten().count()
+    }
 }
 
 impl People {
@@ -29,7 +58,15 @@ impl People {
         let ids: Vec<Uuid> = (0..count).map(|_| Uuid::from_u128(fastrand::u128(..))).collect();
         let person = |(n, id): (usize, &Uuid)| record(*id, "Marguerite", "Delacroix", &address(n, domain)).to_string();
         let records = ids.iter().enumerate().map(person).collect();
-        Self { ids, records, groups: HashMap::new(), are_listable: true }
+        let reads = Reads { run: 0, last: vec![None; count], longest_gap: 0 };
+        Self {
+            ids,
+            records,
+            groups: HashMap::new(),
+            are_listable: true,
+            last_joins_in: None,
+            reads: Arc::new(Mutex::new(reads)),
+        }
     }
 
     /// Adds a group of these people. Returns its id.
@@ -60,12 +97,19 @@ impl People {
             self.groups.iter().map(|(id, members)| (format!("/api/groups/{id}/members"), rows(members))).collect();
         let single: HashMap<String, usize> =
             self.ids.iter().enumerate().map(|(n, id)| (format!("/api/customers/{id}"), n)).collect();
-        let (records, are_listable) = (self.records, self.are_listable);
+        let last = json!({"UniqueID": self.ids.last(), "Name": "Marguerite Delacroix"}).to_string();
+        let (records, are_listable, joins_in, reads) =
+            (self.records, self.are_listable, self.last_joins_in, self.reads);
         let responses = move |uri: &Uri| {
+            let mut reads = reads.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(n) = single.get(uri.path()) {
+                reads.note(*n);
                 return Some(Bytes::from(records[*n].clone()));
             }
             let rows = if uri.path() == "/api/members" && are_listable { &records } else { groups.get(uri.path())? };
+            // The last person's row is the last of its group.
+            let are_without_last = joins_in.is_some_and(|run| reads.run < run) && rows.last() == Some(&last);
+            let rows = if are_without_last { &rows[..rows.len() - 1] } else { rows };
             Some(page(rows, query_number(uri, "offset")?, query_number(uri, "pageSize")?, "TotalCount", "Results"))
         };
         Upstream::start(responses, Duration::ZERO, None).await

@@ -17,6 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use tests::faults::library;
 use tests::http_server::Server;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
@@ -51,13 +52,27 @@ struct Api {
     events: Arc<AsyncMutex<mpsc::Receiver<Bytes>>>,
     /// The time at which the last event was sent.
     sent_at: Arc<Mutex<Instant>>,
+    /// How far the function's clock is ahead.
+    clock_offset: Duration,
     calls: mpsc::UnboundedSender<ApiCall>,
 }
 
 impl Instance {
     /// Starts an instance, and waits until it requests an event.
     pub(crate) async fn start(program: &Path, arguments: &[&str], variables: &[(String, String)]) -> Result<Self> {
-        Self::start_with_affinity(None, program, arguments, variables).await
+        Self::start_with(None, Duration::ZERO, program, arguments, variables).await
+    }
+
+    /// Starts an instance whose clock is ahead by this much.
+    pub(crate) async fn start_ahead(
+        clock_offset: Duration,
+        program: &Path,
+        variables: &[(String, String)],
+    ) -> Result<Self> {
+        let mut variables = variables.to_vec();
+        variables.push(("LD_PRELOAD".to_owned(), library("faketime/libfaketimeMT.so.1")?));
+        variables.push(("FAKETIME".to_owned(), format!("+{}", clock_offset.as_secs())));
+        Self::start_with(None, clock_offset, program, &[], &variables).await
     }
 
     /// Does the same on a CPU that no other process of the benchmark uses.
@@ -66,12 +81,13 @@ impl Instance {
         arguments: &[&str],
         variables: &[(String, String)],
     ) -> Result<Self> {
-        Self::start_with_affinity(Some(CpuAffinity::set(true)?), program, arguments, variables).await
+        Self::start_with(Some(CpuAffinity::set(true)?), Duration::ZERO, program, arguments, variables).await
     }
 
     /// Starts an instance. It inherits the affinity of this thread, which is restored afterward.
-    async fn start_with_affinity(
+    async fn start_with(
         affinity: Option<CpuAffinity>,
+        clock_offset: Duration,
         program: &Path,
         arguments: &[&str],
         variables: &[(String, String)],
@@ -79,7 +95,8 @@ impl Instance {
         let (events, queue) = mpsc::channel(1);
         let (calls_sender, calls) = mpsc::unbounded_channel();
         let queue = Arc::new(AsyncMutex::new(queue));
-        let api = Api { events: queue, sent_at: Arc::new(Mutex::new(Instant::now())), calls: calls_sender };
+        let api =
+            Api { events: queue, sent_at: Arc::new(Mutex::new(Instant::now())), clock_offset, calls: calls_sender };
         let server = Server::start(move |request| api.clone().handle(request)).await?;
         // In memory if possible, because Lambda doesn't write the log to a disk.
         let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
@@ -190,6 +207,15 @@ impl Drop for Instance {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        remove_clock(self.child.id());
+    }
+}
+
+/// Removes what libfaketime leaves in shared memory if the process is killed.
+fn remove_clock(pid: u32) {
+    for prefix in ["faketime_shm", "sem.faketime_sem"] {
+        // Without a fake clock, there is no such file.
+        let _ = std::fs::remove_file(format!("/dev/shm/{prefix}_{pid}"));
     }
 }
 
@@ -200,7 +226,8 @@ impl Api {
         if path.ends_with("/invocation/next") {
             let _ = self.calls.send(ApiCall::Next(Instant::now()));
             let event = self.events.lock().await.recv().await.context("there are no more events")?;
-            let deadline = (SystemTime::now() + TIMEOUT).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+            let deadline =
+                (SystemTime::now() + self.clock_offset + TIMEOUT).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
             let response = Response::builder()
                 .header("Lambda-Runtime-Aws-Request-Id", "8476a536-e9f4-11e8-9739-2dfe598c3fcd")
                 .header("Lambda-Runtime-Deadline-Ms", deadline.to_string())

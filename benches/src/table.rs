@@ -17,7 +17,9 @@ pub(crate) enum Unit {
     Microseconds,
     Mebibytes,
     Megabytes,
+    Kilobytes,
     Calls,
+    Runs,
 }
 
 impl Unit {
@@ -30,7 +32,9 @@ impl Unit {
             Self::Microseconds => format!("{value:.0} µs"),
             Self::Mebibytes => format!("{value:.1} MiB"),
             Self::Megabytes => format!("{value:.2} MB"),
+            Self::Kilobytes => format!("{value:.0} KB"),
             Self::Calls => format!("{value:.0} calls"),
+            Self::Runs => format!("{value:.0} runs"),
         }
     }
 }
@@ -85,6 +89,11 @@ impl Series {
     /// Returns the median.
     pub(crate) fn median(&self) -> f64 {
         self.quantile(0.5)
+    }
+
+    /// Returns the sum of the values.
+    pub(crate) fn sum(&self) -> f64 {
+        self.values.iter().sum()
     }
 
     /// Adds the values of both series pairwise, as if the two operations ran one after the other.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use tests::http_server::Server;
@@ -50,7 +50,11 @@ async fn respond(
         tokio::time::sleep(latency).await;
     }
     let body = responses(request.uri());
-    let status = if body.is_some() { StatusCode::OK } else { StatusCode::NOT_FOUND };
+    let status = match &body {
+        None => StatusCode::NOT_FOUND,
+        Some(_) if request.method() == Method::POST => StatusCode::CREATED,
+        Some(_) => StatusCode::OK,
+    };
     let mut response = Response::new(Full::from(body.unwrap_or_default()));
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -23,7 +23,7 @@ use crate::table::{Goal, Series, Table, Unit, progress};
 use crate::upstream::Upstream;
 
 /// The latency of Novi.
-const LATENCY: Duration = Duration::from_millis(20);
+pub(crate) const LATENCY: Duration = Duration::from_millis(20);
 const PREFIX: &str = "/idaa";
 const KEY: &str = "a-key-of-the-usual-length-for-this-benchmark.";
 /// The number of warm invocations of each kind.
@@ -331,14 +331,16 @@ fn sizes(table: &mut Table) -> Result<()> {
     let verify = binary("verify")?;
     let archive = tempfile::NamedTempFile::new()?;
     zip(&verify, archive.path())?;
-    let megabytes = |path: &Path| -> Result<Series> {
-        #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
-        let size = std::fs::metadata(path)?.len() as f64;
-        Ok(Series::exact(Unit::Megabytes, size / 1e6))
-    };
     table.at_most("binary of `verify`, stripped", &megabytes(&verify)?, 8.5);
     table.at_most("the same, zipped for Lambda", &megabytes(archive.path())?, 3.6);
     Ok(())
+}
+
+/// Returns the size of a file.
+pub(crate) fn megabytes(path: &Path) -> Result<Series> {
+    #[expect(clippy::cast_precision_loss, reason = "some megabytes")]
+    let size = std::fs::metadata(path)?.len() as f64;
+    Ok(Series::exact(Unit::Megabytes, size / 1e6))
 }
 
 /// Compresses a binary into a package for Lambda.
