@@ -21,7 +21,8 @@ const TARGETS: [&str; 3] = ["verify", "mirror", "shared"];
 
 /// Installs the log, configured by Lambda's advanced logging controls
 /// (`AWS_LAMBDA_LOG_FORMAT`, `AWS_LAMBDA_LOG_LEVEL`), and a panic hook that
-/// logs the location of a panic and never its message.
+/// logs the location of a panic and never its message. Then logs the version,
+/// before anything else can fail, so that a log excerpt says what it is of.
 ///
 /// # Errors
 /// Returns an error if a setting does not parse.
@@ -60,6 +61,7 @@ pub fn install(env: &Env) -> Result<(), SettingError> {
             "panicked"
         );
     }));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "started");
     Ok(())
 }
 

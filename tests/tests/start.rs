@@ -165,6 +165,20 @@ fn byte_order_mark_in_the_configuration_is_skipped() -> Result<()> {
     Ok(())
 }
 
+/// An instance that fails to start also names its version.
+#[test]
+fn first_line_of_the_log_has_the_version() -> Result<()> {
+    for name in ["verify", "mirror"] {
+        for variables in [&[][..], &[("NOVI_TIMEOUT_MS", "8s")]] {
+            let printed = startup_error(name, &config(), variables)?;
+            let line: Value = serde_json::from_str(printed.lines().next().unwrap_or_default())?;
+            assert_eq!((&line["level"], &line["message"]), (&json!("INFO"), &json!("started")), "{line}");
+            assert_eq!(line["version"], env!("CARGO_PKG_VERSION"), "{line}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn function_started_outside_lambda_says_how_to_start_it() -> Result<()> {
     for name in ["verify", "mirror"] {
