@@ -22,6 +22,7 @@ PSEUDO = {
     "AWS::StackName": "bridge",
     "AWS::URLSuffix": "amazonaws.com",
 }
+ATTRIBUTES = ("DeletionPolicy", "UpdateReplacePolicy", "DependsOn")
 NO_VALUE = object()
 
 
@@ -122,7 +123,7 @@ def process(template, overrides):
     resources = {}
     for name, resource in template["Resources"].items():
         if "Condition" not in resource or condition(resource["Condition"]):
-            kept = {key: resource[key] for key in ("DeletionPolicy", "UpdateReplacePolicy") if key in resource}
+            kept = {key: resource[key] for key in ATTRIBUTES if key in resource}
             resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {})), **kept}
     return {"Resources": resources, "Outputs": list(template["Outputs"])}
 
