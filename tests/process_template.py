@@ -2,9 +2,11 @@
 
 usage: process_template.py TEMPLATE '[{"Parameter": "value"}, …]'
 
-SAM's own translator expands the serverless resources. Conditions and functions
-are then evaluated as far as possible without an AWS account: a reference to a
-resource becomes its name, and an attribute becomes "Name.Attribute".
+A set that CloudFormation would reject gives {"Error": "reason"} instead.
+
+SAM's own translator expands the serverless resources. Conditions, rules and
+functions are then evaluated as far as possible without an AWS account: a
+reference to a resource becomes its name, and an attribute "Name.Attribute".
 """
 
 import json
@@ -26,6 +28,10 @@ ATTRIBUTES = ("DeletionPolicy", "UpdateReplacePolicy", "DependsOn")
 NO_VALUE = object()
 
 
+class Rejected(Exception):
+    """A parameter is unknown or invalid, or an assertion of a rule fails."""
+
+
 class NoManagedPolicies:
     """Stands in for the loader of managed policies. The template uses none, so AWS isn't queried."""
 
@@ -39,7 +45,14 @@ def main():
     path, all_overrides = sys.argv[1], json.loads(sys.argv[2])
     with open(path, encoding="utf-8") as file:
         text = file.read()
-    json.dump([process(yaml_parse(text), overrides) for overrides in all_overrides], sys.stdout)
+    json.dump([process_or_error(yaml_parse(text), overrides) for overrides in all_overrides], sys.stdout)
+
+
+def process_or_error(template, overrides):
+    try:
+        return process(template, overrides)
+    except Rejected as error:
+        return {"Error": str(error)}
 
 
 def process(template, overrides):
@@ -47,26 +60,20 @@ def process(template, overrides):
     for name, parameter in template["Parameters"].items():
         value = overrides.pop(name, parameter.get("Default"))
         if value is None:
-            sys.exit(f"parameter {name} is missing: it has no default")
+            raise Rejected(f"parameter {name} is missing: it has no default")
         if parameter["Type"] == "CommaDelimitedList":
             value = value.split(",")
         elif value not in parameter.get("AllowedValues", [value]):
-            sys.exit(f"parameter {name}={value} is invalid: expected one of {parameter['AllowedValues']}")
+            raise Rejected(f"parameter {name}={value} is invalid: expected one of {parameter['AllowedValues']}")
         pattern = re.compile(parameter.get("AllowedPattern", ""))
         for item in value if isinstance(value, list) else [value]:
             if pattern.pattern and not pattern.fullmatch(str(item)):
                 text = ",".join(value) if isinstance(value, list) else value
-                sys.exit(f"parameter {name}={text} is invalid: expected the pattern {pattern.pattern}")
+                raise Rejected(f"parameter {name}={text} is invalid: expected the pattern {pattern.pattern}")
         parameters[name] = value
     if overrides:
-        sys.exit(f"unknown parameters: {', '.join(overrides)}")
-    conditions, mappings = template["Conditions"], template["Mappings"]
-    for resource in template["Resources"].values():
-        # The location where `sam deploy` would have uploaded the build.
-        if "CodeUri" in resource.get("Properties", {}):
-            resource["Properties"]["CodeUri"] = "s3://bucket/code"
-    template = transform(template, {}, NoManagedPolicies())
-
+        raise Rejected(f"unknown parameters: {', '.join(overrides)}")
+    conditions, mappings, rules = template["Conditions"], template["Mappings"], template["Rules"]
     def condition(name):
         return evaluate(conditions[name])
 
@@ -94,7 +101,10 @@ def process(template, overrides):
         "Ref": reference,
         "Condition": condition,
         "Fn::If": lambda value: evaluate(value[1] if condition(value[0]) else value[2]),
-        "Fn::Equals": lambda value: evaluate(value[0]) == evaluate(value[1]),
+        # CloudFormation compares numbers as text.
+        "Fn::Equals": lambda value: str(evaluate(value[0])) == str(evaluate(value[1])),
+        "Fn::Contains": lambda value: evaluate(value[1]) in evaluate(value[0]),
+        "Fn::EachMemberEquals": lambda value: all(item == evaluate(value[1]) for item in evaluate(value[0])),
         "Fn::Not": lambda value: not evaluate(value[0]),
         "Fn::And": lambda value: all(map(evaluate, value)),
         "Fn::Or": lambda value: any(map(evaluate, value)),
@@ -120,6 +130,16 @@ def process(template, overrides):
             return [item for item in map(evaluate, value) if item is not NO_VALUE]
         return value
 
+    for name, rule in rules.items():
+        for assertion in rule["Assertions"]:
+            if evaluate(rule.get("RuleCondition", True)) and not evaluate(assertion["Assert"]):
+                raise Rejected(f"rule {name}: {assertion['AssertDescription']}")
+
+    for resource in template["Resources"].values():
+        # The location where `sam deploy` would have uploaded the build.
+        if "CodeUri" in resource.get("Properties", {}):
+            resource["Properties"]["CodeUri"] = "s3://bucket/code"
+    template = transform(template, {}, NoManagedPolicies())
     resources = {}
     for name, resource in template["Resources"].items():
         if "Condition" not in resource or condition(resource["Condition"]):

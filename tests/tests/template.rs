@@ -12,8 +12,9 @@ use tests::workspace;
 /// The resources that CloudFormation would create, by name.
 type Resources = BTreeMap<String, Value>;
 
-/// Returns the resources for each set of parameters. Importing SAM's translator takes longer than all of them.
-fn resources_for_all(parameters: &[&Value]) -> Result<Vec<Resources>> {
+/// Returns the processed template, or an `Error`, for each set of parameters. Importing SAM's translator takes longer than
+/// all of them.
+fn process_all(parameters: &[&Value]) -> Result<Vec<Value>> {
     let output = Command::new(venv().join("bin/python"))
         .arg(workspace().join("tests/process_template.py"))
         .arg(workspace().join("template.yaml"))
@@ -22,7 +23,26 @@ fn resources_for_all(parameters: &[&Value]) -> Result<Vec<Resources>> {
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let templates: Vec<Value> = serde_json::from_slice(&output.stdout)?;
     ensure!(templates.len() == parameters.len(), "expected {} templates, got {}", parameters.len(), templates.len());
-    templates.into_iter().map(|mut template| Ok(serde_json::from_value(template["Resources"].take())?)).collect()
+    Ok(templates)
+}
+
+/// Returns the resources for each set of parameters, none of which may be rejected.
+fn resources_for_all(parameters: &[&Value]) -> Result<Vec<Resources>> {
+    let resources = |mut template: Value| {
+        ensure!(template.get("Error").is_none(), "{template}");
+        Ok(serde_json::from_value(template["Resources"].take())?)
+    };
+    process_all(parameters)?.into_iter().map(resources).collect()
+}
+
+/// Asserts that CloudFormation would reject each set of parameters, with an error that contains the text.
+fn assert_rejected(expected: &[(Value, &str)]) -> Result<()> {
+    let templates = process_all(&expected.iter().map(|(parameters, _)| parameters).collect::<Vec<_>>())?;
+    for ((parameters, text), template) in expected.iter().zip(templates) {
+        let error = template["Error"].as_str().unwrap_or_default();
+        assert!(error.contains(text), "{parameters}: expected {text:?}, got {error:?}");
+    }
+    Ok(())
 }
 
 /// Returns the resources for the default parameters.
@@ -441,8 +461,8 @@ fn base_path_is_the_key_of_the_mapping_or_the_prefix_of_the_routes() -> Result<(
 }
 
 #[test]
-fn template_rejects_values_that_the_functions_reject() {
-    for (parameter, value) in [
+fn template_rejects_values_that_the_functions_reject() -> Result<()> {
+    let values = [
         ("CorsAllowOrigins", "https://*.example.org"),
         ("CorsAllowOrigins", "https://*"),
         ("CorsAllowOrigins", "https://app.example.org,https://*.example.net"),
@@ -454,11 +474,45 @@ fn template_rejects_values_that_the_functions_reject() {
         ("BasePath", "/members//v1"),
         ("BasePath", "/members?v=1"),
         ("BasePath", "/members/../v1"),
-    ] {
-        let error =
-            resources_for_all(&[&json!({parameter: value})]).err().map(|error| error.to_string()).unwrap_or_default();
-        assert!(error.contains(&format!("parameter {parameter}={value} is invalid")), "{error}");
-    }
+    ];
+    let errors = values.map(|(parameter, value)| format!("parameter {parameter}={value} is invalid"));
+    let sets =
+        values.iter().zip(&errors).map(|((parameter, value), error)| (json!({*parameter: value}), error.as_str()));
+    assert_rejected(&sets.collect::<Vec<_>>())
+}
+
+/// A value that needs another one would otherwise be ignored, and an unwanted network or cache would be created.
+#[test]
+fn template_rejects_values_that_need_others_and_says_what_to_do() -> Result<()> {
+    let (vpc, subnets) = ("vpc-1", "subnet-1,subnet-2");
+    assert_rejected(&[
+        (json!({"VpcId": vpc}), "VpcId requires SubnetIds. Set SubnetIds to"),
+        (json!({"SubnetIds": subnets}), "SubnetIds requires VpcId. Set VpcId to"),
+        (json!({"SubnetIds": subnets, "Cache": "none"}), "SubnetIds requires VpcId. Set VpcId to"),
+        (json!({"SecurityGroupIds": "sg-1"}), "SecurityGroupIds requires VpcId. Set VpcId to"),
+        (json!({"CacheId": "shared"}), "CacheId requires Cache=existing. Set Cache=existing to"),
+        (json!({"CacheId": "shared", "VpcId": vpc, "SubnetIds": subnets}), "CacheId requires Cache=existing."),
+        (json!({"CacheUrl": "redis://cache:6379"}), "CacheUrl requires Cache=existing. Set Cache=existing to"),
+        (json!({"CacheUrl": "redis://cache:6379", "Cache": "none"}), "CacheUrl requires Cache=existing."),
+        (json!({"Cache": "existing", "CacheId": "shared"}), "Cache=existing requires VpcId and SubnetIds. Set them"),
+        (
+            json!({"Cache": "existing", "VpcId": vpc, "SubnetIds": subnets}),
+            "Cache=existing requires CacheId or CacheUrl",
+        ),
+        (
+            json!({
+                "Cache": "existing", "CacheId": "shared", "CacheUrl": "redis://cache:6379",
+                "VpcId": vpc, "SubnetIds": subnets,
+            }),
+            "CacheId and CacheUrl are both set. Leave one of them empty",
+        ),
+        (json!({"CacheIamUser": "bridge"}), "CacheIamUser requires Cache=existing and CacheId. Leave it empty"),
+        (json!({"DomainName": "members.example.org"}), "DomainName requires CertificateArn. Request a certificate"),
+        (
+            json!({"CertificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/1"}),
+            "CertificateArn requires DomainName. Set DomainName to",
+        ),
+    ])
 }
 
 #[test]
