@@ -189,15 +189,29 @@ fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
             let denied =
                 own.iter().filter(|statement| statement["Effect"] == "Deny" && statement.get("Condition").is_some());
             assert_eq!(denied.count(), 1, "{choice}: the code itself must not manage network interfaces");
-            let cache: Vec<String> = allowed(&resources, role, "elasticache:").into_keys().collect();
-            let describe = ["elasticache:DescribeReplicationGroups", "elasticache:DescribeServerlessCaches"];
-            match choice {
-                "serverless" | "serverless in an existing network" | "existing by id and IAM" => {
-                    assert_eq!(cache, [&["elasticache:Connect"], &describe[..]].concat(), "{choice}");
+            let existing = |kind: &str| format!("arn:aws:elasticache:us-east-1:123456789012:{kind}");
+            let (serverless, group) = (existing("serverlesscache:shared"), existing("replicationgroup:shared"));
+            let created = "MemberCache.ARN".to_owned();
+            // A cache that the stack created isn't a replication group.
+            let expected: &[(&str, &[String])] = match choice {
+                "serverless" | "serverless in an existing network" => &[
+                    ("Connect", &[created.clone(), "CacheUser.Arn".to_owned()]),
+                    ("DescribeServerlessCaches", &[created]),
+                ],
+                "existing by id and IAM" => &[
+                    ("Connect", &[serverless.clone(), group.clone(), existing("user:bridge")]),
+                    ("DescribeReplicationGroups", &[group]),
+                    ("DescribeServerlessCaches", &[serverless]),
+                ],
+                "existing by id and password" => {
+                    &[("DescribeReplicationGroups", &[group]), ("DescribeServerlessCaches", &[serverless])]
                 }
-                "existing by id and password" => assert_eq!(cache, describe, "{choice}"),
-                _ => assert!(cache.is_empty(), "{choice}: {cache:?}"),
-            }
+                _ => &[],
+            };
+            let expected = expected
+                .iter()
+                .map(|(action, resources)| (format!("elasticache:{action}"), resources.iter().cloned().collect()));
+            assert_eq!(allowed(&resources, role, "elasticache:"), expected.collect(), "{choice}");
         }
     }
     Ok(())
