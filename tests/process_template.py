@@ -145,7 +145,12 @@ def process(template, overrides):
         if "Condition" not in resource or condition(resource["Condition"]):
             kept = {key: resource[key] for key in ATTRIBUTES if key in resource}
             resources[name] = {"Type": resource["Type"], "Properties": evaluate(resource.get("Properties", {})), **kept}
-    return {"Resources": resources, "Outputs": list(template["Outputs"])}
+    outputs = {
+        name: evaluate(output["Value"])
+        for name, output in template["Outputs"].items()
+        if "Condition" not in output or condition(output["Condition"])
+    }
+    return {"Resources": resources, "Outputs": outputs}
 
 
 main()

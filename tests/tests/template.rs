@@ -67,6 +67,7 @@ fn choices() -> Vec<(&'static str, Value)> {
     };
     vec![
         ("serverless", json!({})),
+        ("serverless with an existing address", json!({"AllocationId": "eipalloc-1"})),
         ("serverless in an existing network", with(json!({}))),
         ("existing by id and IAM", with(json!({"Cache": "existing", "CacheId": "shared", "CacheIamUser": "bridge"}))),
         ("existing by id and password", with(json!({"Cache": "existing", "CacheId": "shared"}))),
@@ -83,6 +84,11 @@ fn choices() -> Vec<(&'static str, Value)> {
         ),
         ("none, behind a proxy with a base path", json!({"Cache": "none", "BasePath": "/members"})),
     ]
+}
+
+/// Returns whether the stack creates a network of its own for this choice.
+fn creates_network(choice: &str) -> bool {
+    ["serverless", "serverless with an existing address"].contains(&choice)
 }
 
 fn list(value: &Value) -> Vec<String> {
@@ -194,7 +200,7 @@ fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
             let created = "MemberCache.ARN".to_owned();
             // A cache that the stack created isn't a replication group.
             let expected: &[(&str, &[String])] = match choice {
-                "serverless" | "serverless in an existing network" => &[
+                _ if choice.starts_with("serverless") => &[
                     ("Connect", &[created.clone(), "CacheUser.Arn".to_owned()]),
                     ("DescribeServerlessCaches", &[created]),
                 ],
@@ -380,7 +386,7 @@ fn ledger_is_private_versioned_and_kept_for_each_choice_of_cache() -> Result<()>
 
         // In a network of the stack's own, the way to S3 is free and leads only to this bucket.
         let endpoint = resources.get("LedgerEndpoint").map(|endpoint| &endpoint["Properties"]);
-        assert_eq!(endpoint.is_some(), choice == "serverless", "{choice}");
+        assert_eq!(endpoint.is_some(), creates_network(choice), "{choice}");
         if let Some(endpoint) = endpoint {
             assert_eq!(endpoint["VpcEndpointType"], "Gateway");
             assert_eq!(endpoint["RouteTableIds"], json!(["PrivateRoutes"]));
@@ -403,6 +409,29 @@ fn roles_outlive_the_network_interfaces_of_their_functions() -> Result<()> {
             assert_eq!(resources["FunctionGroup"]["DependsOn"], json!(["VerifyRole", "MirrorRole"]), "{choice}");
         }
     }
+    Ok(())
+}
+
+/// Novi may have allowed the address in its CDN, which would lock out a new one.
+#[test]
+fn fixed_address_outlives_the_stack_and_can_be_brought_along() -> Result<()> {
+    let given = json!({"AllocationId": "eipalloc-1"});
+    let templates = process_all(&[&json!({}), &given])?;
+    for (template, id, created) in [(&templates[0], "Address.AllocationId", true), (&templates[1], "eipalloc-1", false)]
+    {
+        let (resources, outputs) = (&template["Resources"], &template["Outputs"]);
+        // AWS refuses a NAT gateway in a network without an internet gateway.
+        let nat = &resources["Nat"];
+        assert_eq!((&nat["Properties"]["AllocationId"], &nat["DependsOn"]), (&json!(id), &json!("InternetAttachment")));
+        assert_eq!(outputs["FixedAddressAllocationId"], id);
+        assert_eq!((resources.get("Address").is_some(), outputs.get("FixedAddress").is_some()), (created, created));
+    }
+    let own = &templates[0]["Resources"]["Address"];
+    assert_eq!(
+        (&own["DeletionPolicy"], &own["UpdateReplacePolicy"]),
+        (&json!("RetainExceptOnCreate"), &json!("Retain"))
+    );
+    assert_eq!(own["Properties"]["Tags"], json!([{"Key": "Name", "Value": "bridge"}]), "it can be recognized");
     Ok(())
 }
 
@@ -430,7 +459,7 @@ fn mirror_is_safe_to_deploy() -> Result<()> {
         assert_eq!(has_network, parameters["Cache"] != "none", "{choice}");
         assert_eq!(mirror.get("VpcConfig").is_some(), parameters["Cache"] != "none", "{choice}");
         let nats = resources.values().filter(|resource| resource["Type"] == "AWS::EC2::NatGateway").count();
-        assert_eq!(nats, usize::from(choice == "serverless"), "{choice}");
+        assert_eq!(nats, usize::from(creates_network(choice)), "{choice}");
     }
     Ok(())
 }
@@ -503,6 +532,10 @@ fn template_rejects_values_that_need_others_and_says_what_to_do() -> Result<()> 
         (json!({"VpcId": vpc}), "VpcId requires SubnetIds. Set SubnetIds to"),
         (json!({"SubnetIds": subnets}), "SubnetIds requires VpcId. Set VpcId to"),
         (json!({"SubnetIds": subnets, "Cache": "none"}), "SubnetIds requires VpcId. Set VpcId to"),
+        (
+            json!({"VpcId": vpc, "SubnetIds": subnets, "AllocationId": "eipalloc-1"}),
+            "AllocationId is for a new network",
+        ),
         (json!({"SecurityGroupIds": "sg-1"}), "SecurityGroupIds requires VpcId. Set VpcId to"),
         (json!({"CacheId": "shared"}), "CacheId requires Cache=existing. Set Cache=existing to"),
         (json!({"CacheId": "shared", "VpcId": vpc, "SubnetIds": subnets}), "CacheId requires Cache=existing."),
