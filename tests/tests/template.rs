@@ -464,6 +464,22 @@ fn mirror_is_safe_to_deploy() -> Result<()> {
     Ok(())
 }
 
+/// What an administrator needs to connect other things to the stack, for each choice of cache.
+#[test]
+fn outputs_have_the_version_and_what_other_things_connect_to() -> Result<()> {
+    let choices = choices();
+    let templates = process_all(&choices.iter().map(|(_, parameters)| parameters).collect::<Vec<_>>())?;
+    for ((choice, parameters), template) in choices.iter().zip(&templates) {
+        let outputs = &template["Outputs"];
+        assert_eq!(outputs["Version"], env!("CARGO_PKG_VERSION"), "template.yaml has the version of Cargo.toml");
+        let resources = ["AlarmTopic", "DeadLettersQueue", "MirrorFailuresQueue"].map(|output| &outputs[output]);
+        assert_eq!(resources, ["Alarms", "DeadLetters", "MirrorFailures"], "{choice}");
+        let group = (parameters["Cache"] != "none").then(|| json!("FunctionGroup.GroupId"));
+        assert_eq!(outputs.get("FunctionSecurityGroup"), group.as_ref(), "{choice}");
+    }
+    Ok(())
+}
+
 #[test]
 fn api_and_function_allow_the_same_cors_origins() -> Result<()> {
     for (choice, _, resources) in deployments()? {
