@@ -79,7 +79,7 @@ fn choices() -> Vec<(&'static str, Value)> {
                 "Cache": "none", "KmsKeyArn": "arn:aws:kms:us-east-1:123456789012:key/1", "Tracing": "Active",
                 "DomainName": "members.example.org", "CertificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/1",
                 "CorsAllowOrigins": "https://app.example.org,https://www.example.org", "AlarmEmail": "a@example.org",
-                "MirrorApply": "true", "ReserveConcurrency": "false", "BasePath": "/members/v1",
+                "MonthlyBudget": 50, "MirrorApply": "true", "ReserveConcurrency": "false", "BasePath": "/members/v1",
             }),
         ),
         ("none, behind a proxy with a base path", json!({"Cache": "none", "BasePath": "/members"})),
@@ -573,6 +573,7 @@ fn template_rejects_values_that_need_others_and_says_what_to_do() -> Result<()> 
             "CacheId and CacheUrl are both set. Leave one of them empty",
         ),
         (json!({"CacheIamUser": "bridge"}), "CacheIamUser requires Cache=existing and CacheId. Leave it empty"),
+        (json!({"MonthlyBudget": 50}), "MonthlyBudget requires AlarmEmail. Set AlarmEmail to"),
         (json!({"DomainName": "members.example.org"}), "DomainName requires CertificateArn. Request a certificate"),
         (
             json!({"CertificateArn": "arn:aws:acm:us-east-1:123456789012:certificate/1"}),
@@ -604,6 +605,35 @@ fn every_alarm_notifies_and_is_documented() -> Result<()> {
     let shown = list(&dashboard["widgets"][0]["properties"]["alarms"]).into_iter().collect::<BTreeSet<_>>();
     let all = resources.iter().filter(|(_, resource)| resource["Type"] == "AWS::CloudWatch::Alarm");
     assert_eq!(shown, all.map(|(name, _)| format!("{name}.Arn")).collect(), "the dashboard shows every alarm");
+    Ok(())
+}
+
+#[test]
+fn budget_is_of_the_whole_account_and_tells_the_alarm_address() -> Result<()> {
+    for (choice, parameters, resources) in deployments()? {
+        let Some(amount) = parameters.get("MonthlyBudget") else {
+            assert!(!resources.contains_key("Budget"), "{choice}");
+            continue;
+        };
+        let budget = &resources["Budget"]["Properties"];
+        // Without a filter, which needs a tag that is activated by hand, and without a name, which couldn't be replaced.
+        let limit = json!({"Amount": amount, "Unit": "USD"});
+        assert_eq!(budget["Budget"], json!({"BudgetType": "COST", "TimeUnit": "MONTHLY", "BudgetLimit": limit}));
+        let notified = budget["NotificationsWithSubscribers"].as_array().context("it has notifications")?;
+        let notified: Vec<Value> = notified
+            .iter()
+            .map(|notified| {
+                let notification = &notified["Notification"];
+                assert_eq!(notification["ThresholdType"], "PERCENTAGE");
+                json!([
+                    notification["NotificationType"],
+                    notification["Threshold"],
+                    notified["Subscribers"][0]["Address"]
+                ])
+            })
+            .collect();
+        assert_eq!(notified, [json!(["ACTUAL", 80, "a@example.org"]), json!(["FORECASTED", 100, "a@example.org"])]);
+    }
     Ok(())
 }
 
