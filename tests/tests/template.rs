@@ -12,8 +12,8 @@ use tests::workspace;
 /// The resources that CloudFormation would create, by name.
 type Resources = BTreeMap<String, Value>;
 
-/// Returns the processed template, or an `Error`, for each set of parameters. Importing SAM's translator takes longer than
-/// all of them.
+/// Returns the processed template, or an `Error`, for each set of parameters. Importing SAM's translator takes longer
+/// than all of them.
 fn process_all(parameters: &[&Value]) -> Result<Vec<Value>> {
     let output = Command::new(venv().join("bin/python"))
         .arg(workspace().join("tests/process_template.py"))
@@ -616,7 +616,7 @@ fn budget_is_of_the_whole_account_and_tells_the_alarm_address() -> Result<()> {
             continue;
         };
         let budget = &resources["Budget"]["Properties"];
-        // Without a filter, which needs a tag that is activated by hand, and without a name, which couldn't be replaced.
+        // Without a filter, which needs a tag that is activated by hand. Without a name, or it couldn't be replaced.
         let limit = json!({"Amount": amount, "Unit": "USD"});
         assert_eq!(budget["Budget"], json!({"BudgetType": "COST", "TimeUnit": "MONTHLY", "BudgetLimit": limit}));
         let notified = budget["NotificationsWithSubscribers"].as_array().context("it has notifications")?;
