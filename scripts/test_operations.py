@@ -122,6 +122,26 @@ def spelled_out(actions: str) -> list[str]:
     return full
 
 
+# The prefix of a service's actions, by its name in the AWS CLI.
+SERVICES = {service: service for service in (
+    "acm apigatewayv2 cloudformation cloudwatch ec2 elasticache iam lambda logs scheduler sns sqs ssm").split()}
+SERVICES["s3api"] = "s3"
+# Actions with another name than the operation.
+RENAMED = {
+    "lambda:Invoke": "lambda:InvokeFunction", "s3:HeadObject": "s3:GetObject", "s3:CopyObject": "s3:PutObject",
+    "s3:ListObjectVersions": "s3:ListBucketVersions",
+}
+
+
+def action_of(service: str, operation: str) -> str:
+    """Returns the action that an operation of the AWS CLI needs."""
+    if service == "apigatewayv2":
+        return f"apigateway:{'GET' if operation.startswith('get') else 'PATCH'}"
+    name = "".join(word.capitalize() for word in operation.split("-"))
+    action = f"{SERVICES[service]}:{name}"
+    return RENAMED.get(action, action)
+
+
 class Policy(unittest.TestCase):
     """The policy of docs/operations/permissions.md."""
 
@@ -144,6 +164,16 @@ class Policy(unittest.TestCase):
 
     def test_everything_else_that_the_command_and_the_pages_call_is_allowed(self) -> None:
         self.assertEqual([action for action in spelled_out(OTHER_ACTIONS) if not self.allows(action)], [])
+
+    def test_every_call_of_the_code_and_of_the_pages_is_allowed(self) -> None:
+        code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "ops").rglob("*.py"))
+        # Only an administrator creates the policies.
+        pages = "".join(page.read_text(encoding="utf-8") for page in [INDEX, *PAGES] if page.name != "permissions.md")
+        calls = re.findall(r'"(\w+)",\s*"([a-z]+(?:-[a-z]+)+|invoke|subscribe|unsubscribe)"', code)
+        calls += re.findall(r"\baws (\w+) ([a-z]+(?:-[a-z]+)+|invoke|subscribe|unsubscribe)\b", pages)
+        actions = {action_of(service, operation) for service, operation in calls if service in SERVICES}
+        self.assertGreater(len(actions), 30)
+        self.assertEqual(sorted(action for action in actions if not self.allows(action)), [])
 
     def test_a_policy_fits_into_the_limit_and_is_named_on_the_page(self) -> None:
         page = (ROOT / "docs/operations/permissions.md").read_text(encoding="utf-8")
@@ -264,6 +294,14 @@ class Links(unittest.TestCase):
         self.assertGreater(len(PAGES), 8)
         for page in PAGES:
             self.assertIn(f"](operations/{page.name}", index)
+
+    def test_every_link_in_the_template_and_the_code_leads_to_a_heading(self) -> None:
+        found = set()
+        for file in [ROOT / "template.yaml", *(ROOT / "ops").rglob("*.py"), *(ROOT / "functions").rglob("*.rs")]:
+            found.update(re.findall(r"(docs/operations(?:/[\w-]+)?\.md)#([\w-]+)", file.read_text(encoding="utf-8")))
+        self.assertGreater(len(found), 20)
+        for page, fragment in found:
+            self.assertIn(fragment, anchors(ROOT / page), page)
 
     def test_what_messages_call_a_section_of_the_page_is_on_it(self) -> None:
         index = INDEX.read_text(encoding="utf-8")
