@@ -258,10 +258,16 @@ class Costs(unittest.TestCase):
         self.assertEqual(queried - {name for names in costs.METRICS.values() for name in names}, set())
 
     def test_prices_that_other_pages_quote_are_those_of_the_table(self) -> None:
-        cheapest, dearest = re.search(r"some USD (\d+) to (\d+) a month", self.text("deploy.md")).groups()
-        sums = re.findall(r"^\| \*\*(.*?)\*\* \| \*\*(\d+)\*\* \| \*\*(\d+)\*\*", self.page, re.MULTILINE)
-        self.assertEqual((sums[0][0], sums[0][1]), ("Cache=none", cheapest))
-        self.assertEqual((sums[-1][0], sums[-1][2]), ("Cache=serverless, own network", dearest))
+        quoted = re.search(r"some USD (\d+) to (\d+) a month", self.text("deploy.md"))
+        sums = {label: [int(number) for number in re.findall(r"\d+", numbers)] for label, numbers in
+                re.findall(r"^\| \*\*(.*?)\*\* \|((?: \*\*\d+\*\* \|)+)", self.page, re.MULTILINE)}
+        cheapest, dearest = min(sums["Cache=none"]), max(sums["Cache=serverless, own network"])
+        self.assertEqual([int(number) for number in quoted.groups()], [cheapest, dearest])
+
+    def test_the_page_describes_the_sizes_of_the_table(self) -> None:
+        described = re.findall(r"^- \*(\w+)\*: ([\d,]+) members.*?, ([\d,]+) verifications", self.page, re.MULTILINE)
+        sizes = [(size.name.capitalize(), f"{size.members:,}", f"{size.verifications:,}") for size in costs.SIZES]
+        self.assertEqual(described, sizes)
 
     def text(self, page: str) -> str:
         return (ROOT / "docs/operations" / page).read_text(encoding="utf-8")
