@@ -264,6 +264,15 @@ class Costs(unittest.TestCase):
         cheapest, dearest = min(sums["Cache=none"]), max(sums["Cache=serverless, own network"])
         self.assertEqual([int(number) for number in quoted.groups()], [cheapest, dearest])
 
+    def test_prices_that_the_command_shows_are_those_of_the_smallest_size(self) -> None:
+        code = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "ops").rglob("*.py"))
+        shown = re.findall(r"about (\d+) USD", code)
+        shown += re.findall(r"(?:NAT gateway|its address|cache|metrics and alarms) (\d+)\b", code)
+        self.assertGreater(len(shown), 5)
+        table = costs.table(costs.SIZES[:1], self.template)
+        known = {f"{float(cost):.0f}" for cost in re.findall(r"^\|[^|]+\| \**([\d.]+)", table, re.MULTILINE)}
+        self.assertEqual(set(shown) - known, set())
+
     def test_the_page_describes_the_sizes_of_the_table(self) -> None:
         described = re.findall(r"^- \*(\w+)\*: ([\d,]+) members.*?, ([\d,]+) verifications", self.page, re.MULTILINE)
         sizes = [(size.name.capitalize(), f"{size.members:,}", f"{size.verifications:,}") for size in costs.SIZES]
