@@ -7,6 +7,7 @@
 
 mod address;
 mod apply;
+mod aws;
 mod directory;
 mod event;
 mod explain;

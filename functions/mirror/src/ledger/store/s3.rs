@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::outcome::{MAX_SIZE, OPERATION_TIMEOUT, Operation, StoreError, Version};
 use super::s3_object::S3Object;
+use crate::aws::{error_code, is_word};
 
 /// The maximum time of one attempt.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -244,17 +245,6 @@ fn no_version() -> Failure {
 fn version(response: &Response) -> Option<Version> {
     let value = response.headers().get(header::ETAG)?.to_str().ok()?;
     (!value.is_empty()).then(|| Version::new(value.to_owned()))
-}
-
-/// Returns the code in the body of an error, if it is a word.
-fn error_code(body: &[u8]) -> Option<&str> {
-    let (_, rest) = std::str::from_utf8(body).ok()?.split_once("<Code>")?;
-    rest.split_once("</Code>").map(|(code, _)| code).filter(|code| is_word(code))
-}
-
-/// True for a short word, which can be shown wherever it came from.
-fn is_word(text: &str) -> bool {
-    (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'))
 }
 
 fn backoff() -> ExponentialBackoff {
