@@ -80,6 +80,8 @@ fn invalid_setting_is_named_with_its_value_and_the_expected_one() -> Result<()> 
         ("verify", "BASE_PATH", "https://api.example.org/members"),
         ("mirror", "NOVI_MAX_PER_SECOND", "0"),
         ("mirror", "NOVI_MAX_PER_MINUTE", "x"),
+        ("mirror", "REPORTS", "daily"),
+        ("mirror", "REPORT_TOPIC_ARN", "alarms@example.org"),
     ] {
         let printed = startup_error(name, &config(), &[(variable, value)])?;
         assert!(printed.contains(&format!("{variable}=\"{value}\" is invalid")), "{printed}");

@@ -83,6 +83,7 @@ fn choices() -> Vec<(&'static str, Value)> {
             }),
         ),
         ("none, behind a proxy with a base path", json!({"Cache": "none", "BasePath": "/members"})),
+        ("none, without reports", json!({"Cache": "none", "Reports": "none"})),
     ]
 }
 
@@ -136,9 +137,11 @@ fn variables_in_code(function: &str) -> Result<BTreeSet<String>> {
         let is_name = |text: &&str| text.contains('_') && text.bytes().all(|b| b.is_ascii_uppercase() || b == b'_');
         names.extend(code.split('"').skip(1).step_by(2).filter(is_name).map(str::to_owned));
     }
-    // The only name without an underscore, and a file of its own.
-    let ledger = std::fs::read_to_string(workspace().join("functions/mirror/src/ledger/location.rs"))?;
-    names.extend((function == "mirror" && ledger.contains(r#""LEDGER""#)).then(|| "LEDGER".to_owned()));
+    // The only names without an underscore, and the first one has a file of its own.
+    for (name, file) in [("LEDGER", "ledger/location.rs"), ("REPORTS", "settings.rs")] {
+        let code = std::fs::read_to_string(workspace().join("functions/mirror/src").join(file))?;
+        names.extend((function == "mirror" && code.contains(&format!("\"{name}\""))).then(|| name.to_owned()));
+    }
     Ok(names)
 }
 
@@ -191,6 +194,10 @@ fn roles_have_only_the_permissions_that_their_functions_need() -> Result<()> {
             assert_eq!(s3, if function == "mirror" { expected } else { BTreeMap::new() }, "{choice}: only the ledger");
             // Also without a network: Lambda deletes the interfaces in the one that the function has left.
             assert!(allowed(&resources, role, "ec2:").contains_key("ec2:DeleteNetworkInterface"), "{choice}");
+            let publish = BTreeMap::from([("sns:Publish".to_owned(), BTreeSet::from(["Alarms".to_owned()]))]);
+            let sends_reports = function == "mirror" && parameters["Reports"] != "none";
+            let sns = allowed(&resources, role, "sns:");
+            assert_eq!(sns, if sends_reports { publish } else { BTreeMap::new() }, "{choice}: only the topic");
             let own: Vec<Value> = statements(&resources, role);
             let denied =
                 own.iter().filter(|statement| statement["Effect"] == "Deny" && statement.get("Condition").is_some());

@@ -1,7 +1,8 @@
 //! Signed requests to AWS.
 //!
-//! The signer is the one of AWS's SDK. Only two requests are needed here. The SDK's own client of S3, or the
-//! crate `object_store`, would add a megabyte to the function, most of it code and tables for other requests.
+//! The signer is the one of AWS's SDK. Only three requests are needed here, two of S3 and one of SNS. The crate
+//! `object_store` would add a megabyte to the function, most of it tables for checksums. The SDK's own client of S3 has the
+//! same tables.
 
 use std::time::SystemTime;
 
@@ -35,6 +36,7 @@ impl RequestError {
 #[derive(Clone, Copy)]
 pub(crate) enum Service {
     S3,
+    Sns,
 }
 
 impl Service {
@@ -42,6 +44,7 @@ impl Service {
     const fn id(self) -> &'static str {
         match self {
             Self::S3 => "S3",
+            Self::Sns => "SNS",
         }
     }
 
@@ -49,12 +52,14 @@ impl Service {
     const fn name(self) -> &'static str {
         match self {
             Self::S3 => "s3",
+            Self::Sns => "sns",
         }
     }
 
     const fn endpoint_error(self) -> RequestError {
         let cause = match self {
             Self::S3 => "AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL isn't valid",
+            Self::Sns => "AWS_ENDPOINT_URL_SNS or AWS_ENDPOINT_URL isn't valid",
         };
         RequestError::new(cause, "Set it to https://host, or unset it")
     }
@@ -90,6 +95,15 @@ impl Signer {
                 let dual_stack = if is_dual_stack { ".dualstack" } else { "" };
                 let domain = if is_chinese { "amazonaws.com.cn" } else { "amazonaws.com" };
                 format!("{name}{fips}{dual_stack}.{region}.{domain}")
+            }
+            Service::Sns => {
+                let domain = match (is_dual_stack, is_chinese) {
+                    (false, false) => "amazonaws.com",
+                    (false, true) => "amazonaws.com.cn",
+                    (true, false) => "api.aws",
+                    (true, true) => "api.amazonwebservices.com.cn",
+                };
+                format!("{name}{fips}.{region}.{domain}")
             }
         }
     }
@@ -190,12 +204,13 @@ mod tests {
             let config = SdkConfig::builder().use_fips(fips).use_dual_stack(dual_stack).build();
             Signer::new(config, service).host(region)
         };
-        for (region, fips, dual_stack, s3) in [
-            ("eu-west-1", false, false, "s3.eu-west-1.amazonaws.com"),
-            ("cn-north-1", false, false, "s3.cn-north-1.amazonaws.com.cn"),
-            ("us-east-1", true, true, "s3-fips.dualstack.us-east-1.amazonaws.com"),
+        for (region, fips, dual_stack, s3, sns) in [
+            ("eu-west-1", false, false, "s3.eu-west-1.amazonaws.com", "sns.eu-west-1.amazonaws.com"),
+            ("cn-north-1", false, false, "s3.cn-north-1.amazonaws.com.cn", "sns.cn-north-1.amazonaws.com.cn"),
+            ("us-east-1", true, true, "s3-fips.dualstack.us-east-1.amazonaws.com", "sns-fips.us-east-1.api.aws"),
         ] {
             assert_eq!(host(Service::S3, region, fips, dual_stack), s3);
+            assert_eq!(host(Service::Sns, region, fips, dual_stack), sns);
         }
     }
 
@@ -222,6 +237,21 @@ mod tests {
             "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/s3/aws4_request, \
              SignedHeaders=host;range;x-amz-content-sha256;x-amz-date, \
              Signature=f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41"
+        );
+    }
+
+    /// The signature is the one that botocore makes.
+    #[test]
+    fn signature_for_sns_is_that_of_another_implementation() {
+        let request = Request::post("https://sns.us-east-1.amazonaws.com/")
+            .header(http::header::CONTENT_TYPE, "application/x-www-form-urlencoded; charset=utf-8")
+            .body(Bytes::from_static(b"Action=Publish&Version=2010-03-31&Subject=1+joined"))
+            .unwrap();
+        assert_eq!(
+            authorization(request, Service::Sns),
+            "AWS4-HMAC-SHA256 Credential=AKIAIOSFODNN7EXAMPLE/20130524/us-east-1/sns/aws4_request, \
+             SignedHeaders=content-type;host;x-amz-content-sha256;x-amz-date, \
+             Signature=a3c117e4881e5ea0984455688754c8aaf3e6b21932fe02271593dfcb3558c596"
         );
     }
 }

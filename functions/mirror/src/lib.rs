@@ -16,6 +16,7 @@ mod force;
 pub mod fuzzing;
 mod ledger;
 mod lock;
+mod mail;
 mod mailman;
 mod mapping;
 mod parameters;
@@ -46,6 +47,7 @@ use tracing::Instrument;
 
 use crate::ledger::LedgerStore;
 use crate::lock::InstanceId;
+use crate::mail::Mailer;
 use crate::parameters::Parameters;
 use crate::read::{NoviRateLimiter, ReadOptions};
 use crate::report::ListReport;
@@ -71,6 +73,7 @@ pub async fn run() -> anyhow::Result<()> {
     let mirror = Mirror {
         parameters,
         ledger: settings.ledger.map(|location| LedgerStore::new(location, http.clone())),
+        mailer: settings.mail.map(|mail| Mailer::new(mail, http.clone())),
         novi_rates: settings.novi_limits.share,
         period: settings.period,
         http,

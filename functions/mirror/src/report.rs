@@ -10,14 +10,17 @@ use serde::{Serialize, Serializer};
 use shared::cache::lock_key;
 
 use crate::apply::{Applied, Rejected};
+use crate::mail::{Changes, ListSummary};
 use crate::mailman::{MailmanError, OLDEST_VERSION, Version};
 use crate::mapping::{InvalidMapping, ListId};
 use crate::plan::reason::reasons;
 use crate::plan::{Plan, Skipped};
 use crate::read::ReadingEnd;
-use crate::report::size::{Cut, MAX_LOGGED, MAX_RESULT, cut_text, escaped_size};
+use crate::report::size::{Cut, MAX_LOGGED, MAX_RESULT, escaped_size};
 use crate::show::Shown;
 use crate::status::Status;
+
+pub(crate) use self::size::cut_text;
 
 /// The report of one list.
 #[derive(Default, Serialize)]
@@ -44,6 +47,9 @@ pub(crate) struct ListReport {
     /// True if the pass has asked about everyone in the list's groups.
     #[serde(skip)]
     is_pass_complete: bool,
+    /// True if the roster was read, so that the list could be planned.
+    #[serde(skip)]
+    is_planned: bool,
     /// Contains addresses. [`Report`] adds it to the result, so that it is in no log and no error.
     #[serde(skip)]
     pub(crate) shown: Option<Shown>,
@@ -225,6 +231,20 @@ impl ListReport {
         );
     }
 
+    /// Returns what a mail says about the list.
+    pub(crate) fn summary(&self) -> ListSummary {
+        let changes = Changes { joined: self.subscribed, left: self.unsubscribed, moved: self.moved };
+        ListSummary {
+            name: self.list_id.clone().unwrap_or_else(|| "(no list)".to_owned()),
+            status: self.status,
+            is_held_or_in_doubt: self.is_held_or_in_doubt,
+            changes,
+            withheld: self.withheld,
+            size: self.is_planned.then(|| (self.roster + self.subscribed).saturating_sub(self.unsubscribed)),
+            reason: self.reason.clone(),
+        }
+    }
+
     fn of(plan: &Plan, subscribed: usize, moved: usize, unsubscribed: usize) -> Self {
         let mut report = Self {
             list_id: Some(plan.list.to_string()),
@@ -238,6 +258,7 @@ impl ListReport {
             skipped: plan.skipped,
             is_held_or_in_doubt: plan.is_held_or_in_doubt(),
             is_pass_complete: plan.is_pass_complete(),
+            is_planned: true,
             ..Self::default()
         };
         for (status, reason) in reasons(plan) {

@@ -32,6 +32,7 @@ use crate::explain::explain;
 use crate::force::Force;
 use crate::ledger::{Claimed, Document, Ledger, LedgerStore, ListResult};
 use crate::lock::{InstanceId, Locks};
+use crate::mail::{Finished, ListSummary, Mailer};
 use crate::mailman::{Mailman, MailmanError, OLDEST_VERSION, Preferences, Timeouts};
 use crate::mapping::{ListId, Target};
 use crate::parameters::Parameters;
@@ -79,6 +80,8 @@ pub(crate) struct Mirror {
     pub(crate) period: Duration,
     /// The store of the ledger, if there is one.
     pub(crate) ledger: Option<LedgerStore>,
+    /// What sends mails about runs, if any are wanted.
+    pub(crate) mailer: Option<Mailer>,
     pub(crate) member_rules: MemberRules,
     /// True if `MIRROR_APPLY=true`.
     pub(crate) may_write: bool,
@@ -111,6 +114,9 @@ struct Outcome {
 /// One run.
 struct Run<'r> {
     dry_run: bool,
+    /// When the time for work is over.
+    cutoff: Instant,
+    mailer: Option<&'r Mailer>,
     gatherer: Gatherer<'r>,
     open_writes: &'r Mutex<OpenWrites>,
     unread: &'r Mutex<HashMap<ListId, Unread>>,
@@ -171,7 +177,15 @@ impl Mirror {
             period: self.period,
             now: unix_now(),
         };
-        let run = Run { dry_run, gatherer, open_writes: &self.open_writes, unread: &self.unread };
+        let run = Run {
+            dry_run,
+            cutoff,
+            // What a caller asks for by hand is no news.
+            mailer: self.mailer.as_ref().filter(|_| !event.dry_run),
+            gatherer,
+            open_writes: &self.open_writes,
+            unread: &self.unread,
+        };
         let targets: Vec<&Target> = mappings.targets.iter().filter(|target| event.includes(&target.list)).collect();
         let invalid = mappings.invalid.iter().filter(|mapping| match &mapping.list {
             Some(list) => event.includes(list),
@@ -198,7 +212,7 @@ impl Mirror {
         let time_left = deadline.saturating_duration_since(Instant::now());
         let opened = Ledger::open(self.ledger.as_ref(), keys, time_left, dry_run).await;
         let is_ledger_unavailable = opened.as_ref().is_ok_and(Ledger::is_unavailable);
-        let outcome = AssertUnwindSafe(run.sync_with(opened, &unlocked)).catch_unwind().await;
+        let outcome = AssertUnwindSafe(run.sync_with(opened, &unlocked, &lists)).catch_unwind().await;
         let all = || unlocked.iter().map(|target| target.list.clone()).collect();
         let open = outcome.as_ref().map_or_else(|_| all(), |outcome| outcome.open.clone());
         locks.release(&open, cutoff + DEADLINE_RESERVE / 2).await;
@@ -277,20 +291,43 @@ fn reading_cutoff(started: Instant, cutoff: Instant) -> Instant {
 }
 
 impl Run<'_> {
-    /// Syncs all lists, with the ledger if there is one.
-    async fn sync_with(&self, ledger: Result<Ledger<'_>, Claimed>, targets: &[&Target]) -> Outcome {
+    /// Syncs all lists, with the ledger if there is one, and mails what is due. `others` are the lists that are already
+    /// reported.
+    async fn sync_with(
+        &self,
+        ledger: Result<Ledger<'_>, Claimed>,
+        targets: &[&Target],
+        others: &[ListReport],
+    ) -> Outcome {
         let Ok(mut ledger) = ledger else {
             let lists = targets.iter().map(|target| ListReport::claimed(&target.list)).collect();
             return Outcome { lists, ..Outcome::default() };
         };
         let mut outcome = self.sync(targets, &mut ledger).await;
-        if let Ledger::Open(mut ledger) = ledger {
-            if self.gatherer.event.lists.is_none() {
-                outcome.lists.extend(unmapped(&mut ledger.document, self.gatherer.mappings, self.gatherer.now));
-            }
-            outcome.has_lost_ledger |= !ledger.close(self.gatherer.reader.caller.calls()).await;
+        if let Some(ledger) = ledger.opened().filter(|_| self.gatherer.event.lists.is_none()) {
+            outcome.lists.extend(unmapped(&mut ledger.document, self.gatherer.mappings, self.gatherer.now));
+        }
+        let has_mailed = self.mail(others.iter().chain(&outcome.lists), &mut ledger).await;
+        if let Ledger::Open(ledger) = ledger {
+            outcome.has_lost_ledger |= !ledger.close(self.gatherer.reader.caller.calls(), has_mailed).await;
         }
         outcome
+    }
+
+    /// Mails what is due. Returns true if a mail was sent. This is before the ledger is written for the last time, so that
+    /// it remembers the mail.
+    async fn mail(&self, lists: impl Iterator<Item = &ListReport>, ledger: &mut Ledger<'_>) -> bool {
+        let Some(mailer) = self.mailer else { return false };
+        let lists: Vec<ListSummary> = lists.map(ListReport::summary).collect();
+        let finished = Finished {
+            lists: &lists,
+            is_whole: self.gatherer.event.lists.is_none(),
+            is_dry: self.dry_run,
+            now: self.gatherer.now,
+            // A run that used all its time gets some of the reserve, and leaves the rest for the ledger and the locks.
+            deadline: self.cutoff + DEADLINE_RESERVE / 5,
+        };
+        mailer.finish(&finished, ledger.opened().map(|ledger| &mut ledger.document.mails)).await
     }
 
     /// Reads, plans and judges all lists, and then applies the sound plans.

@@ -8,6 +8,7 @@ use shared::rate_limit::Rates;
 use shared::settings::{CacheTtls, CommonSettings, Env, SettingError, novi_total};
 
 use crate::ledger::LedgerLocation;
+use crate::mail::{Frequency, MailSettings, TopicArn};
 use crate::mailman::Timeouts;
 
 /// The settings, parsed from environment variables.
@@ -26,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) novi_limits: NoviLimits,
     /// `LEDGER`: the location of the ledger, if there is one.
     pub(crate) ledger: Option<LedgerLocation>,
+    /// `REPORTS` and `REPORT_TOPIC_ARN`: when mails are sent and by which topic. `None` if none are.
+    pub(crate) mail: Option<MailSettings>,
     /// `MIRROR_PERIOD_SECONDS`: the time between two scheduled runs.
     pub(crate) period: Duration,
     /// `MAILMAN_TIMEOUT_MS` and `MAILMAN_RETRY_SECONDS`.
@@ -53,6 +56,7 @@ impl Settings {
                 _ => None,
             })?,
             ledger: LedgerLocation::from_env(env)?,
+            mail: mail(env)?,
             period: Duration::from_secs(env.number("MIRROR_PERIOD_SECONDS", 3_600, 60..=604_800, "seconds")?),
             mailman: Timeouts {
                 request: Duration::from_millis(env.number(
@@ -68,9 +72,49 @@ impl Settings {
     }
 }
 
+fn mail(env: &Env) -> Result<Option<MailSettings>, SettingError> {
+    let expected = "changes, weekly or none (default changes)";
+    let frequency = env.parsed("REPORTS", Some(Frequency::Changes), expected, |value| match value {
+        "changes" => Some(Some(Frequency::Changes)),
+        "weekly" => Some(Some(Frequency::Weekly)),
+        "none" => Some(None),
+        _ => None,
+    })?;
+    let expected = "the ARN of a standard SNS topic, such as arn:aws:sns:us-east-1:123456789012:alarms";
+    let topic = env.parsed("REPORT_TOPIC_ARN", None, expected, |value| TopicArn::parse(value).map(Some))?;
+    Ok(frequency.zip(topic).map(|(frequency, topic)| MailSettings { frequency, topic }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mails_need_a_topic_and_can_be_turned_off() {
+        const ARN: &str = "arn:aws:sns:us-east-1:123456789012:alarms";
+        let frequency = |reports, topic| {
+            let env = Env::of(&[("CONFIG_FILE", "/x"), ("REPORTS", reports), ("REPORT_TOPIC_ARN", topic)]);
+            let settings = Settings::from_env(&env).map_err(|error| error.to_string())?;
+            Ok(settings.mail.map(|mail| mail.frequency))
+        };
+        for (reports, topic, expected) in [
+            ("", "", None),
+            ("weekly", "", None),
+            ("", ARN, Some(Frequency::Changes)),
+            ("changes", ARN, Some(Frequency::Changes)),
+            ("weekly", ARN, Some(Frequency::Weekly)),
+            ("none", ARN, None),
+        ] {
+            assert_eq!(frequency(reports, topic), Ok::<_, String>(expected), "{reports} {topic}");
+        }
+        let error = frequency("daily", ARN).unwrap_err();
+        assert_eq!(error, r#"REPORTS="daily" is invalid: expected changes, weekly or none (default changes)"#);
+        let error = frequency("none", "alarms").unwrap_err();
+        assert!(
+            error.starts_with(r#"REPORT_TOPIC_ARN="alarms" is invalid: expected the ARN of a standard"#),
+            "{error}"
+        );
+    }
 
     #[test]
     fn bulk_reads_are_on_unless_turned_off() {

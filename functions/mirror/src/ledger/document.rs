@@ -8,6 +8,7 @@ use shared::time::DAY;
 
 use crate::directory::Person;
 use crate::ledger::list_entry::ListEntry;
+use crate::mail::MailHistory;
 use crate::mapping::ListId;
 
 /// How long calls count, in seconds: a day, less what a run may start early. Otherwise the run of the day before would
@@ -26,6 +27,9 @@ pub(crate) struct Document {
     pub(crate) lists: BTreeMap<ListId, ListEntry>,
     /// The number of calls to Novi, by the time when they were noted.
     calls: BTreeMap<u64, u64>,
+    /// What was mailed. An earlier release wrote a ledger without it.
+    #[serde(default)]
+    pub(crate) mails: MailHistory,
 }
 
 /// The claim of a run, during which no other run may write.
@@ -53,6 +57,15 @@ shared::unprintable!(Document);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A document of a release that knew of no mails, and that ignores them if it is deployed again.
+    #[test]
+    fn document_without_mails_is_read() {
+        let document = r#"{"claim":null,"pass_began":7,"people":{},"lists":{},"calls":{"1":2}}"#;
+        let document: Document = serde_json::from_str(document).unwrap();
+        assert_eq!((document.pass_began, document.calls_today(2)), (Some(7), 2));
+        assert!(serde_json::to_string(&document).unwrap().contains(r#""mails":{"last":null,"#));
+    }
 
     #[test]
     fn calls_of_a_day_are_counted() {

@@ -16,7 +16,7 @@ pub(crate) enum Ledger<'l> {
     None,
     /// It can't be used. The run goes on without it, and removes no one.
     Unavailable,
-    Open(OpenLedger<'l>),
+    Open(Box<OpenLedger<'l>>),
 }
 
 /// A ledger that was read.
@@ -65,7 +65,7 @@ impl<'l> Ledger<'l> {
             None => Err(LedgerError::NoKey),
         };
         match opened {
-            Ok(Some(ledger)) => Ok(Self::Open(ledger)),
+            Ok(Some(ledger)) => Ok(Self::Open(Box::new(ledger))),
             Ok(None) => Err(Claimed),
             Err(error) => {
                 tracing::error!(%error, "ledger unavailable");
@@ -134,8 +134,8 @@ impl<'l> OpenLedger<'l> {
     }
 
     /// Counts the run's calls, writes the content and ends the claim. A dry run writes only the count of calls, and not
-    /// that while a run's claim stands. Returns false if that failed.
-    pub(crate) async fn close(mut self, calls: u64) -> bool {
+    /// that while a run's claim stands, and with `has_mailed` what was mailed. Returns false if that failed.
+    pub(crate) async fn close(mut self, calls: u64, has_mailed: bool) -> bool {
         let now = unix_now();
         if self.is_claimed {
             self.document.add_calls(calls, now);
@@ -146,8 +146,11 @@ impl<'l> OpenLedger<'l> {
         let Ok(Some(mut unchanged)) = Self::open(self.store, self.keys, Duration::ZERO, true).await else {
             return true;
         };
-        if calls > 0 && unchanged.document.claim.as_ref().is_none_or(|claim| claim.until <= now) {
+        if (calls > 0 || has_mailed) && unchanged.document.claim.as_ref().is_none_or(|claim| claim.until <= now) {
             unchanged.document.add_calls(calls, now);
+            if has_mailed {
+                unchanged.document.mails = self.document.mails;
+            }
             // If a run is faster, its own count is enough.
             let _ = unchanged.write().await;
         }

@@ -156,10 +156,12 @@ fn lifted(plan: &Plan) -> Option<String> {
 }
 
 const IF_RIGHT: &str = "If the plan is right";
+/// What precedes the event in a sentence. A mail has a command instead.
+pub(crate) const INVOKE_ONCE: &str = "invoke once with the event ";
 
 /// Returns the sentence with the event that applies the whole plan, if a force reaches that far.
 fn remedy(plan: &Plan, condition: &str) -> Option<String> {
     let force = plan.facts.sufficient_force().filter(|force| *force != Force::default())?;
     let and_unreadable = if force.unknown > 0 { ", and the unread records will never be readable" } else { "" };
-    Some(format!("{condition}{and_unreadable}, invoke once with the event {}", force.event(&plan.list)))
+    Some(format!("{condition}{and_unreadable}, {INVOKE_ONCE}{}", force.event(&plan.list)))
 }

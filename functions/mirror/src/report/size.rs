@@ -58,7 +58,7 @@ pub(super) fn escaped_size(json: &str) -> usize {
 }
 
 /// Cuts a text to at most `max` characters, with an ellipsis at its end.
-pub(super) fn cut_text(text: &str, max: usize) -> String {
+pub(crate) fn cut_text(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         None => text.to_owned(),
         Some(_) => text.chars().take(max.saturating_sub(1)).chain(['…']).collect(),
