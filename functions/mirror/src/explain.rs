@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use shared::time::DAY;
+
 use crate::address::Address;
 use crate::directory::{Group, GroupEnd, MemberStatus, People};
 use crate::event::Event;
@@ -13,8 +15,14 @@ use crate::roster::Roster;
 /// A list's roster and plan, or `None` if the roster could not be read.
 pub(crate) type Planned<'p> = Option<(&'p Roster, &'p Plan)>;
 
-/// Explains every address in the event for every list of this run.
-pub(crate) fn explain(event: &Event, targets: &[&Target], people: &People, plans: &[Planned<'_>]) -> Vec<Explanation> {
+/// Explains every address in the event for every list of this run, which began at `now`, in seconds of Unix time.
+pub(crate) fn explain(
+    event: &Event,
+    targets: &[&Target],
+    people: &People,
+    plans: &[Planned<'_>],
+    now: u64,
+) -> Vec<Explanation> {
     let mut explanations: Vec<(Address, Explanation)> = event
         .addresses()
         .map(|(text, address)| (address, Explanation { address: text.to_owned(), lists: Vec::new() }))
@@ -24,8 +32,9 @@ pub(crate) fn explain(event: &Event, targets: &[&Target], people: &People, plans
         let candidates = Candidates::new(target, people, planned.map_or(&unread, |(roster, _)| roster));
         let statuses: Vec<&MemberStatus> =
             people.members_of(target).into_iter().map(|member| people.status(member)).collect();
+        let age = oldest_record(target, people, now);
         for (address, explanation) in &mut explanations {
-            explanation.lists.push(explain_one(address, target, people, &statuses, &candidates, *planned));
+            explanation.lists.push(explain_one(address, target, people, &statuses, &candidates, *planned, age));
         }
     }
     explanations.into_iter().map(|(_, explanation)| explanation).collect()
@@ -38,9 +47,10 @@ fn explain_one(
     statuses: &[&MemberStatus],
     candidates: &Candidates<'_>,
     planned: Planned<'_>,
+    age: Option<u64>,
 ) -> ListExplanation {
     let is_wanted = candidates.wanted.contains_key(address) && !candidates.untouched.contains(address);
-    let mut why = if is_wanted { Vec::new() } else { reasons(address, target, people, statuses, candidates) };
+    let mut why = if is_wanted { Vec::new() } else { reasons(address, target, people, statuses, candidates, age) };
     let subscribed = planned.map(|(roster, _)| roster.contains(address));
     if let Some((_, plan)) = planned {
         why.extend(pending_change(address, target, plan, is_wanted, subscribed == Some(true)));
@@ -60,6 +70,7 @@ fn reasons(
     people: &People,
     statuses: &[&MemberStatus],
     candidates: &Candidates<'_>,
+    age: Option<u64>,
 ) -> Vec<String> {
     let mut reasons: BTreeSet<&str> = statuses
         .iter()
@@ -78,7 +89,15 @@ fn reasons(
             _ => None,
         })
         .collect();
+    let mut old = None;
     if reasons.is_empty() {
+        // The records of those who have or had the address were read in this run. Another one may have it by now.
+        old = age.map(|seconds| {
+            format!(
+                "this run did not read all of the list's people, and the oldest record is {} old",
+                duration(seconds)
+            )
+        });
         reasons.insert(if candidates.untouched.contains(address) {
             "its record has an Email that is not clearly one valid address, so the address is neither added nor removed"
         } else if has_unread(target, people, statuses) {
@@ -87,7 +106,24 @@ fn reasons(
             "no record in the groups of this list has this address"
         });
     }
-    reasons.into_iter().map(str::to_owned).collect()
+    reasons.into_iter().map(str::to_owned).chain(old).collect()
+}
+
+/// Returns the age of the oldest record of the list's people, in seconds, if an earlier run read it.
+fn oldest_record(target: &Target, people: &People, now: u64) -> Option<u64> {
+    let members = people.members_of(target);
+    let earlier = members.iter().filter(|member| !people.directory.contains_key(*member));
+    earlier.filter_map(|member| people.earlier.get(member)).map(|person| now.saturating_sub(person.asked)).max()
+}
+
+/// Formats a duration with its largest unit.
+fn duration(seconds: u64) -> String {
+    let (number, unit) = match seconds {
+        0..7_200 => (seconds / 60, "minute"),
+        7_200..172_800 => (seconds / 3_600, "hour"),
+        _ => (seconds / DAY, "day"),
+    };
+    format!("{number} {unit}{}", if number == 1 { "" } else { "s" })
 }
 
 /// True if some records of the list's groups were not read.
@@ -134,6 +170,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::directory::Person;
     use crate::mapping::Mappings;
     use crate::plan::History;
 
@@ -179,12 +216,65 @@ mod tests {
         ];
         let addresses: Vec<&str> = explained.iter().map(|(address, _, _)| *address).collect();
         let event = Event::parse(&json!({ "explain": addresses })).unwrap_or_default();
-        let explanations = explain(&event, &[&target], &people, &[Some((&roster, &plan))]);
+        let explanations = explain(&event, &[&target], &people, &[Some((&roster, &plan))], 0);
         for (explanation, (text, wanted, why)) in explanations.iter().zip(explained) {
             let list = &explanation.lists[0];
             let found = list.why.as_deref().unwrap_or_default();
             assert_eq!((explanation.address.as_str(), list.wanted), (text, wanted));
             assert!(found.contains(why) && found.is_empty() == why.is_empty(), "{text}: {found}");
+        }
+    }
+
+    #[test]
+    fn address_that_no_record_has_is_explained_with_the_age_of_the_records() {
+        const NOW: u64 = 1_800_000_000;
+        let group = Uuid::nil();
+        let mapping = json!({"group_guid": group.to_string(), "list_id": "a.lists.example.org"});
+        let target = Mappings::parse(vec![mapping]).targets.remove(0);
+        let id = |n: u128| MemberId::parse(&Uuid::from_u128(n).hyphenated().to_string()).unwrap();
+        let member = |email: &str| MemberStatus::Member { address: Address::new(email), name: None, after_space: None };
+        let person =
+            |asked| Person { asked, is_unknown: false, status: member("old@example.org"), former: BTreeSet::new() };
+        let members = (1..=3).map(id).collect();
+        let mut people = People {
+            groups: HashMap::from([(
+                group,
+                Group { members, rows_without_id: 0, missing_rows: 0, end: GroupEnd::Complete },
+            )]),
+            directory: HashMap::from([(id(1), member("new@example.org"))]),
+            earlier: HashMap::from([
+                (id(1), person(0)),
+                (id(2), person(NOW - 3_600)),
+                (id(3), person(NOW - 3 * 3_600)),
+            ]),
+            ..People::default()
+        };
+        let event = Event::parse(&json!({"explain": ["zoe@example.org", "new@example.org"]})).unwrap_or_default();
+        let why = |people: &People| {
+            explain(&event, &[&target], people, &[None], NOW).into_iter().map(|mut e| e.lists.remove(0).why).collect()
+        };
+        let old: Vec<Option<String>> = why(&people);
+        let expected = "no record in the groups of this list has this address; this run did not read all of the list's \
+                        people, and the oldest record is 3 hours old";
+        assert_eq!(old, [Some(expected.to_owned()), None]);
+        for n in 1..=3 {
+            people.directory.insert(id(n), member("new@example.org"));
+        }
+        let read: Vec<Option<String>> = why(&people);
+        assert_eq!(read[0].as_deref(), Some("no record in the groups of this list has this address"));
+    }
+
+    #[test]
+    fn age_has_one_unit() {
+        for (seconds, text) in [
+            (59, "0 minutes"),
+            (60, "1 minute"),
+            (7_199, "119 minutes"),
+            (7_200, "2 hours"),
+            (172_799, "47 hours"),
+            (172_800, "2 days"),
+        ] {
+            assert_eq!(duration(seconds), text);
         }
     }
 }

@@ -348,7 +348,7 @@ impl Run<'_> {
         let mut plans = self.plan(targets, &people, rosters, &missing_lists, ledger);
         let planned: Vec<_> =
             plans.iter().map(|result| result.as_ref().ok().map(|(roster, plan)| (roster, plan))).collect();
-        outcome.explanations = explain(self.gatherer.event, targets, &people, &planned);
+        outcome.explanations = explain(self.gatherer.event, targets, &people, &planned, self.gatherer.now);
         let shown = if self.gatherer.event.show { show(&planned, &people) } else { Vec::new() };
         let pass_began = people.pass_began;
         if let Some(ledger) = ledger.opened() {
