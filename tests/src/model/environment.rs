@@ -164,6 +164,17 @@ impl Environment {
         self.restart().await
     }
 
+    /// Puts a new key in front of those that open the ledger.
+    pub(super) async fn rotate_ledger_key(&mut self) -> Result<()> {
+        let keys = &mut self.config["ledger_key"];
+        let older = std::mem::take(keys);
+        *keys = match older {
+            Value::Array(older) => std::iter::once(json!(ledger_key())).chain(older).collect(),
+            older => json!([ledger_key(), older]),
+        };
+        self.restart().await
+    }
+
     /// Runs the mirror. Returns what each instance returned, except one that was killed.
     pub(super) async fn run(
         &mut self,

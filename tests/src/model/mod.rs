@@ -13,7 +13,7 @@
 //! - A run that nothing disturbs does exactly what the rules say.
 //! - No address has two memberships.
 //!
-//! Half of the mirrors have a ledger, which is sometimes deleted or replaced by an older copy. They may do less than these
+//! Half of the mirrors have a ledger, which is sometimes deleted, damaged or replaced by an older copy. They may do less than these
 //! rules allow, because the ledger knows the limits of a day and which lists are adopted. Beyond the rules, they only move
 //! memberships to the changed addresses of their people.
 //!

@@ -40,6 +40,8 @@ pub(super) struct Sequence {
     memories: BTreeMap<usize, Memory>,
     /// Older copies of the ledger, with what each may remember.
     copies: Vec<(Vec<u8>, BTreeMap<usize, Memory>)>,
+    /// What the ledger was before it was damaged, while it is.
+    undamaged: Option<Vec<u8>>,
     /// The events that the latest reports name to force a list.
     forcing_events: BTreeMap<String, Value>,
     /// What happened so far.
@@ -113,6 +115,7 @@ impl Sequence {
             unread_before: BTreeMap::new(),
             memories: BTreeMap::new(),
             copies: Vec::new(),
+            undamaged: None,
             forcing_events: BTreeMap::new(),
             steps,
             violations: 0,
@@ -196,7 +199,7 @@ impl Sequence {
                     self.inject();
                 }
             }
-            self.disturb_ledger()?;
+            self.disturb_ledger().await?;
             let disturbance = self.random_disturbance();
             let event = self.random_event();
             self.run(&event, disturbance).await?;
@@ -208,18 +211,26 @@ impl Sequence {
         Ok(())
     }
 
-    /// Sometimes copies the ledger, deletes it, or replaces it by an older copy.
-    fn disturb_ledger(&mut self) -> Result<()> {
+    /// Sometimes copies the ledger, deletes it, replaces it by an older copy, damages it, or rotates its key.
+    async fn disturb_ledger(&mut self) -> Result<()> {
         let Some(ledger) = self.environment.ledger.as_ref().filter(|ledger| !ledger.may_be_claimed()) else {
             return Ok(());
         };
-        match self.rng.u8(..16) {
-            0..=3 => self.copies.extend(ledger.read().map(|content| (content, self.memories.clone()))),
+        if self.undamaged.is_some() {
+            if self.rng.bool() {
+                self.repair_ledger()?;
+            }
+            return Ok(());
+        }
+        let done = match self.rng.u8(..18) {
+            0..=3 => {
+                self.copies.extend(ledger.read().map(|content| (content, self.memories.clone())));
+                return Ok(());
+            }
             4 => {
                 ledger.replace(None)?;
                 self.memories.clear();
-                self.step("the ledger is deleted");
-                *self.tally.faults.entry("the ledger is deleted").or_default() += 1;
+                "the ledger is deleted"
             }
             5 | 6 if !self.copies.is_empty() => {
                 let (content, memories) = &self.copies[self.rng.usize(..self.copies.len())];
@@ -227,10 +238,37 @@ impl Sequence {
                 self.memories.clone_from(memories);
                 // What it remembers may allow more.
                 self.series.clear();
-                self.step("the ledger is replaced by an older copy");
-                *self.tally.faults.entry("the ledger is replaced by an older copy").or_default() += 1;
+                "the ledger is replaced by an older copy"
             }
-            _ => {}
+            7 | 8 => {
+                let Some(content) = ledger.read().filter(|content| !content.is_empty()) else { return Ok(()) };
+                let mut damaged = content.clone();
+                let position = self.rng.usize(..damaged.len());
+                if self.rng.bool() {
+                    damaged[position] ^= 1 << self.rng.u8(..8);
+                } else {
+                    damaged.truncate(position);
+                }
+                ledger.replace(Some(&damaged))?;
+                self.undamaged = Some(content);
+                "the ledger is damaged"
+            }
+            9 => {
+                self.environment.rotate_ledger_key().await?;
+                "the key of the ledger is rotated"
+            }
+            _ => return Ok(()),
+        };
+        self.step(done);
+        *self.tally.faults.entry(done).or_default() += 1;
+        Ok(())
+    }
+
+    /// Puts the ledger back as it was before it was damaged.
+    fn repair_ledger(&mut self) -> Result<()> {
+        if let (Some(ledger), Some(content)) = (&self.environment.ledger, self.undamaged.take()) {
+            ledger.replace(Some(&content))?;
+            self.step("the ledger is put back");
         }
         Ok(())
     }
@@ -391,6 +429,15 @@ impl Sequence {
             for violation in violations {
                 self.violation(&format!("{id} {violation}"));
             }
+            if self.undamaged.is_some()
+                && (!change.left().is_empty() || !change.moved().is_empty() || status.as_deref() == Some("ok"))
+            {
+                self.violation(&format!(
+                    "{id} lost {:?}, moved {:?} and is {status:?}, although the ledger can't be opened",
+                    change.left(),
+                    change.moved()
+                ));
+            }
         }
         let sent = self.environment.servers.mailman.outgoing_emails()? - emails;
         if sent > 0 {
@@ -490,6 +537,7 @@ impl Sequence {
         self.world.lies.retain(|lie| lasts && lie.may_last());
         self.world.config = self.world.right_config.clone();
         self.pass_time().await?;
+        self.repair_ledger()?;
         self.publish().await?;
         if self.environment.ledger.is_some() {
             self.converge_with_ledger().await?;
