@@ -1,293 +1,60 @@
 """Prompts for each parameter and writes it to SSM's Parameter Store with the correct type.
 
-Secrets are never shown or logged. They are also never passed to a program as an
-argument, which would expose them in the process list.
+Secrets are never shown or logged, except for an API key when it is generated. They
+are also never passed to a program as an argument, which would expose them in the
+process list.
 Run it again to change a parameter: empty input keeps the current value. The
 key of the ledger is generated, because no one needs to know it.
 """
 
 import argparse
-import base64
-import binascii
-import contextlib
-import getpass
-import json
 import os
 import re
-import secrets
-import subprocess
 import sys
-import tempfile
-import urllib.parse
 
+import api_keys
+import novi_groups
 import novi_root
-from stack import Stack
+import parameter_values as values
+from parameter_prompt import InputEnded, confirm, is_terminal, read_input
+from parameter_store import AwsError, ParameterStore
+from parameter_values import MAX_BYTES, InvalidValue
 
-# The maximum size of a standard parameter, which is free of charge.
-MAX_BYTES = 4096
-# The most names that SSM's GetParameters takes.
-MAX_NAMES = 10
-
+NOVI_KEY = "novi_idaa_api_key"
+NOVI_ROOT = "novi_api_root_url"
+API_KEYS = "api_keys"
+MAPPINGS = "novi_mailman_sync"
 LEDGER_KEY = "ledger_key"
-LEDGER_KEY_BYTES = 32
-# The most keys after a rotation: the new one, and older ones that open what they sealed.
-MAX_LEDGER_KEYS = 3
 
-
-class InvalidValue(Exception):
-    """Raised for input that can't be used. The message never quotes the input."""
-
-
-def url(text):
-    parts = urllib.parse.urlsplit(text)
-    if parts.scheme not in ("https", "http") or not parts.hostname:
-        raise InvalidValue("expected a URL such as https://www.example.org/api")
-    if parts.username or parts.password or parts.query or parts.fragment:
-        raise InvalidValue("expected a URL without user, password, query (?) or fragment (#)")
-    if parts.scheme == "http":
-        print("  the functions reject http:// beyond loopback unless the stack has AllowPlainHttp=true")
-    return [text]
-
-
-def printable_ascii(text):
-    if not re.fullmatch(r"[\x21-\x7e]+", text):
-        raise InvalidValue("expected printable ASCII without spaces")
-    return [text]
-
-
-def novi_key(text):
-    if re.match(r"basic\s", text, re.IGNORECASE):
-        raise InvalidValue("expected the key without `Basic ` in front of it, because the functions add that")
-    if not text.isascii():
-        raise InvalidValue("found a character that isn't ASCII, such as a typographic quotation mark or an invisible space")
-    if text[0] in "\"'`" or text[-1] in "\"'`":
-        raise InvalidValue("expected the key without quotation marks around it")
-    return printable_ascii(text)
-
-
-def uuid(text):
-    if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", text):
-        raise InvalidValue("expected a hyphenated UUID")
-    return [text]
-
-
-def parse_json(text):
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise InvalidValue(f"invalid JSON at character {getattr(error, 'pos', 0) + 1}") from None
-
-
-def secret_or_array(text, expected):
-    """Returns the secrets in a text, which is one secret or a JSON array of them."""
-    items = parse_json(text) if text.startswith("[") else [text]
-    if not items or not all(isinstance(item, str) for item in items):
-        raise InvalidValue(expected)
-    return items
-
-
-def jwt_secret(text):
-    items = secret_or_array(text, "expected a secret, or a JSON array of secrets")
-    for number, secret in enumerate(items, 1):
-        printable_ascii(secret)
-        if len(secret) < 32:
-            raise InvalidValue(f"secret {number} is shorter than 32 bytes. Generate one with: openssl rand -base64 48")
-    return [json.dumps(items, separators=(",", ":")) if text.startswith("[") else text]
-
-
-def ledger_keys(text):
-    """Returns the keys in a value of ledger_key, newest first."""
-    expected = f"expected {LEDGER_KEY_BYTES} random bytes in base64, or a JSON array of such keys"
-    keys = [key.strip() for key in secret_or_array(text, expected)]
-    for number, key in enumerate(keys, 1):
-        try:
-            decoded = base64.b64decode(key, validate=True)
-        except (binascii.Error, ValueError):
-            decoded = b""
-        # The mirror rejects bits after the last byte, which only another encoding would reveal.
-        if len(decoded) != LEDGER_KEY_BYTES or base64.b64encode(decoded).decode() != key:
-            raise InvalidValue(f"key {number} is invalid: {expected}. rotate generates one")
-    return keys
-
-
-def ledger_key(text):
-    keys = ledger_keys(text)
-    return [json.dumps(keys, separators=(",", ":")) if len(keys) > 1 else keys[0]]
-
-
-def new_ledger_key():
-    return base64.b64encode(secrets.token_bytes(LEDGER_KEY_BYTES)).decode()
-
-
-def rotated_ledger_key(current):
-    """Returns the value with a new key in front. Older keys stay, because they sealed the present ledger."""
-    try:
-        keys = ledger_keys(current)
-    except InvalidValue:
-        raise InvalidValue("the current value is invalid, so it can't be rotated. Enter the key that sealed the ledger") from None
-    return json.dumps([new_ledger_key(), *keys][:MAX_LEDGER_KEYS], separators=(",", ":"))
-
-
-def json_array(text, check):
-    items = parse_json(text)
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise InvalidValue("expected a JSON array of objects")
-    for number, item in enumerate(items, 1):
-        check(number, item)
-    return items
-
-
-def api_keys(text):
-    def check(number, item):
-        if not isinstance(item.get("name"), str) or not isinstance(item.get("key"), str):
-            raise InvalidValue(f"entry {number} is invalid: expected a name and a key")
-        if len(item["key"]) < 20:
-            raise InvalidValue(f"the key of entry {number} is shorter than 20 characters. "
-                               "Generate one with: openssl rand -hex 24")
-        if not isinstance(item.get("bypass", False), bool):
-            raise InvalidValue(f"bypass of entry {number} is invalid: expected true or false")
-
-    if not (items := json_array(text, check)):
-        raise InvalidValue("expected at least one API key")
-    return [json.dumps(items, separators=(",", ":"))]
-
-
-def is_list_id(value):
-    """True for a list id such as members.lists.example.org, and for a posting address such as members@lists.example.org."""
-    name, at, host = str(value).strip().lower().partition("@")
-    return isinstance(value, str) and ("." in host if at else True) and bool(
-        re.fullmatch(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)+", f"{name}.{host}" if at else name))
-
-
-def is_address_array(value):
-    return isinstance(value, list) and all(isinstance(item, str) and "@" in item for item in value)
-
-
-def is_percentage(maximum):
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= maximum
-
-
-def is_flag(value):
-    return isinstance(value, bool)
-
-
-# The keys of a mapping that may be left out, with what they must be.
-MAPPING_OPTIONS = {
-    "keep": ("an array of addresses", is_address_array),
-    "max_removal_percent": ("a whole number from 0 to 100", is_percentage(100)),
-    "max_growth_percent": ("a whole number from 0 to 100000", is_percentage(100_000)),
-    "may_be_empty": ("true or false", is_flag),
-    "removals": ("true or false", is_flag),
-    "resubscribe": ("true or false", is_flag),
-}
-
-
-def mappings(text):
-    def check(number, item):
-        if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", str(item.get("group_guid"))):
-            raise InvalidValue(f"group_guid of mapping {number} is invalid: expected a hyphenated UUID")
-        if not is_list_id(item.get("list_id")):
-            raise InvalidValue(f"list_id of mapping {number} is invalid: expected a list id such as "
-                               "members.lists.example.org, or the list's posting address")
-        if set(item) - {"group_guid", "list_id", *MAPPING_OPTIONS}:
-            raise InvalidValue(f"mapping {number} has an unknown key: expected one of group_guid, list_id, "
-                               + ", ".join(MAPPING_OPTIONS))
-        for key, (expected, is_valid) in MAPPING_OPTIONS.items():
-            if item.get(key) is not None and not is_valid(item[key]):
-                raise InvalidValue(f"{key} of mapping {number} is invalid: expected {expected}")
-
-    items = json_array(text, check)
-    if not items:
-        raise InvalidValue("expected at least one mapping, because the mirror rejects an empty array")
-    # Mappings that don't fit continue in further parameters. A single mapping is never split.
-    parts = [[]]
-    for item in items:
-        if parts[-1] and len(json.dumps(parts[-1] + [item], separators=(",", ":"))) > MAX_BYTES:
-            parts.append([])
-        parts[-1].append(item)
-    return [json.dumps(part, separators=(",", ":")) for part in parts]
-
+# The template's default of ParameterPrefix.
+DEFAULT_PREFIX = "/idaa"
 
 # (name, SSM type, required, description, parser). Novi's key comes before its root, which is checked with it.
 PARAMETERS = [
-    ("novi_idaa_api_key", "SecureString", True, "Novi's API key, as issued", novi_key),
-    ("novi_api_root_url", "String", True, "Root URL of Novi's API, such as https://www.example.org/api", url),
+    (NOVI_KEY, "SecureString", True, "Novi's API key, as issued", values.novi_key),
+    (NOVI_ROOT, "String", True, "Root URL of Novi's API, such as https://www.example.org/api", values.url),
     ("novi_probe_uuid", "SecureString", False,
-     "UUID of a record that Novi always has, to tell its 404s from a wrong root or a lost permission", uuid),
-    ("api_keys", "SecureString", True,
-     'API keys of the callers, as JSON: [{"name":"frontend","key":"…","bypass":false}]', api_keys),
+     "UUID of a record that Novi always has, to tell its 404s from a wrong root or a lost permission", values.uuid),
+    (API_KEYS, "SecureString", True,
+     'API keys of the callers: one key, or as JSON [{"name":"frontend","key":"…","bypass":false}]. --add-key makes them',
+     api_keys.parse),
     ("jwt_secret", "SecureString", False,
      "HS256 secret of JWTs, of at least 32 bytes, or a JSON array of such secrets. Without it, no JWT is accepted",
-     jwt_secret),
+     values.jwt_secret),
     ("mailman_base_url", "String", True,
-     "Root URL of Mailman's REST API, such as https://lists.example.org/mailman-api", url),
-    ("mailman_username", "String", True, "User name for Mailman's REST API", printable_ascii),
-    ("mailman_password", "SecureString", True, "Password for Mailman's REST API", printable_ascii),
-    ("novi_mailman_sync", "SecureString", True,
-     'Mappings, as JSON: [{"group_guid":"…","list_id":"members.lists.example.org"}]', mappings),
+     "Root URL of Mailman's REST API, such as https://lists.example.org/mailman-api", values.url),
+    ("mailman_username", "String", True, "User name for Mailman's REST API", values.printable_ascii),
+    ("mailman_password", "SecureString", True, "Password for Mailman's REST API", values.printable_ascii),
+    (MAPPINGS, "SecureString", True,
+     'Mappings, as JSON or @FILE: [{"group_guid":"…","list_id":"members.lists.example.org"}]. --list-groups shows the GUIDs',
+     values.mappings),
     (LEDGER_KEY, "SecureString", True,
      "Key that seals the mirror's ledger. Press Enter to generate it, or to keep it. Enter rotate to put a new key in front",
-     ledger_key),
+     values.ledger_key),
     ("cache_password", "SecureString", False,
-     "Password of an existing Redis. Leave it out with IAM and with Cache=serverless", printable_ascii),
+     "Password of an existing Redis. Leave it out with IAM and with Cache=serverless", values.printable_ascii),
 ]
-
-
-@contextlib.contextmanager
-def private_file(text):
-    """Yields a path from which only child processes can read `text`, any number of times."""
-    if hasattr(os, "memfd_create"):
-        # Only in memory. The CLI reads the file twice, so a pipe wouldn't work.
-        with open(os.memfd_create("request", 0), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            yield f"/dev/fd/{file.fileno()}"
-    else:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            yield file.name
-
-
-def aws(*arguments, request=None):
-    """Runs the AWS CLI. `request` goes into a file, because arguments appear in the process list."""
-    command = ["aws", *arguments, "--output", "json"]
-    with private_file(json.dumps(request)) as path:
-        if request is not None:
-            command += ["--cli-input-json", f"file://{path}"]
-        completed = subprocess.run(command, capture_output=True, text=True, check=False, close_fds=False,
-                                   env=Stack().environment())
-    if completed.returncode:
-        sys.exit(f"aws {' '.join(arguments[:2])} failed: {completed.stderr.strip()}")
-    return json.loads(completed.stdout or "{}")
-
-
-def existing_versions(prefix):
-    """Returns the version of each parameter that exists, including the further parts of a multipart parameter."""
-    names = [f"{prefix}/{name}" for name, *_ in PARAMETERS]
-    existing = []
-    for first in range(0, len(names), MAX_NAMES):
-        existing += aws("ssm", "get-parameters", "--names", *names[first:first + MAX_NAMES])["Parameters"]
-    existing += aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/novi_mailman_sync")["Parameters"]
-    return {parameter["Name"].removeprefix(f"{prefix}/"): parameter["Version"] for parameter in existing}
-
-
-def kms_key_of(name):
-    """Returns the key that encrypts a parameter, so that a new value is encrypted with the same key."""
-    described = aws("ssm", "describe-parameters", "--parameter-filters", f"Key=Name,Values={name}")
-    return next((parameter.get("KeyId") for parameter in described["Parameters"]), None)
-
-
-def current_value(name):
-    """Returns a value, which must never be shown."""
-    return aws("ssm", "get-parameter", "--name", name, "--with-decryption")["Parameter"]["Value"]
-
-
-def read_input(prompt, is_secret):
-    if not sys.stdin.isatty():
-        print(prompt)
-        return sys.stdin.readline().strip()
-    return (getpass.getpass(prompt) if is_secret else input(prompt)).strip()
+NAMES = [name for name, *_ in PARAMETERS]
 
 
 def confirm_root(root, key):
@@ -300,84 +67,218 @@ def confirm_root(root, key):
     print(f"  {answer}.")
     if is_novi:
         return
-    if not sys.stdin.isatty():
+    if not is_terminal():
         print("  WARNING: it is written although Novi's API didn't answer.")
-    elif input("  Write it anyway? [y/N] ").strip().lower() not in ("y", "yes"):
+    elif not confirm("  Write it anyway?"):
         raise InvalidValue("not written")
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="make parameters", description=__doc__.split("\n\n")[0])
-    prefix = Stack().parameters.get("ParameterPrefix", "/idaa")
-    parser.add_argument("--prefix", default=prefix, help=f"the stack's ParameterPrefix (default: {prefix})")
-    parser.add_argument("--key", help="ARN of a customer managed key for the SecureStrings (the stack's KmsKeyArn)")
-    parser.add_argument("--only", metavar="NAME", action="append", choices=[name for name, *_ in PARAMETERS],
-                        help="prompt only for this parameter; may be given more than once")
-    arguments = parser.parse_args()
-    prefix = arguments.prefix.rstrip("/")
-    existing = existing_versions(prefix)
-    print(f"Parameters below {prefix}. Press Enter to keep the current value or to skip an optional parameter.")
-    print("Enter - to delete an optional parameter, or @FILE to read the value from a file. Secrets are not echoed.\n")
-    written, api_key = 0, None
-    for name, kind, required, description, parse in PARAMETERS:
-        if arguments.only and name not in arguments.only:
-            continue
-        state = f"set, version {existing[name]}" if name in existing else "required" if required else "optional"
-        if name == LEDGER_KEY and name not in existing:
+def read_file(path):
+    """Returns the text of a file that was entered as @FILE."""
+    try:
+        # Without the byte order mark that some editors put in front of the text.
+        with open(os.path.expanduser(path), encoding="utf-8-sig") as file:
+            return file.read().strip()
+    except UnicodeDecodeError:
+        raise InvalidValue("reading the file failed: expected text in UTF-8") from None
+    except (OSError, ValueError) as error:
+        raise InvalidValue(f"reading the file failed: {getattr(error, 'strerror', None) or 'invalid path'}") from None
+
+
+def show_key(name, key):
+    """Shows a generated key. What explains it goes to standard error, so that the key can be piped."""
+    print(f"  The key of {name}, which is shown only now. Keep it as a secret of the caller:", file=sys.stderr, flush=True)
+    print(key, flush=True)
+
+
+class Prompts:
+    """Prompts for parameters, one after the other, and writes those that changed."""
+
+    def __init__(self, store, kms_key):
+        self._store = store
+        self._kms_key = kms_key
+        self._existing = store.versions(NAMES)
+        self._novi_key = None
+        self._generated_key = None
+        self.written = 0
+
+    def ask(self, name, kind, required, description, parse):
+        """Prompts until the input can be used. Without a terminal, ends the command at the first that can't."""
+        state = f"set, version {self._existing[name]}" if name in self._existing else "required" if required else "optional"
+        if name == LEDGER_KEY and name not in self._existing:
             state = "not set, will be generated"
         while True:
             text = read_input(f"{name} ({state})\n  {description}: ", kind == "SecureString")
             try:
-                if name == LEDGER_KEY and name not in existing and text in ("", "rotate"):
-                    text = new_ledger_key()
-                elif name == LEDGER_KEY and text == "rotate":
-                    text = rotated_ledger_key(current_value(f"{prefix}/{name}"))
-                if not text:
-                    if required and name not in existing:
-                        raise InvalidValue("this parameter is required")
-                    break
-                if text == "-":
-                    if required:
-                        raise InvalidValue("this parameter is required and can't be deleted")
-                    if name in existing:
-                        aws("ssm", "delete-parameter", "--name", f"{prefix}/{name}")
-                    print("  deleted")
-                    break
-                if text.startswith("@"):
-                    try:
-                        # Without the byte order mark that some editors put in front of the text.
-                        with open(text[1:], encoding="utf-8-sig") as file:
-                            text = file.read().strip()
-                    except OSError as error:
-                        raise InvalidValue(f"reading the file failed: {error.strerror}") from None
-                values = parse(text)
-                if any(len(value.encode()) > MAX_BYTES for value in values):
-                    raise InvalidValue(f"the value exceeds the maximum of {MAX_BYTES} bytes per parameter")
-                if name == "novi_idaa_api_key":
-                    api_key = values[0]
-                elif name == "novi_api_root_url":
-                    confirm_root(values[0], api_key)
-                # Write the first part last, so that a run that reads in between never sees it without the rest.
-                for number, value in reversed(list(enumerate(values))):
-                    path = f"{prefix}/{name}" + (f"/{number}" if number else "")
-                    request = {"Name": path, "Type": kind, "Value": value, "Overwrite": True}
-                    if kind == "SecureString" and (key := arguments.key or kms_key_of(f"{prefix}/{name}")):
-                        request["KeyId"] = key
-                    aws("ssm", "put-parameter", request=request)
-                # Delete leftover parts of a longer earlier value, which would be read along with the new one.
-                for old in existing:
-                    number = old.removeprefix(f"{name}/")
-                    if number != old and number.isdigit() and int(number) >= len(values):
-                        aws("ssm", "delete-parameter", "--name", f"{prefix}/{old}")
-                written += 1
-                print("  written" + (f", in {len(values)} parts" if len(values) > 1 else ""))
-                break
+                return self._enter(name, kind, required, parse, text)
             except InvalidValue as error:
                 print(f"  {error}")
-                if not sys.stdin.isatty():
+                if not is_terminal():
                     sys.exit(f"{name} was not written")
-    print(f"\n{written} written. The functions read new values within ParameterTtlSeconds (five minutes), or")
+
+    def _enter(self, name, kind, required, parse, text):
+        text = self._generate(name, text)
+        if not text:
+            if required and name not in self._existing:
+                hint = ". --add-key frontend generates a key" if name == API_KEYS else ""
+                raise InvalidValue(f"this parameter is required{hint}")
+        elif text == "-":
+            if required:
+                raise InvalidValue("this parameter is required and can't be deleted")
+            if name in self._existing:
+                self._store.delete(name)
+            print("  deleted")
+        else:
+            self._write(name, kind, parse, read_file(text[1:]) if text.startswith("@") else text)
+
+    def _generate(self, name, text):
+        """Returns a generated value if the input asks for one, otherwise the input."""
+        is_set = name in self._existing
+        if name == LEDGER_KEY and not is_set and text in ("", "rotate"):
+            return values.new_ledger_key()
+        if name == LEDGER_KEY and text == "rotate":
+            return values.rotated_ledger_key(self._store.value(name))
+        if name == API_KEYS and not is_set and not text and is_terminal():
+            if confirm(f"  Generate a key named {api_keys.FIRST_NAME}, and show it once?", default=True):
+                self._generated_key = api_keys.generate()
+                return api_keys.added(None, api_keys.FIRST_NAME, self._generated_key)
+        return text
+
+    def _write(self, name, kind, parse, text):
+        if not text:
+            raise InvalidValue("the file is empty")
+        if name == API_KEYS and not text.startswith(("[", "{")):
+            text = self._key_as_array(text)
+        parts = parse(text)
+        check_size(parts)
+        if name == NOVI_KEY:
+            self._novi_key = parts[0]
+        if self._store.is_unchanged(name, kind, parts, self._kms_key):
+            print("  unchanged")
+            return
+        if name == NOVI_ROOT:
+            confirm_root(parts[0], self._novi_key)
+        self._store.write(name, kind, parts, self._kms_key, self._existing)
+        self.written += 1
+        print("  written" + (f", in {len(parts)} parts" if len(parts) > 1 else ""))
+        if name == API_KEYS and self._generated_key:
+            show_key(api_keys.FIRST_NAME, self._generated_key)
+
+    def _key_as_array(self, text):
+        current = self._store.value(API_KEYS) if API_KEYS in self._existing else None
+        array = api_keys.replaced(current, text)
+        print(f"  one key, so it becomes that of the caller {api_keys.FIRST_NAME}, without bypass. "
+              "Enter JSON, or use --add-key, for more")
+        return array
+
+
+def check_size(parts):
+    if any(len(part.encode()) > MAX_BYTES for part in parts):
+        raise InvalidValue(f"the value exceeds the maximum of {MAX_BYTES} bytes per parameter")
+
+
+def write_keys(store, value, kms_key):
+    check_size([value])
+    store.write(API_KEYS, "SecureString", [value], kms_key, [])
+
+
+def add_key(store, name, kms_key):
+    key = api_keys.generate()
+    write_keys(store, api_keys.added(store.value(API_KEYS), name, key), kms_key)
+    show_key(name, key)
+    print("The API accepts it within ParameterTtlSeconds (five minutes).", file=sys.stderr)
+
+
+def remove_key(store, name, kms_key):
+    value, was_last = api_keys.removed(store.value(API_KEYS), name)
+    if was_last:
+        print(f"{name} is the last key. Without it, the API rejects every caller.")
+        if not is_terminal():
+            raise InvalidValue("not removed: that needs a confirmation at a terminal. Add another key first, with --add-key")
+        if not confirm("Remove it anyway?"):
+            raise InvalidValue("not removed")
+    write_keys(store, value, kms_key)
+    print(f"The key of {name} was removed. The API rejects it within ParameterTtlSeconds (five minutes).")
+
+
+def list_groups(store):
+    root, key = store.value(NOVI_ROOT), store.value(NOVI_KEY)
+    if not root or not key:
+        missing = NOVI_ROOT if key else NOVI_KEY
+        raise InvalidValue(f"{missing} isn't set below {store.prefix}. Write it first, with --only {missing}")
+    groups = novi_groups.read(root, key)
+    print(f"{'group_guid':36}  {'members':>7}  name")
+    for guid, members, name in groups:
+        print(f"{guid:36}  {'-' if members is None else members:>7}  {name}")
+    print(f"\n{len(groups)} groups that this API key may see.")
+
+
+def prefix_argument(text):
+    prefix = text.rstrip("/")
+    if not re.fullmatch(r"(/[A-Za-z0-9_.-]+)+", prefix):
+        raise argparse.ArgumentTypeError("expected a path such as /idaa")
+    return prefix
+
+
+def parse_arguments(argv):
+    parser = argparse.ArgumentParser(prog="novi-bridge parameters", description=__doc__.split("\n\n", maxsplit=1)[0],
+                                     epilog="--stack and --region name another stack, as for every command.",
+                                     allow_abbrev=False)
+    parser.add_argument("--prefix", metavar="PATH", type=prefix_argument,
+                        help=f"path of the parameters (default: the stack's ParameterPrefix, or {DEFAULT_PREFIX})")
+    parser.add_argument("--key", metavar="KMS_ARN",
+                        help="ARN of a customer managed key for the SecureStrings (default: the key that encrypts a "
+                             "parameter already, or the stack's KmsKeyArn)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--only", metavar="NAME", action="append", choices=NAMES,
+                      help="prompt only for this parameter; may be given more than once: " + ", ".join(NAMES))
+    what.add_argument("--add-key", metavar="NAME", help="generate an API key for a caller, such as frontend, and show it once")
+    what.add_argument("--remove-key", metavar="NAME", help="remove the API key of a caller")
+    what.add_argument("--list-groups", action="store_true", help="show the name and the GUID of each group in Novi")
+    return parser.parse_args(argv)
+
+
+def prompt(store, arguments, region):
+    prompts = Prompts(store, arguments.key)
+    print(f"Parameters below {store.prefix}{f' in {region}' if region else ''}. "
+          "Press Enter to keep the current value or to skip an optional parameter.")
+    print("Enter - to delete an optional parameter, or @FILE to read the value from a file. Secrets are not echoed.\n")
+    try:
+        for parameter in PARAMETERS:
+            if not arguments.only or parameter[0] in arguments.only:
+                prompts.ask(*parameter)
+    except InputEnded:
+        sys.exit(f"\nThe input ended. {prompts.written} written.")
+    except KeyboardInterrupt:
+        print(f"\n{prompts.written} written.")
+        raise
+    print(f"\n{prompts.written} written. The functions read new values within ParameterTtlSeconds (five minutes), or")
     print("immediately if Novi or Mailman rejects the old ones.")
+
+
+def main(argv=None, stack=None):
+    """Runs the command. The stack says in which region and below which prefix the parameters are."""
+    arguments = parse_arguments(argv)
+    if stack is None:
+        # Imported late, because a caller that passes its own doesn't need it.
+        from stack import Stack
+        stack = Stack()
+    environment, settings = stack.environment(), stack.parameters
+    prefix = arguments.prefix or settings.get("ParameterPrefix", DEFAULT_PREFIX).rstrip("/")
+    store = ParameterStore(prefix, environment, settings.get("KmsKeyArn"))
+    try:
+        if arguments.add_key is not None:
+            add_key(store, arguments.add_key, arguments.key)
+        elif arguments.remove_key is not None:
+            remove_key(store, arguments.remove_key, arguments.key)
+        elif arguments.list_groups:
+            list_groups(store)
+        else:
+            prompt(store, arguments, environment.get("AWS_REGION"))
+    except (AwsError, InvalidValue, novi_groups.GroupsError) as error:
+        sys.exit(str(error))
+    except InputEnded:
+        sys.exit("\nThe input ended. Nothing was written.")
 
 
 if __name__ == "__main__":
