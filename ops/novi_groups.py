@@ -18,16 +18,21 @@ def printable(text):
     return "".join(character if character.isprintable() else "?" for character in str(text or ""))
 
 
+def fields(value):
+    """Returns the fields of an object by their names in lower case. Novi's upgrades may change the case."""
+    return {str(name).lower(): field for name, field in value.items()} if isinstance(value, dict) else {}
+
+
 def rows_of(value):
     """Returns the rows of a page and the number of rows on all pages, if the page says that."""
-    if isinstance(value, dict) and isinstance(value.get("data"), (dict, list)):
-        value = value["data"]
-    if isinstance(value, list):
-        return value, None
-    if not isinstance(value, dict) or not isinstance(value.get("Results"), list):
+    data = fields(value).get("data")
+    if isinstance(data, (dict, list)):
+        value = data
+    rows = value if isinstance(value, list) else fields(value).get("results")
+    if not isinstance(rows, list):
         raise GroupsError("the response isn't a list of groups. Check novi_api_root_url")
-    total = value.get("TotalCount")
-    return value["Results"], total if isinstance(total, int) else None
+    total = fields(value).get("totalcount")
+    return [fields(row) for row in rows], total if isinstance(total, int) else None
 
 
 def page(root, key, offset):
@@ -61,10 +66,9 @@ def read(root, key):
         rows, total = page(root, key, offset)
         known = len(groups)
         for row in rows:
-            guid = isinstance(row, dict) and (row.get("UniqueID") or row.get("UniqueId"))
+            guid, count = row.get("uniqueid"), row.get("totalmembercount")
             if guid:
-                count = row.get("TotalMemberCount")
-                groups[str(guid)] = (printable(guid), count if isinstance(count, int) else None, printable(row.get("Name")))
+                groups[str(guid)] = (printable(guid), count if isinstance(count, int) else None, printable(row.get("name")))
         offset += len(rows)
         # A server that ignores the offset returns the same page forever.
         if not rows or len(groups) == known or (len(rows) < PAGE_SIZE if total is None else offset >= total):

@@ -83,7 +83,8 @@ class ParameterStore:
         existing = []
         for first in range(0, len(paths), MAX_NAMES):
             existing += self._aws("get-parameters", "--names", *paths[first:first + MAX_NAMES])["Parameters"]
-        existing += self._aws("get-parameters-by-path", "--path", self.path(MULTIPART))["Parameters"]
+        if MULTIPART in names:
+            existing += self._aws("get-parameters-by-path", "--path", self.path(MULTIPART))["Parameters"]
         return {parameter["Name"][len(self.prefix) + 1:]: parameter["Version"] for parameter in existing}
 
     def value(self, name):
@@ -94,7 +95,7 @@ class ParameterStore:
         return self._aws("get-parameters", "--names", self.path(name), "--with-decryption")["Parameters"]
 
     def is_unchanged(self, name, kind, values, key):
-        """True if a parameter with all its parts already is what would be written.
+        """True if a parameter that exists, with all its parts, already is what would be written.
 
         False if that isn't known: an administrator may be allowed to write a secret, but not to read it.
         """
@@ -119,14 +120,15 @@ class ParameterStore:
         return self.path(name) + (f"/{number}" if number else "")
 
     def write(self, name, kind, values, key, existing):
-        """Writes all parts of a parameter. `existing` has the names of the parts that it had before."""
+        """Writes all parts of a parameter. `existing` has its name, if it exists, and those of its further parts."""
+        used_key = key
+        if kind == "SecureString" and not used_key:
+            used_key = (self._kms_key(name) if name in existing else None) or self._default_key
         # Write the first part last, so that a run that reads in between never sees it without the rest.
         for number, value in reversed(list(enumerate(values))):
             request = {"Name": self._part(name, number), "Type": kind, "Value": value, "Overwrite": True}
-            if kind == "SecureString":
-                used_key = key or self._kms_key(name) or self._default_key
-                if used_key:
-                    request["KeyId"] = used_key
+            if kind == "SecureString" and used_key:
+                request["KeyId"] = used_key
             self._aws("put-parameter", request=request)
         # Delete leftover parts of a longer earlier value, which would be read along with the new one.
         for old in existing:

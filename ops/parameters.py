@@ -94,10 +94,10 @@ def show_key(name, key):
 class Prompts:
     """Prompts for parameters, one after the other, and writes those that changed."""
 
-    def __init__(self, store, kms_key):
+    def __init__(self, store, names, kms_key):
         self._store = store
         self._kms_key = kms_key
-        self._existing = store.versions(NAMES)
+        self._existing = store.versions(names)
         self._novi_key = None
         self._generated_key = None
         self.written = 0
@@ -153,7 +153,7 @@ class Prompts:
         check_size(parts)
         if name == NOVI_KEY:
             self._novi_key = parts[0]
-        if self._store.is_unchanged(name, kind, parts, self._kms_key):
+        if name in self._existing and self._store.is_unchanged(name, kind, parts, self._kms_key):
             print("  unchanged")
             return
         if name == NOVI_ROOT:
@@ -177,27 +177,28 @@ def check_size(parts):
         raise InvalidValue(f"the value exceeds the maximum of {MAX_BYTES} bytes per parameter")
 
 
-def write_keys(store, value, kms_key):
+def write_keys(store, current, value, kms_key):
     check_size([value])
-    store.write(API_KEYS, "SecureString", [value], kms_key, [])
+    store.write(API_KEYS, "SecureString", [value], kms_key, [] if current is None else [API_KEYS])
 
 
 def add_key(store, name, kms_key):
-    key = api_keys.generate()
-    write_keys(store, api_keys.added(store.value(API_KEYS), name, key), kms_key)
+    key, current = api_keys.generate(), store.value(API_KEYS)
+    write_keys(store, current, api_keys.added(current, name, key), kms_key)
     show_key(name, key)
     print("The API accepts it within ParameterTtlSeconds (five minutes).", file=sys.stderr)
 
 
 def remove_key(store, name, kms_key):
-    value, was_last = api_keys.removed(store.value(API_KEYS), name)
+    current = store.value(API_KEYS)
+    value, was_last = api_keys.removed(current, name)
     if was_last:
         print(f"{name} is the last key. Without it, the API rejects every caller.")
         if not is_terminal():
             raise InvalidValue("not removed: that needs a confirmation at a terminal. Add another key first, with --add-key")
         if not confirm("Remove it anyway?"):
             raise InvalidValue("not removed")
-    write_keys(store, value, kms_key)
+    write_keys(store, current, value, kms_key)
     print(f"The key of {name} was removed. The API rejects it within ParameterTtlSeconds (five minutes).")
 
 
@@ -239,14 +240,14 @@ def parse_arguments(argv):
 
 
 def prompt(store, arguments, region):
-    prompts = Prompts(store, arguments.key)
+    chosen = [parameter for parameter in PARAMETERS if not arguments.only or parameter[0] in arguments.only]
+    prompts = Prompts(store, [name for name, *_ in chosen], arguments.key)
     print(f"Parameters below {store.prefix}{f' in {region}' if region else ''}. "
           "Press Enter to keep the current value or to skip an optional parameter.")
     print("Enter - to delete an optional parameter, or @FILE to read the value from a file. Secrets are not echoed.\n")
     try:
-        for parameter in PARAMETERS:
-            if not arguments.only or parameter[0] in arguments.only:
-                prompts.ask(*parameter)
+        for parameter in chosen:
+            prompts.ask(*parameter)
     except InputEnded:
         sys.exit(f"\nThe input ended. {prompts.written} written.")
     except KeyboardInterrupt:

@@ -45,7 +45,7 @@ class ParametersCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.write_executable("aws", f'#!/bin/sh\nexec "{sys.executable}" "{OPS}/tests/fake_ssm.py" "$@"\n')
+        self.write_executable("aws", f'#!/bin/sh\nexec "{sys.executable}" -I -S "{OPS}/tests/fake_ssm.py" "$@"\n')
         self.settings = {}
 
     def write_executable(self, name, text):

@@ -168,7 +168,7 @@ class AwsCliTest(ParametersCase):
 
     def test_cli_does_not_read_the_answers(self):
         # Such as with AWS_CLI_AUTO_PROMPT.
-        self.write_executable("aws", f'#!/bin/sh\ncat > /dev/null\nexec "{sys.executable}" "{OPS}/tests/fake_ssm.py" "$@"\n')
+        self.write_executable("aws", f'#!/bin/sh\ncat > /dev/null\nexec "{sys.executable}" -I -S "{OPS}/tests/fake_ssm.py" "$@"\n')
         result = self.run_with_input("--only", "mailman_username", "--only", "mailman_password", entered="restadmin\npass\n")
         self.assertIn("2 written", result.text)
 

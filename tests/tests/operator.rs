@@ -302,6 +302,55 @@ async fn parameters_script_generates_keeps_and_rotates_the_key_of_the_ledger() -
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn parameters_script_makes_api_keys_and_skips_unchanged_values() -> Result<()> {
+    let (moto, operator) = (Moto::start()?, Operator::new()?);
+    let stored = async || -> Result<Value> {
+        let value = moto.parameter_value(&format!("{}/api_keys", moto.prefix())).await?;
+        Ok(serde_json::from_str(&value.context("it exists")?)?)
+    };
+    let run = |arguments: &[&str], input: &str| {
+        let arguments = [&["--prefix", moto.prefix()], arguments].concat();
+        operator.run("parameters.py", &arguments, &moto.url(), input)
+    };
+    // A generated key is the only thing on standard output.
+    let output = run(&["--add-key", "frontend"], "")?;
+    assert!(output.status.success(), "{}", text(&output));
+    let frontend = String::from_utf8(output.stdout)?.trim().to_owned();
+    assert!(frontend.len() == 48 && frontend.bytes().all(|byte| byte.is_ascii_hexdigit()), "{frontend}");
+    let expected = json!([{"name": "frontend", "key": frontend, "bypass": false}]);
+    assert_eq!(stored().await?, expected);
+    let output = run(&["--add-key", "frontend"], "")?;
+    assert!(!output.status.success() && text(&output).contains("there already is a key"), "{}", text(&output));
+    let output = run(&["--only", "api_keys"], &format!("{expected}\n"))?;
+    assert!(text(&output).contains("unchanged") && text(&output).contains("0 written"), "{}", text(&output));
+
+    // A key that is pasted as it is belongs to frontend. It doesn't replace those of other callers.
+    let pasted = "0123456789abcdef0123456789abcdef0123456789abcdef";
+    let output = run(&["--only", "api_keys"], &format!("{pasted}\n"))?;
+    assert!(text(&output).contains("1 written") && !text(&output).contains(pasted), "{}", text(&output));
+    assert_eq!(stored().await?, json!([{"name": "frontend", "key": pasted, "bypass": false}]));
+    let output = run(&["--add-key", "backend"], "")?;
+    let backend = String::from_utf8(output.stdout)?.trim().to_owned();
+    let output = run(&["--only", "api_keys"], &format!("{pasted}\n"))?;
+    assert!(!output.status.success() && text(&output).contains("remove those of backend"), "{}", text(&output));
+    let output = run(&["--remove-key", "frontend"], "")?;
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(stored().await?, json!([{"name": "backend", "key": backend, "bypass": false}]));
+
+    // The functions accept the parameter without any caller's key, and would not accept an empty array.
+    let arguments = ["--prefix", moto.prefix(), "--remove-key", "backend"];
+    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), "y\n")?;
+    assert!(output.status.success() && text(&output).contains("rejects every caller"), "{}", text(&output));
+    let left = stored().await?;
+    assert_eq!(left.as_array().map(Vec::len), Some(1));
+    assert_ne!(left[0]["key"], json!(backend));
+    for secret in [frontend, pasted.to_owned(), backend] {
+        assert!(!operator.arguments()?.contains(&secret), "in the process list: {secret}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parameters_script_warns_if_what_answers_is_not_novi_and_asks_at_a_terminal() -> Result<()> {
     let (moto, operator) = (Moto::start()?, Operator::new()?);
     let novi = Novi::start(Directory::default(), Private::default()).await?;
@@ -464,9 +513,9 @@ fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<(
         inputs.push(json!([mapping, invalid]));
     }
     // One process for all of them, because starting the script takes seconds.
-    let program = "import json, sys\nimport parameters\nerrors = []\nfor mappings in json.load(sys.stdin):\n    try:\n        \
-                   parameters.mappings(json.dumps(mappings))\n        errors.append(None)\n    \
-                   except parameters.InvalidValue as error:\n        errors.append(str(error))\nprint(json.dumps(errors))\n";
+    let program = "import json, sys\nimport parameter_values\nerrors = []\nfor mappings in json.load(sys.stdin):\n    try:\n        \
+                   parameter_values.mappings(json.dumps(mappings))\n        errors.append(None)\n    \
+                   except parameter_values.InvalidValue as error:\n        errors.append(str(error))\nprint(json.dumps(errors))\n";
     let errors: Vec<Option<String>> = serde_json::from_value(run_python(program, &json!(inputs))?)?;
     let errors: Vec<String> = errors.into_iter().map(Option::unwrap_or_default).collect();
     assert_eq!(errors[0], "", "a valid array");
