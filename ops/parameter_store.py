@@ -46,6 +46,14 @@ def without_value(message, request):
     return message
 
 
+def comparable(value):
+    """Returns a value so that arrays in JSON that mean the same are equal: with its keys in order, and without spaces."""
+    if value.startswith("["):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.dumps(json.loads(value), sort_keys=True)
+    return value
+
+
 class ParameterStore:
     """The parameters below a prefix, in the account and region of an environment.
 
@@ -107,8 +115,8 @@ class ParameterStore:
                 return False
         except AwsError:
             return False
-        expected = {self._part(name, number): value for number, value in enumerate(values)}
-        return ({parameter["Name"]: parameter["Value"] for parameter in stored} == expected
+        expected = {self._part(name, number): comparable(value) for number, value in enumerate(values)}
+        return ({parameter["Name"]: comparable(parameter["Value"]) for parameter in stored} == expected
                 and all(parameter["Type"] == kind for parameter in stored))
 
     def _kms_key(self, name):

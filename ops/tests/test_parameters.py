@@ -22,8 +22,9 @@ class PromptsTest(ParametersCase):
         self.store("mailman_username", "restadmin", "String")
         self.store("mailman_password", "password-of-mailman")
         self.store("novi_mailman_sync", compact(MAPPINGS))
+        same_mappings = [dict(reversed(list(mapping.items()))) for mapping in MAPPINGS]
         for name, entered in [("mailman_username", "restadmin"), ("mailman_password", "password-of-mailman"),
-                              ("novi_mailman_sync", json.dumps(MAPPINGS, indent=1))]:
+                              ("novi_mailman_sync", json.dumps(same_mappings, indent=1))]:
             result = self.run_with_input("--only", name, entered=f"{entered}\n")
             self.assertEqual(result.code, 0, result.text)
             self.assertIn("unchanged", result.text)
@@ -32,6 +33,12 @@ class PromptsTest(ParametersCase):
         result = self.run_with_input("--only", "mailman_password", entered="another-password\n")
         self.assertIn("1 written", result.text)
         self.assertEqual(self.value("mailman_password"), "another-password")
+
+    def test_flag_is_not_the_number_that_python_takes_for_equal(self):
+        self.store("novi_mailman_sync", compact([{**MAPPINGS[0], "removals": 1}]))
+        entered = compact([{**MAPPINGS[0], "removals": True}])
+        result = self.run_with_input("--only", "novi_mailman_sync", entered=f"{entered}\n")
+        self.assertIn("1 written", result.text)
 
     def test_value_with_a_leftover_part_is_written_and_the_part_deleted(self):
         self.store("novi_mailman_sync", compact(MAPPINGS))
