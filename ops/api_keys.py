@@ -7,8 +7,8 @@ from parameter_values import InvalidValue, compact, json_array, parse_json, unqu
 
 # The name of the key that is made first.
 FIRST_NAME = "frontend"
-# The name of a key that no caller has. It replaces the last key, because the functions reject an array without a key and
-# go on with the keys that they read before.
+# The name of a key that no caller has. It replaces the last key, because the functions reject an array without a key
+# and go on with the keys that they read before.
 CLOSED = "(closed)"
 MIN_LENGTH = 20
 FIELDS = {"name", "key", "bypass"}
@@ -95,6 +95,6 @@ def replaced(current, key):
     """Returns the value with one pasted key. Refuses to take the keys of other callers away."""
     others = [name for name in names(entries(current)) if name != FIRST_NAME]
     if others:
-        raise InvalidValue(f"this single key would remove those of {', '.join(others)}. Use --add-key NAME, or enter all "
-                           "keys as a JSON array")
+        raise InvalidValue(f"this single key would remove those of {', '.join(others)}. "
+                           "Use --add-key NAME, or enter all keys as a JSON array")
     return compact([entry(FIRST_NAME, pasted_key(key))])

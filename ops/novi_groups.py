@@ -60,7 +60,7 @@ def page(root, key, offset):
 def read(root, key):
     """Returns (GUID, number of members or None, name) of each group, by name."""
     if not novi_http.is_private(root):
-        raise GroupsError("novi_api_root_url is http://, so the key isn't sent. Write the root again with https://")
+        raise GroupsError("novi_api_root_url doesn't start with https://, so the key isn't sent. Write the root again")
     groups, offset = {}, 0
     for _ in range(MAX_PAGES):
         rows, total = page(root, key, offset)
@@ -68,7 +68,8 @@ def read(root, key):
         for row in rows:
             guid, count = row.get("uniqueid"), row.get("totalmembercount")
             if guid:
-                groups[str(guid)] = (printable(guid), count if isinstance(count, int) else None, printable(row.get("name")))
+                members = count if isinstance(count, int) else None
+                groups[str(guid)] = (printable(guid), members, printable(row.get("name")))
         offset += len(rows)
         # A server that ignores the offset returns the same page forever.
         if not rows or len(groups) == known or (len(rows) < PAGE_SIZE if total is None else offset >= total):

@@ -36,11 +36,9 @@ class AnyStatus(urllib.request.HTTPErrorProcessor):
 
 def is_private(root):
     """True if no one on the way can read what is sent: the key must not be sent otherwise."""
-    url = urllib.parse.urlsplit(root)
-    if url.scheme == "https" or url.hostname == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(url.hostname).is_loopback
+        url = urllib.parse.urlsplit(root)
+        return url.scheme == "https" or url.hostname == "localhost" or ipaddress.ip_address(url.hostname).is_loopback
     except ValueError:
         return False
 

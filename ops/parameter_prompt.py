@@ -15,7 +15,7 @@ def is_terminal():
 
 @contextlib.contextmanager
 def without_echo():
-    """Turns off the terminal's echo. Unlike getpass, it keeps what was already entered, such as further pasted lines."""
+    """Turns off the terminal's echo. Unlike getpass, it keeps what was already entered, such as more pasted lines."""
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     silent = list(before)
@@ -53,8 +53,8 @@ def read_lines():
     was_told = not is_terminal()
     while is_open_json(text):
         if not was_told:
-            print("\n  The JSON isn't complete yet. Enter the rest, or Ctrl-D to end it here. A terminal cuts a line after\n"
-                  "  some 1000 or 4000 characters: read a long text from a file, with @FILE.", flush=True)
+            print("\n  The JSON isn't complete yet. Enter the rest, or Ctrl-D to end it here. A terminal cuts a line\n"
+                  "  after some 1000 or 4000 characters: read a long text from a file, with @FILE.", flush=True)
             was_told = True
         line = sys.stdin.readline()
         if not line:

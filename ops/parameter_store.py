@@ -1,7 +1,7 @@
 """Reads and writes parameters in SSM's Parameter Store with the AWS CLI.
 
-Secrets are never passed to a program as an argument, which would expose them in the process list. They are also kept out
-of error messages.
+Secrets are never passed to a program as an argument, which would expose them in the process list. They are also kept
+out of error messages.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ def without_value(message, request):
 
 
 def comparable(value):
-    """Returns a value so that arrays in JSON that mean the same are equal: with its keys in order, and without spaces."""
+    """Returns a value so that arrays in JSON that mean the same are equal: with keys in order, and the same spaces."""
     if value.startswith("["):
         with contextlib.suppress(ValueError, RecursionError):
             return json.dumps(json.loads(value), sort_keys=True)
@@ -68,6 +68,11 @@ class ParameterStore:
     def path(self, name):
         return f"{self.prefix}/{name}"
 
+    def place(self, name=None):
+        """Returns a path and its region, for messages: a parameter in another region is missing in this one."""
+        region = self._environment.get("AWS_REGION") or self._environment.get("AWS_DEFAULT_REGION")
+        return (self.path(name) if name else self.prefix) + (f" in {region}" if region else "")
+
     def _aws(self, operation, *arguments, request=None):
         """Runs `aws ssm`. `request` goes into a file, because arguments appear in the process list."""
         command = ["aws", "ssm", operation, *arguments, "--output", "json"]
@@ -75,8 +80,8 @@ class ParameterStore:
             if request is not None:
                 command += ["--cli-input-json", f"file://{path}"]
             try:
-                completed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
-                                           close_fds=False, env=self._environment, timeout=TIMEOUT)
+                completed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                                           check=False, close_fds=False, env=self._environment, timeout=TIMEOUT)
             except FileNotFoundError:
                 raise AwsError("the AWS CLI isn't installed: the program aws was not found") from None
             except subprocess.TimeoutExpired:
@@ -110,7 +115,8 @@ class ParameterStore:
         try:
             stored = self._stored(name)
             if name == MULTIPART:
-                stored += self._aws("get-parameters-by-path", "--path", self.path(name), "--with-decryption")["Parameters"]
+                parts = self._aws("get-parameters-by-path", "--path", self.path(name), "--with-decryption")
+                stored += parts["Parameters"]
             if key and kind == "SecureString" and self._kms_key(name) != key:
                 return False
         except AwsError:

@@ -54,7 +54,8 @@ def novi_key(text):
 
 def unquoted_key(text):
     if not text.isascii():
-        raise InvalidValue("found a character that isn't ASCII, such as a typographic quotation mark or an invisible space")
+        raise InvalidValue("found a character that isn't ASCII, such as a typographic quotation mark or "
+                           "an invisible space")
     if text[0] in "\"'`" or text[-1] in "\"'`":
         raise InvalidValue("expected the key without quotation marks around it")
     return printable_ascii(text)
@@ -135,12 +136,13 @@ def rotated_ledger_key(current):
     try:
         keys = ledger_keys(current)
     except InvalidValue:
-        raise InvalidValue("the current value is invalid, so it can't be rotated. Enter the key that sealed the ledger") from None
+        raise InvalidValue("the current value is invalid, so it can't be rotated. "
+                           "Enter the key that sealed the ledger") from None
     return compact([new_ledger_key(), *keys][:MAX_LEDGER_KEYS])
 
 
 def is_list_id(value):
-    """True for a list id such as members.lists.example.org, and for a posting address such as members@lists.example.org."""
+    """True for a list id such as members.lists.example.org, and for a posting address such as members@example.org."""
     name, at, host = str(value).strip().lower().partition("@")
     return isinstance(value, str) and ("." in host if at else True) and bool(
         re.fullmatch(r"[a-z0-9_+-]+(\.[a-z0-9_+-]+)+", f"{name}.{host}" if at else name))

@@ -36,7 +36,7 @@ PARAMETERS = [
     ("novi_probe_uuid", "SecureString", False,
      "UUID of a record that Novi always has, to tell its 404s from a wrong root or a lost permission", values.uuid),
     (API_KEYS, "SecureString", True,
-     'API keys of the callers: one key, or as JSON [{"name":"frontend","key":"…","bypass":false}]. --add-key makes them',
+     'API keys of the callers: a key, or as JSON [{"name":"frontend","key":"…","bypass":false}]. --add-key makes them',
      api_keys.parse),
     ("jwt_secret", "SecureString", False,
      "HS256 secret of JWTs, of at least 32 bytes, or a JSON array of such secrets. Without it, no JWT is accepted",
@@ -46,10 +46,12 @@ PARAMETERS = [
     ("mailman_username", "String", True, "User name for Mailman's REST API", values.printable_ascii),
     ("mailman_password", "SecureString", True, "Password for Mailman's REST API", values.printable_ascii),
     (MAPPINGS, "SecureString", True,
-     'Mappings, as JSON or @FILE: [{"group_guid":"…","list_id":"members.lists.example.org"}]. --list-groups shows the GUIDs',
+     'Mappings, as JSON or @FILE: [{"group_guid":"…","list_id":"members.lists.example.org"}]. '
+     "--list-groups shows the GUIDs",
      values.mappings),
     (LEDGER_KEY, "SecureString", True,
-     "Key that seals the mirror's ledger. Press Enter to generate it, or to keep it. Enter rotate to put a new key in front",
+     "Key that seals the mirror's ledger. Press Enter to generate it, or to keep it. "
+     "Enter rotate to put a new key in front",
      values.ledger_key),
     ("cache_password", "SecureString", False,
      "Password of an existing Redis. Leave it out with IAM and with Cache=serverless", values.printable_ascii),
@@ -87,7 +89,8 @@ def read_file(path):
 
 def show_key(name, key):
     """Shows a generated key. What explains it goes to standard error, so that the key can be piped."""
-    print(f"  The key of {name}, which is shown only now. Keep it as a secret of the caller:", file=sys.stderr, flush=True)
+    print(f"  The key of {name}, which is shown only now. Keep it as a secret of the caller:",
+          file=sys.stderr, flush=True)
     print(key, flush=True)
 
 
@@ -104,9 +107,12 @@ class Prompts:
 
     def ask(self, name, kind, required, description, parse):
         """Prompts until the input can be used. Without a terminal, ends the command at the first that can't."""
-        state = f"set, version {self._existing[name]}" if name in self._existing else "required" if required else "optional"
-        if name == LEDGER_KEY and name not in self._existing:
+        if name in self._existing:
+            state = f"set, version {self._existing[name]}"
+        elif name == LEDGER_KEY:
             state = "not set, will be generated"
+        else:
+            state = "required" if required else "optional"
         while True:
             text = read_input(f"{name} ({state})\n  {description}: ", kind == "SecureString")
             try:
@@ -186,7 +192,8 @@ def add_key(store, name, kms_key):
     key, current = api_keys.generate(), store.value(API_KEYS)
     write_keys(store, current, api_keys.added(current, name, key), kms_key)
     show_key(name, key)
-    print("The API accepts it within ParameterTtlSeconds (five minutes).", file=sys.stderr)
+    print(f"It was added to {store.place(API_KEYS)}. The API accepts it within ParameterTtlSeconds (five minutes).",
+          file=sys.stderr)
 
 
 def remove_key(store, name, kms_key):
@@ -195,18 +202,19 @@ def remove_key(store, name, kms_key):
     if was_last:
         print(f"{name} is the last key. Without it, the API rejects every caller.")
         if not is_terminal():
-            raise InvalidValue("not removed: that needs a confirmation at a terminal. Add another key first, with --add-key")
+            raise InvalidValue("not removed: confirm it at a terminal, or add another key first, with --add-key")
         if not confirm("Remove it anyway?"):
             raise InvalidValue("not removed")
     write_keys(store, current, value, kms_key)
-    print(f"The key of {name} was removed. The API rejects it within ParameterTtlSeconds (five minutes).")
+    print(f"The key of {name} was removed from {store.place(API_KEYS)}. "
+          "The API rejects it within ParameterTtlSeconds (five minutes).")
 
 
 def list_groups(store):
-    root, key = store.value(NOVI_ROOT), store.value(NOVI_KEY)
+    root, key = ((store.value(name) or "").strip() for name in (NOVI_ROOT, NOVI_KEY))
     if not root or not key:
         missing = NOVI_ROOT if key else NOVI_KEY
-        raise InvalidValue(f"{missing} isn't set below {store.prefix}. Write it first, with --only {missing}")
+        raise InvalidValue(f"{store.place(missing)} isn't set. Write it first, with --only {missing}")
     groups = novi_groups.read(root, key)
     print(f"{'group_guid':36}  {'members':>7}  name")
     for guid, members, name in groups:
@@ -233,17 +241,17 @@ def parse_arguments(argv):
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--only", metavar="NAME", action="append", choices=NAMES,
                       help="prompt only for this parameter; may be given more than once: " + ", ".join(NAMES))
-    what.add_argument("--add-key", metavar="NAME", help="generate an API key for a caller, such as frontend, and show it once")
+    what.add_argument("--add-key", metavar="NAME",
+                      help="generate an API key for a caller, such as frontend, and show it once")
     what.add_argument("--remove-key", metavar="NAME", help="remove the API key of a caller")
     what.add_argument("--list-groups", action="store_true", help="show the name and the GUID of each group in Novi")
     return parser.parse_args(argv)
 
 
-def prompt(store, arguments, region):
+def prompt(store, arguments):
     chosen = [parameter for parameter in PARAMETERS if not arguments.only or parameter[0] in arguments.only]
     prompts = Prompts(store, [name for name, *_ in chosen], arguments.key)
-    print(f"Parameters below {store.prefix}{f' in {region}' if region else ''}. "
-          "Press Enter to keep the current value or to skip an optional parameter.")
+    print(f"Parameters below {store.place()}. Press Enter to keep the current value or to skip an optional parameter.")
     print("Enter - to delete an optional parameter, or @FILE to read the value from a file. Secrets are not echoed.\n")
     try:
         for parameter in chosen:
@@ -264,9 +272,9 @@ def main(argv=None, stack=None):
         # Imported late, because a caller that passes its own doesn't need it.
         from stack import Stack
         stack = Stack()
-    environment, settings = stack.environment(), stack.parameters
+    settings = stack.parameters
     prefix = arguments.prefix or settings.get("ParameterPrefix", DEFAULT_PREFIX).rstrip("/")
-    store = ParameterStore(prefix, environment, settings.get("KmsKeyArn"))
+    store = ParameterStore(prefix, stack.environment(), settings.get("KmsKeyArn"))
     try:
         if arguments.add_key is not None:
             add_key(store, arguments.add_key, arguments.key)
@@ -275,7 +283,7 @@ def main(argv=None, stack=None):
         elif arguments.list_groups:
             list_groups(store)
         else:
-            prompt(store, arguments, environment.get("AWS_REGION"))
+            prompt(store, arguments)
     except (AwsError, InvalidValue, novi_groups.GroupsError) as error:
         sys.exit(str(error))
     except InputEnded:

@@ -1,7 +1,7 @@
 """Stands in for the AWS CLI's `aws ssm`. Keeps parameters in a JSON file, and records the arguments and the writes.
 
-FAKE_SSM names a folder. Its file `store.json` has the parameters, `calls` a line for each call, and `mode`, if it exists,
-how the program misbehaves: denied, quoting or slow.
+FAKE_SSM names a folder. Its file `store.json` has the parameters, `calls` a line for each call, and `mode`, if it
+exists, how the program misbehaves: denied, quoting or slow.
 """
 
 import json

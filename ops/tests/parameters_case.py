@@ -45,17 +45,19 @@ class ParametersCase(unittest.TestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.write_executable("aws", f'#!/bin/sh\nexec "{sys.executable}" -I -S "{OPS}/tests/fake_ssm.py" "$@"\n')
+        self.write_fake_aws()
         self.settings = {}
 
-    def write_executable(self, name, text):
-        path = self.folder / name
-        path.write_text(text, encoding="utf-8")
+    def write_fake_aws(self, first=":"):
+        """Writes a program `aws`, which runs a command of the shell before it answers."""
+        path = self.folder / "aws"
+        path.write_text(f'#!/bin/sh\n{first}\nexec "{sys.executable}" -I -S "{OPS}/tests/fake_ssm.py" "$@"\n',
+                        encoding="utf-8")
         path.chmod(0o755)
 
     def environment(self):
         return {**os.environ, "PATH": f"{self.folder}{os.pathsep}{os.environ['PATH']}", "FAKE_SSM": str(self.folder),
-                "NO_PROXY": "*", "PYTHONDONTWRITEBYTECODE": "1"}
+                "AWS_REGION": "us-east-2", "NO_PROXY": "*", "PYTHONDONTWRITEBYTECODE": "1"}
 
     def command(self, arguments):
         return [sys.executable, "-c", PROGRAM, str(OPS), json.dumps(self.settings), *arguments]

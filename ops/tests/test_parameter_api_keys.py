@@ -76,6 +76,7 @@ class ApiKeysTest(ParametersCase):
         self.assertEqual(self.keys(), [entry("frontend", key)])
         self.assertEqual(self.stored()["/idaa/api_keys"]["Type"], "SecureString")
         self.assertNotIn(key, result.errors)
+        self.assertIn("It was added to /idaa/api_keys in us-east-2.", result.errors)
         self.assert_never_in_arguments(key)
 
         self.store_keys(entry("frontend", key, True))
@@ -162,7 +163,8 @@ class ApiKeysTest(ParametersCase):
 
     def test_enter_and_no_asks_again(self):
         result = self.run_at_terminal("--only", "api_keys", dialog=[
-            ("makes them: ", "\n"), (OFFER, "n\n"), ("this parameter is required", ""), ("makes them: ", f"{RAW_KEY}\n")])
+            ("makes them: ", "\n"), (OFFER, "n\n"), ("this parameter is required", ""),
+            ("makes them: ", f"{RAW_KEY}\n")])
         self.assertEqual(self.keys(), [entry("frontend", RAW_KEY)], result.text)
         self.assertNotIn(RAW_KEY, result.text)
 

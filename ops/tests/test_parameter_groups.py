@@ -75,7 +75,8 @@ class GroupsTest(ParametersCase):
         return novi
 
     def test_groups_are_listed_by_name_with_their_guids(self):
-        novi = self.novi(pages([group(2, Name="zebra"), group(1, Name="Board"), group(3, Name="Évian", TotalMemberCount=None)]))
+        novi = self.novi(pages([group(2, Name="zebra"), group(1, Name="Board"),
+                                group(3, Name="Évian", TotalMemberCount=None)]))
         self.store("novi_api_root_url", novi.root + "/", "String")
         self.store("novi_idaa_api_key", KEY)
         result = self.run_with_input("--list-groups")
@@ -95,11 +96,11 @@ class GroupsTest(ParametersCase):
 
     def test_missing_parameter_is_named(self):
         result = self.run_with_input("--list-groups")
-        self.assertIn("novi_idaa_api_key isn't set below /idaa. Write it first, with --only", result.errors)
+        self.assertIn("/idaa/novi_idaa_api_key in us-east-2 isn't set. Write it first, with --only", result.errors)
         self.store("novi_idaa_api_key", KEY)
         result = self.run_with_input("--list-groups")
         self.assertEqual(result.code, 1)
-        self.assertIn("novi_api_root_url isn't set below /idaa", result.errors)
+        self.assertIn("/idaa/novi_api_root_url in us-east-2 isn't set", result.errors)
 
     def test_all_pages_are_read_with_and_without_a_total(self):
         groups = [group(number) for number in range(1, 251)]
@@ -151,6 +152,8 @@ class GroupsTest(ParametersCase):
         novi = self.novi(pages([group(1)]))
         with self.assertRaisesRegex(novi_groups.GroupsError, "the key isn't sent"):
             novi_groups.read(novi.root.replace("127.0.0.1", "0.0.0.0"), KEY)
+        with self.assertRaisesRegex(novi_groups.GroupsError, "the key isn't sent"):
+            novi_groups.read("http://[::1/api", KEY)
         self.assertEqual(novi.requests, [])
 
     def test_silent_server_is_given_up(self):

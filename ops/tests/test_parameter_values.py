@@ -19,8 +19,9 @@ KEYS = ["group_guid", "list_id", *values.MAPPING_OPTIONS]
 
 class ValuesTest(unittest.TestCase):
     def test_unusable_url_is_rejected_without_being_quoted(self):
-        for text in ["www.example.org/api", "https://", "https:///api", "ftp://hush.example.org", "https://[::1", "//hush/api",
-                     "https://hush.example.org:port/api", "https://user:hush@www.example.org", "https://www.example.org?hush"]:
+        for text in ["www.example.org/api", "https://", "https:///api", "ftp://hush.example.org", "https://[::1",
+                     "//hush/api", "https://hush.example.org:port/api", "https://user:hush@www.example.org",
+                     "https://www.example.org?hush"]:
             with self.assertRaises(values.InvalidValue) as caught:
                 values.url(text)
             self.assertRegex(str(caught.exception), r"\Aexpected a URL")
@@ -30,8 +31,8 @@ class ValuesTest(unittest.TestCase):
 
     def test_open_json_is_told_from_complete_text(self):
         for text, is_open in [
-            ("[", True), ("[]", False), ("[{]", True), ('["]', True), ('["]"]', False), (r'["\"]', True), (r'["\\"]', False),
-            ('{"a":[1]', True), ("[1]]", False), ("secret[", False), ("", False), (" [", True),
+            ("[", True), ("[]", False), ("[{]", True), ('["]', True), ('["]"]', False), (r'["\"]', True),
+            (r'["\\"]', False), ('{"a":[1]', True), ("[1]]", False), ("secret[", False), ("", False), (" [", True),
         ]:
             self.assertEqual(parameter_prompt.is_open_json(text), is_open, text)
 
@@ -45,7 +46,8 @@ class MappingsTest(unittest.TestCase):
     def test_page_explains_every_key_once_and_every_block_of_the_example(self):
         page = PAGE.read_text(encoding="utf-8")
         self.assertEqual(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE), KEYS)
-        blocks = re.split(r"^\d\. ", page.split("## The example, block by block")[1].split("\n## ")[0], flags=re.MULTILINE)[1:]
+        section = page.split("## The example, block by block")[1].split("\n## ")[0]
+        blocks = re.split(r"^\d\. ", section, flags=re.MULTILINE)[1:]
         example = json.loads(EXAMPLE.read_text(encoding="utf-8"))
         self.assertEqual(len(blocks), len(example))
         for block, mapping in zip(blocks, example):
