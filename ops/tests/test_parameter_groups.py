@@ -107,7 +107,7 @@ class GroupsTest(ParametersCase):
         for total in (True, False):
             novi = self.novi(pages(groups, total))
             found = novi_groups.read(novi.root, KEY)
-            self.assertEqual([guid for guid, _, _ in found], [guid(number) for number in range(1, 251)])
+            self.assertEqual([row[0] for row in found], [guid(number) for number in range(1, 251)])
             self.assertEqual(len(novi.requests), 3)
 
     def test_other_forms_of_a_page_are_read(self):
