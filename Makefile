@@ -3,7 +3,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup run check test test-long test-frontend test-sam soak faults fuzz bench bench-check bench-build lint \
-  quick-lint deny sbom build deploy parameters probe invoke-mirror
+  quick-lint deny sbom build deploy parameters probe invoke-mirror \
+  status stop start remove doctor
 
 # cargo-nextest, if it is installed: it prints one summary and runs each test in its own process.
 NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
@@ -107,7 +108,13 @@ parameters: setup ## prompt for each parameter and write it to SSM; ARGS='--only
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/parameters.py $(ARGS)
 
 probe: setup ## read how the live Novi and Mailman are, and print what to fix; writes nothing
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/probe.py $(ARGS)
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge probe $(ARGS)
 
 invoke-mirror: setup ## run the mirror once and print its report; ARGS=--dry-run, --show, '--force LIST' or --explain
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/invoke_mirror.py $(ARGS)
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge run $(ARGS)
+
+stop: setup ## stop the mirror at once; ARGS=verify or all stops others
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge stop $(ARGS)
+
+start: setup ## start the mirror after a stop
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge start $(ARGS)

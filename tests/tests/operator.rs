@@ -1,5 +1,5 @@
-//! The operator's commands: `make parameters` with the real AWS CLI against moto, `make invoke-mirror` with the real one
-//! against the emulator, and with one that returns given reports.
+//! The operator's commands: `make parameters` with the real AWS CLI against moto, `novi-bridge run` with the real one
+//! against the emulator, and with one that returns given reports. What needs no server is tested in `ops/tests`.
 
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
@@ -58,7 +58,7 @@ impl Operator {
 
     /// Invokes the mirror with these arguments.
     fn invoke_mirror(&self, arguments: &[&str], input: &str) -> Result<Output> {
-        self.run("invoke_mirror.py", &[&["--function", "function"], arguments].concat(), "http://127.0.0.1:9", input)
+        self.run("novi-bridge", &[&["run", "--function", "function"], arguments].concat(), "http://127.0.0.1:9", input)
     }
 
     /// Returns the events that were sent, in their order.
@@ -595,7 +595,7 @@ async fn invoke_script_runs_the_mirror_and_prints_its_report_as_a_table() -> Res
     let operator = Operator::new()?;
     let endpoint = env.function.endpoint();
     let invoke = |arguments: &[&str], input: &str| {
-        operator.run("invoke_mirror.py", &[&["--function", "function"], arguments].concat(), &endpoint, input)
+        operator.run("novi-bridge", &[&["run", "--function", "function"], arguments].concat(), &endpoint, input)
     };
 
     let output = invoke(&["--dry-run"], "")?;
@@ -647,7 +647,7 @@ async fn invoke_script_runs_the_mirror_and_prints_its_report_as_a_table() -> Res
 
     let output = invoke(&["--list", "other.lists.example.org"], "")?;
     assert!(
-        text(&output).contains("The mirror did not run") && text(&output).contains("no mapping names"),
+        text(&output).contains("the mirror did not run") && text(&output).contains("no mapping names"),
         "{}",
         text(&output)
     );
@@ -749,7 +749,7 @@ fn force_option_asks_and_sends_exactly_what_it_showed() -> Result<()> {
         assert_eq!(operator.events()?, expected, "{arguments:?} {input:?}: {printed}");
         assert_eq!(output.status.success(), is_sent, "{printed}");
         assert_eq!(printed.contains("The plan was forced"), is_sent, "{printed}");
-        assert_eq!(printed.contains("Nothing was written."), !is_sent, "{printed}");
+        assert_eq!(printed.contains("nothing was written"), !is_sent, "{printed}");
     }
     Ok(())
 }
@@ -803,7 +803,7 @@ fn force_option_sends_nothing_if_there_is_nothing_to_force_or_not_all_is_shown()
             false,
             "There is nothing to force.",
         ),
-        ("blocked", cut, false, "Not forced, because the table isn't complete."),
+        ("blocked", cut, false, "not forced, because the table isn't complete"),
     ] {
         let operator = Operator::with_results(&[run_report(status, true, &[list])])?;
         let output = operator.invoke_mirror(&["--force", LIST, "--yes"], "")?;
@@ -811,8 +811,8 @@ fn force_option_sends_nothing_if_there_is_nothing_to_force_or_not_all_is_shown()
         assert!(printed.contains(message), "{printed}");
         assert_eq!(output.status.success(), success, "{printed}");
         assert_eq!(operator.events()?.len(), 1, "{printed}");
-        assert_eq!(printed.contains("5,000 addresses"), message.starts_with("Not"), "{printed}");
-        assert_eq!(printed.contains("1200 more are left out"), message.starts_with("Not"), "{printed}");
+        assert_eq!(printed.contains("5,000 addresses"), message.starts_with("not"), "{printed}");
+        assert_eq!(printed.contains("1200 more are left out"), message.starts_with("not"), "{printed}");
     }
     // Options that contradict each other, or would ask for less than the operator thinks.
     for (arguments, error) in [
@@ -847,8 +847,8 @@ async fn force_option_applies_the_plan_of_every_kind_of_list_that_waits() -> Res
     let (env, lists) = lists.start(&[]).await?;
     let operator = Operator::new()?;
     for ((reason, _), test) in kinds.iter().zip(&lists) {
-        let arguments = ["--function", "function", "--force", &test.id, "--yes"];
-        let output = operator.run("invoke_mirror.py", &arguments, &env.function.endpoint(), "")?;
+        let arguments = ["run", "--function", "function", "--force", &test.id, "--yes"];
+        let output = operator.run("novi-bridge", &arguments, &env.function.endpoint(), "")?;
         let printed = text(&output);
         assert!(output.status.success() && printed.contains(reason), "{printed}");
         for address in &test.leave {
@@ -877,7 +877,7 @@ async fn probe_script_prints_what_to_fix() -> Result<()> {
     let mappings = json!([{"group_guid": group, "list_id": "members.lists.example.org"}]);
     let env = Mirror::start(directory, mappings, &[]).await?;
     let operator = Operator::new()?;
-    let probe = || operator.run("probe.py", &["--function", "function"], &env.function.endpoint(), "");
+    let probe = || operator.run("novi-bridge", &["probe", "--function", "function"], &env.function.endpoint(), "");
 
     let output = probe()?;
     assert!(!output.status.success(), "a list is missing: {}", text(&output));

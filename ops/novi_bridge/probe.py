@@ -3,13 +3,12 @@
 Exits with 0 if there is nothing worse than a warning, otherwise with 1. Nothing in the output is a value of a record.
 """
 
-import argparse
-import sys
 import textwrap
 
-from mirror import Mirror, print_table
+from novi_bridge.errors import Failure
+from novi_bridge.invoke import invoke
+from novi_bridge.terminal import WIDTH, print_table
 
-WIDTH = 120
 KINDS = ["text", "boolean", "number", "list", "object", "blank", "null", "absent"]
 
 
@@ -57,13 +56,14 @@ def print_lists(lists):
     print_table(rows, left=1)
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="make probe", description=__doc__.split("\n\n", maxsplit=1)[0])
-    mirror = Mirror(parser)
-    arguments = parser.parse_args()
-    result = mirror.invoke(arguments, {"probe": True})
+def add_arguments(parser):
+    parser.add_argument("--function", help="name of the function, if it is not the stack's")
+
+
+def main(stack, arguments):
+    result = invoke(stack, {"probe": True}, arguments.function)
     if "probe" not in result:
-        sys.exit(f"The mirror returned no probe: {result.get('errorMessage', 'deploy this version of it first')}")
+        raise Failure(f"the mirror returned no probe: {result.get('errorMessage', 'deploy this version of it first')}")
     novi, mailman, findings = (result["probe"][key] for key in ("novi", "mailman", "findings"))
     counts = {severity: sum(finding["severity"] == severity for finding in findings) for severity in ("error", "warning")}
     print(f"{result['status']}: {counts['error']} errors and {counts['warning']} warnings, {result['novi_calls']} calls to "
@@ -82,7 +82,4 @@ def main():
     if mailman["lists"]:
         print()
         print_lists(mailman["lists"])
-    sys.exit(result["status"] == "failed")
-
-
-main()
+    return result["status"] == "failed"

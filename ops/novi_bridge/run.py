@@ -3,11 +3,12 @@
 Exits with 0 if every list is ok or partial, otherwise with 1.
 """
 
-import argparse
 import json
 import sys
 
-from mirror import Mirror, print_table
+from novi_bridge.errors import Failure
+from novi_bridge.invoke import extract_report, invoke
+from novi_bridge.terminal import confirm, print_table
 
 COLUMNS = ["wanted", "roster", "subscribed", "unsubscribed", "kept", "withheld"]
 
@@ -19,16 +20,6 @@ LEAVE_REASONS = {
     "unknown_address": "no record that was read has this address",
 }
 JOIN_REASON = "an active member of the list's groups"
-
-
-def extract_report(result):
-    """Returns the report. A function error carries it in its message."""
-    message = result.get("errorMessage")
-    if message is None:
-        return result
-    if "{" not in message:
-        sys.exit(f"The mirror returned no report and may have written changes: {message}")
-    return json.loads(message[message.index("{"):message.rindex("}") + 1])
 
 
 def name(entry):
@@ -93,9 +84,9 @@ def is_cut(report):
     return any(entry.get("left_out") for entry in report["lists"])
 
 
-def force(mirror, arguments):
+def force(stack, arguments):
     """Shows what a list's plan would change, asks, and applies exactly that. Returns the last report."""
-    report = extract_report(mirror.invoke(arguments, {"show": True, "lists": [arguments.force]}))
+    report = extract_report(invoke(stack, {"show": True, "lists": [arguments.force]}, arguments.function))
     print_report(report)
     print_changes(report)
     # The reason of a list names the event that forces it, unless there is nothing that a force can lift.
@@ -104,29 +95,23 @@ def force(mirror, arguments):
         print("\nThere is nothing to force.")
         return report
     if is_cut(report):
-        sys.exit("\nNot forced, because the table isn't complete.")
+        raise Failure("not forced, because the table isn't complete")
     limits = {"joins": len(entry["joins"]), "leaves": len(entry["leaves"]), "unknown": entry["skipped"]["unknown"]}
     print(f"\nThis allows at most {', '.join(f'{count} {key}' for key, count in limits.items())}. "
           "What exceeds that by then is judged by the ordinary limits.")
     if limits["unknown"]:
         print("Some of the addresses may belong to records that can't be read. If they may be readable in a later run, wait.")
-    if not arguments.yes and not confirm("Apply exactly this? [y/N] "):
-        sys.exit("Nothing was written.")
+    if not arguments.yes and not confirm("Apply exactly this?"):
+        raise Failure("nothing was written")
     event = {"force": {entry["list_id"]: limits}, "lists": [entry["list_id"]]}
-    report = extract_report(mirror.invoke(arguments, event))
+    report = extract_report(invoke(stack, event, arguments.function))
     print()
     print_report(report)
     return report
 
 
-def confirm(question):
-    print(question, end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def main():
-    parser = argparse.ArgumentParser(prog="make invoke-mirror", description=__doc__.split("\n\n", maxsplit=1)[0])
-    mirror = Mirror(parser)
+def add_arguments(parser):
+    parser.add_argument("--function", help="name of the function, if it is not the stack's")
     parser.add_argument("--list", dest="lists", metavar="LIST_ID", nargs="+", help="process only these lists")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--dry-run", action="store_true", help="plan and report without writing anything")
@@ -137,14 +122,16 @@ def main():
     mode.add_argument("--explain", action="store_true",
                       help="prompt for addresses, and explain why each one is or isn't on a list; writes nothing")
     parser.add_argument("--yes", action="store_true", help="with --force: don't ask")
-    arguments = parser.parse_args()
+
+
+def main(stack, arguments):
     if arguments.force and arguments.lists:
-        parser.error("--force processes only the list that it names; leave out --list")
+        raise Failure("--force processes only the list that it names; leave out --list")
     if arguments.yes and not arguments.force:
-        parser.error("--yes needs --force")
+        raise Failure("--yes needs --force")
 
     if arguments.force:
-        sys.exit(not is_good(force(mirror, arguments)))
+        return not is_good(force(stack, arguments))
     event = {}
     if arguments.dry_run:
         event["dry_run"] = True
@@ -156,11 +143,8 @@ def main():
         if sys.stdin.isatty():
             print("Enter addresses, one per line, and finish with an empty line:")
         event["explain"] = list(iter(lambda: sys.stdin.readline().strip(), ""))
-    report = extract_report(mirror.invoke(arguments, event))
+    report = extract_report(invoke(stack, event, arguments.function))
     print_report(report)
     if arguments.show:
         print_changes(report)
-    sys.exit(not is_good(report))
-
-
-main()
+    return not is_good(report)

@@ -1,0 +1,99 @@
+"""The stack that a command is about: its name, its region, and what AWS says about it."""
+
+import os
+
+from novi_bridge import aws, memory
+from novi_bridge.errors import AwsError, Failure
+
+DEFAULT_NAME = "novi-bridge"
+
+
+class Stack:
+    """A stack. The first one that is made without a name and region is that of the command line, or the remembered one."""
+
+    # What `select` was given. The module of the SSM parameters makes its stack without arguments.
+    _selected = (None, None)
+
+    @classmethod
+    def select(cls, name, region):
+        """Sets the stack of this command."""
+        cls._selected = (name, region)
+
+    def __init__(self):
+        name, region = self._selected
+        known = [stack for stack in memory.stacks() if name in (None, stack[0]) and None in (region, stack[1]) or stack == (name, region)]
+        if len({stack[0] for stack in known}) > 1:
+            raise Failure("several stacks were deployed from this folder. Add one of: "
+                          + ", ".join(sorted({f"--stack {stack[0]}" for stack in known})))
+        if len(known) > 1:
+            raise Failure(f"{known[0][0]} was deployed to several regions from this folder. Add one of: "
+                          + ", ".join(sorted(f"--region {stack[1]}" for stack in known)))
+        remembered = known[0] if known else (None, None)
+        self.name = name or remembered[0] or DEFAULT_NAME
+        self.region = (region or remembered[1] or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+                       or configured_region())
+        self._description = None
+
+    def environment(self):
+        """Returns the environment for every program that calls AWS. It sets the stack's region."""
+        return aws.environment(self.region)
+
+    def aws(self, *arguments, timeout=aws.TIMEOUT_SECONDS):
+        """Returns what the AWS CLI answers, parsed."""
+        return aws.call(arguments, self.environment(), timeout)
+
+    def describe(self, again=False):
+        """Returns what CloudFormation says about the stack, or an empty dict if it doesn't exist."""
+        if self._description is None or again:
+            try:
+                found = self.aws("cloudformation", "describe-stacks", "--stack-name", self.name)["Stacks"]
+            except AwsError as error:
+                if error.code != "ValidationError" or "does not exist" not in str(error):
+                    raise
+                found = []
+            self._description = found[0] if found else {}
+        return self._description
+
+    @property
+    def status(self):
+        return self.describe().get("StackStatus", "")
+
+    @property
+    def is_deployed(self):
+        """True if there is a stack with something in it: not one whose first change set was never executed."""
+        return bool(self.status) and self.status not in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "DELETE_COMPLETE")
+
+    @property
+    def parameters(self):
+        """The live values of the template's parameters. Empty before the first deployment."""
+        if not self.is_deployed:
+            return {}
+        return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in self.describe().get("Parameters", [])}
+
+    @property
+    def outputs(self):
+        return {entry["OutputKey"]: entry.get("OutputValue", "") for entry in self.describe().get("Outputs", [])}
+
+    def resource(self, logical_id):
+        """Returns the physical id of a resource, or None if the stack doesn't have it."""
+        try:
+            found = self.aws("cloudformation", "describe-stack-resource", "--stack-name", self.name,
+                             "--logical-resource-id", logical_id)
+        except AwsError as error:
+            if error.code == "ValidationError":
+                return None
+            raise
+        return found["StackResourceDetail"].get("PhysicalResourceId")
+
+    def require(self):
+        """Ends the command if the stack isn't deployed."""
+        if not self.is_deployed:
+            state = f" It is in {self.status}." if self.status else ""
+            raise Failure(f"there is no deployed stack {self.name} in {self.region}.{state} "
+                          "Deploy it (novi-bridge deploy), or name another one with --stack and --region")
+
+
+def configured_region():
+    """Returns the region of the profile, or None."""
+    completed = aws.run(["configure", "get", "region"], aws.environment(None), timeout=30)
+    return completed.stdout.strip() or None
