@@ -85,6 +85,7 @@ quick-lint:
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@python3 -m unittest discover --quiet -s scripts
+	@python3 -m unittest discover --quiet -s ops/tests -t ops
 	@scripts/prose
 	@scripts/prose --report --quiet
 	@scripts/cycles
@@ -101,11 +102,20 @@ sbom: ## write a CycloneDX SBOM of each function to target/sbom
 build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 builds for arm64
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
 
-deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes a parameter, ARCH the architecture
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" .venv/bin/python ops/deploy.py $(ARGS)
+# The administrator's commands, which ops/novi-bridge runs without make, too. SET comes from the
+# environment of the recipe, so that the shell doesn't change what is quoted in it.
+deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes only a parameter, ARCH the architecture
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" ops/novi-bridge deploy --set-words "$${SET:-}" \
+	  $(if $(ARCH),--set Architecture=$(ARCH)) $(ARGS)
 
 parameters: setup ## prompt for each parameter and write it to SSM; ARGS='--only NAME' changes one
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" .venv/bin/python ops/parameters.py $(ARGS)
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge parameters $(ARGS)
+
+status: setup ## say how the stack is: version, schedule, last run, alarms, ledger
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge status $(ARGS)
+
+doctor: setup ## check everything that can be wrong with the stack, and say how to fix it; ARGS=--no-invoke is quick
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge doctor $(ARGS)
 
 probe: setup ## read how the live Novi and Mailman are, and print what to fix; writes nothing
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge probe $(ARGS)
@@ -118,3 +128,6 @@ stop: setup ## stop the mirror at once; ARGS=verify or all stops others
 
 start: setup ## start the mirror after a stop
 	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge start $(ARGS)
+
+remove: setup ## delete the stack, and say what stays; ARGS=--parameters also deletes the SSM parameters
+	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge remove $(ARGS)

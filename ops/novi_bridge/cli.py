@@ -5,7 +5,7 @@ import importlib
 import sys
 from typing import Callable, NamedTuple, Optional
 
-from novi_bridge import probe, run, source, switch
+from novi_bridge import deploy, doctor, probe, remove, run, source, status, switch
 from novi_bridge.errors import Failure
 from novi_bridge.stack import Stack
 
@@ -20,11 +20,16 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "parameters": Command("write the secrets and mappings to SSM, make and remove API keys"),
+    "deploy": Command("deploy the stack, upgrade it to this version, or change its parameters", deploy.main,
+                      deploy.add_arguments),
+    "status": Command("say how the stack is: version, schedule, last run, alarms, ledger", status.main),
+    "doctor": Command("check everything that can be wrong, and say how to fix it", doctor.main, doctor.add_arguments),
     "probe": Command("read how the live Novi and Mailman are, and print what to fix; writes nothing", probe.main,
                      probe.add_arguments),
     "run": Command("run the mirror once and print its report", run.main, run.add_arguments),
     "stop": Command("stop a function at once, until it is started again", switch.stop, switch.add_arguments),
     "start": Command("start a function that was stopped", switch.start, switch.add_arguments),
+    "remove": Command("delete the stack, and say what stays", remove.main, remove.add_arguments),
 }
 
 

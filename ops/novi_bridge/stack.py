@@ -4,6 +4,7 @@ import os
 
 from novi_bridge import aws, memory
 from novi_bridge.errors import AwsError, Failure
+from novi_bridge.template import Parameter
 
 DEFAULT_NAME = "novi-bridge"
 
@@ -72,7 +73,7 @@ class Stack:
 
     @property
     def outputs(self):
-        return {entry["OutputKey"]: entry.get("OutputValue", "") for entry in self.describe().get("Outputs", [])}
+        return outputs_of(self.describe())
 
     def resource(self, logical_id):
         """Returns the physical id of a resource, or None if the stack doesn't have it."""
@@ -85,12 +86,33 @@ class Stack:
             raise
         return found["StackResourceDetail"].get("PhysicalResourceId")
 
+    def others(self):
+        """Returns the names of the other stacks of novi-bridge in this region."""
+        found = self.aws("cloudformation", "describe-stacks")["Stacks"]
+        return [entry["StackName"] for entry in found
+                if entry["StackName"] != self.name and {"MirrorFunction", "LedgerBucket"} <= outputs_of(entry).keys()]
+
+    def template_parameters(self, known):
+        """Returns the parameters of the deployed template. CloudFormation tells less about them than `known` does."""
+        found = self.aws("cloudformation", "get-template-summary", "--stack-name", self.name)["Parameters"]
+        deployed = {}
+        for entry in found:
+            name = entry["ParameterKey"]
+            allowed = tuple(entry.get("ParameterConstraints", {}).get("AllowedValues", ()))
+            parameter = known.get(name) or Parameter(name, entry["ParameterType"])
+            deployed[name] = parameter._replace(type=entry["ParameterType"], allowed=allowed)
+        return deployed
+
     def require(self):
         """Ends the command if the stack isn't deployed."""
         if not self.is_deployed:
             state = f" It is in {self.status}." if self.status else ""
             raise Failure(f"there is no deployed stack {self.name} in {self.region}.{state} "
                           "Deploy it (novi-bridge deploy), or name another one with --stack and --region")
+
+
+def outputs_of(description):
+    return {entry["OutputKey"]: entry.get("OutputValue", "") for entry in description.get("Outputs", [])}
 
 
 def configured_region():

@@ -22,7 +22,6 @@ def ask(prompt):
     """Returns one line of input. Ends the command if the input has ended."""
     line = read_line(prompt)
     if line is None:
-        print()
         raise Failure("nothing answered the question, because the input has ended. Run it at a terminal, or with --yes")
     return line
 
@@ -38,9 +37,12 @@ def read_line(prompt):
         try:
             return input(prompt).strip()
         except EOFError:
+            print()
             return None
     print(prompt, end="", flush=True)
     line = sys.stdin.readline()
+    # No one has pressed Enter, so the next text would follow the prompt.
+    print()
     return line.strip() if line else None
 
 

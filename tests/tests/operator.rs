@@ -527,60 +527,6 @@ fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<(
     Ok(())
 }
 
-/// Uses a fake `sam` and `aws` that record their arguments, because the tests have no account to deploy to.
-#[test]
-fn deploy_script_builds_what_it_deploys_prompts_once_and_keeps_the_settings() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    std::fs::create_dir(dir.path().join("ops"))?;
-    for file in ["ops/deploy.py", "ops/stack.py", "samconfig.toml"] {
-        std::fs::copy(workspace().join(file), dir.path().join(file))?;
-    }
-    let (log, local) = (dir.path().join("log"), dir.path().join("samconfig.local.toml"));
-    // The account quota leaves ten instances. In the guided deployment, the operator chooses x86_64.
-    let guided = format!("sed -i 's/arm64/x86_64/; s/ReserveC/Cache=none &/' {}", local.display());
-    for (program, action) in [
-        ("sam", format!("case \"$*\" in *--guided*) {guided};; esac")),
-        ("aws", "echo 10".to_owned()),
-        ("rustup", String::new()),
-    ] {
-        let path = dir.path().join(program);
-        std::fs::write(&path, format!("#!/bin/sh\necho {program} \"$*\" >> {}\n{action}\n", log.display()))?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    }
-    let deploy = |set: &str| -> Result<(String, Vec<String>)> {
-        std::fs::write(&log, "")?;
-        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap_or_default());
-        let mut deploy = Command::new(venv().join("bin/python"));
-        let output = deploy.arg(dir.path().join("ops/deploy.py")).env("PATH", path).env("SET", set).output()?;
-        assert!(output.status.success(), "{}", text(&output));
-        let log = std::fs::read_to_string(&log)?;
-        Ok((text(&output), log.lines().filter(|line| line.starts_with("sam ")).map(str::to_owned).collect()))
-    };
-    let (printed, commands) = deploy("")?;
-    assert!(printed.contains("Cache=none") && printed.contains("ReserveConcurrency=false"), "{printed}");
-    let config = format!("sam deploy --config-file {}", local.display());
-    assert_eq!(
-        commands,
-        [
-            "sam build --parameter-overrides Architecture=arm64".to_owned(),
-            format!("{config} --guided"),
-            "sam build --parameter-overrides Architecture=x86_64".to_owned(),
-            config.clone(),
-        ]
-    );
-    // A change is kept: the next deployment must not disable the mirror again.
-    let build = "sam build --parameter-overrides Architecture=x86_64".to_owned();
-    for set in ["MirrorApply=true MirrorSchedule='cron(30 6 * * ? *)'", ""] {
-        let (_, commands) = deploy(set)?;
-        assert_eq!(commands, [build.clone(), config.clone()]);
-        let settings = std::fs::read_to_string(&local)?;
-        for part in ["MirrorApply=", "true", "cron(30 6 * * ? *)", "ReserveConcurrency"] {
-            assert!(settings.contains(part), "{part}: {settings}");
-        }
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn invoke_script_runs_the_mirror_and_prints_its_report_as_a_table() -> Result<()> {
     let mut directory = Directory::default();

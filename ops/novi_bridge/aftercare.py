@@ -1,0 +1,53 @@
+"""Looks after a deployment: the API's health, a dry run, the alarms' subscription, and the protection of the stack."""
+
+from novi_bridge import facts, functions, run
+from novi_bridge.errors import Failure
+from novi_bridge.invoke import extract_report, invoke
+from novi_bridge.terminal import say, warn
+
+
+def check(stack, with_dry_run):
+    """Returns True if something doesn't work."""
+    print()
+    for name, value in sorted(stack.outputs.items()):
+        say(f"{name}: {value}", hanging=2)
+    print()
+    stack.aws("cloudformation", "update-termination-protection", "--enable-termination-protection", "--stack-name", stack.name)
+    say("The stack is protected from deletion. novi-bridge remove lifts that.")
+    is_subscribed, subscription = facts.describe_subscriptions(stack)
+    if is_subscribed:
+        say(f"Alarms: {subscription}.")
+    else:
+        warn(f"{subscription}.")
+    is_well = check_health(stack)
+    if with_dry_run:
+        is_well = check_mirror(stack) and is_well
+    return not is_well
+
+
+def check_health(stack):
+    is_up, health = facts.health(stack, facts.HEALTH_ATTEMPTS)
+    if is_up:
+        say(f"Health: {health}.")
+        return True
+    warn(f"the API isn't healthy: {health}. novi-bridge doctor looks for the cause.")
+    if "DomainTarget" in stack.outputs:
+        say(f"The domain name must be a CNAME or an alias of {stack.outputs['DomainTarget']}. A new record takes a while.")
+    return False
+
+
+def check_mirror(stack):
+    """Makes a dry run. What it finds about lists is for the operator to judge, and isn't a failed deployment."""
+    if functions.is_stopped(stack, "mirror"):
+        warn("the mirror is stopped, and stays so: novi-bridge start.")
+        return True
+    say("A dry run of the mirror, which takes minutes if there are thousands of members:")
+    try:
+        report = extract_report(invoke(stack, {"dry_run": True}))
+    except Failure as failure:
+        warn(f"{failure}.")
+        return False
+    run.print_report(report)
+    if not facts.writes(stack):
+        say("The mirror writes nothing until: novi-bridge deploy --set MirrorApply=true")
+    return True

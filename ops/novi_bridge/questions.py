@@ -1,0 +1,79 @@
+"""Asks for the values of parameters, with the template's descriptions, before anything is built."""
+
+from novi_bridge.terminal import ask, say
+from novi_bridge.values import form_error
+
+PRICES = [
+    ("serverless, in a new network", "about 58 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 15"),
+    ("serverless, in an existing network", "about 22 USD: cache 6, metrics and alarms 15"),
+    ("existing", "about 16 USD: metrics and alarms"),
+    ("none", "about 16 USD: metrics and alarms (no locks, no shared limits)"),
+]
+CLEAR = "-"
+
+
+def ask_five(parameters, values):
+    """Asks what has to be decided by the operator. Returns the values."""
+    answers = dict(values)
+
+    def ask_for(name):
+        answers[name] = ask_parameter(parameters[name], answers[name])
+
+    say("1. The cache. Its monthly cost in us-east-1, without requests (docs/operations.md has the calculation):")
+    for choice, price in PRICES:
+        say(f"{choice}: {price}", indent=5, hanging=2)
+    ask_for("Cache")
+    if answers["Cache"] != "existing":
+        answers.update({name: "" for name in ("CacheId", "CacheUrl", "CacheIamUser")})
+    else:
+        ask_for("CacheId")
+        if answers["CacheId"]:
+            answers["CacheUrl"] = ""
+        else:
+            ask_for("CacheUrl")
+            answers["CacheIamUser"] = ""
+    print("\n2. The network.")
+    if answers["Cache"] == "none":
+        say("None: without a cache, the functions need no network.", indent=3)
+        answers.update({name: "" for name in ("VpcId", "SubnetIds", "SecurityGroupIds")})
+    else:
+        ask_for("VpcId")
+        if answers["VpcId"]:
+            ask_for("SubnetIds")
+        else:
+            answers.update({name: "" for name in ("SubnetIds", "SecurityGroupIds")})
+    print("\n3. Alarms.")
+    ask_for("AlarmEmail")
+    print("\n4. Web pages.")
+    ask_for("CorsAllowOrigins")
+    print("\n5. The domain, if the API should have one of its own.")
+    ask_for("DomainName")
+    if answers["DomainName"]:
+        ask_for("CertificateArn")
+    else:
+        answers["CertificateArn"] = ""
+    return answers
+
+
+def ask_all(parameters, values):
+    """Asks for every parameter. Returns the values."""
+    say("Monthly cost of the cache in us-east-1, without requests:")
+    for choice, price in PRICES:
+        say(f"{choice}: {price}", indent=2, hanging=2)
+    return {name: ask_parameter(parameter, values[name]) for name, parameter in parameters.items()}
+
+
+def ask_parameter(parameter, value):
+    """Asks until the answer is valid. Enter keeps the value."""
+    say(f"{parameter.name}: {parameter.description}.", indent=3, hanging=2)
+    choices = f" ({', '.join(parameter.allowed)})" if parameter.allowed else ""
+    keys = f"Enter keeps {value}, {CLEAR} makes it empty" if value and parameter.default == "" else f"Enter keeps {value}" \
+        if value else "Enter for none"
+    while True:
+        answer = ask(f"   {parameter.name}{choices} [{keys}]: ") or value
+        if answer == CLEAR and parameter.default == "":
+            answer = ""
+        error = parameter.error(answer) or form_error(parameter.name, answer)
+        if not error:
+            return answer
+        say(f"That is invalid: {error}.", indent=3)

@@ -1,0 +1,98 @@
+"""What has gone wrong with real deployments, or could have: each test is one mishap."""
+
+from tests.world import LIVE, World
+
+# Enter at each of the five questions of a stack without a cache, and a yes to the changes.
+ENTER = [""] * 4
+
+
+class Mishaps(World):
+    def test_enter_throughout_in_a_fresh_clone_keeps_the_live_values(self):
+        self.add_stack()
+        self.run_command("deploy", answers=[*ENTER, "y"])
+        parameters = self.stack()["Parameters"]
+        self.assertEqual({name: parameters[name] for name in LIVE}, LIVE)
+
+    def test_declined_change_is_not_kept(self):
+        self.add_stack(MirrorApply="false")
+        printed = self.run_command("deploy", "--set", "MirrorApply=true", answers=["n"], code=1)
+        self.assertIn("MirrorApply: false → true", printed)
+        self.assertIn("nothing was changed", printed)
+        self.assertEqual(self.cloud["sets"], [], "a declined change set could still be executed")
+        self.run_command("deploy", answers=[*ENTER, "y"])
+        self.assertEqual(self.stack()["Parameters"]["MirrorApply"], "false")
+
+    def test_mistyped_name_is_refused_before_anything_is_done(self):
+        self.add_stack(MirrorApply="false")
+        printed = self.run_command("deploy", "--set", "MirrorAply=true", code=1)
+        self.assertIn("MirrorAply is not a parameter of the deployed version. Did you mean MirrorApply?", printed)
+        self.assertEqual(self.calls_of("aws", "cloudformation", "create-change-set") + self.calls_of("sam"), [])
+        # Also before the first deployment.
+        self.cloud["stacks"] = []
+        printed = self.run_command("deploy", "--set", "cache=none", code=1)
+        self.assertIn("Did you mean Cache?", printed)
+        self.assertEqual(self.calls_of("sam"), [])
+
+    def test_first_deployment_that_was_broken_off_asks_again(self):
+        printed = self.run_command("deploy", "--set", "LogRetentionDays=7", answers=["none", ""], code=1)
+        self.assertIn("the input has ended", printed)
+        self.assertEqual(self.calls_of("sam"), [], "nothing is built before the questions are answered")
+        # Declined at the change set, which leaves no empty stack.
+        self.run_command("deploy", "--set", "LogRetentionDays=7", answers=["none", "", "", "", "n"], code=1)
+        self.assertEqual(self.cloud["stacks"], [])
+        printed = self.run_command("deploy", answers=["none", "ops@example.org", "", "", "y"])
+        self.assertIn("serverless, in a new network: about", printed)
+        parameters = self.stack()["Parameters"]
+        self.assertEqual((parameters["Cache"], parameters["AlarmEmail"]), ("none", "ops@example.org"))
+        self.assertEqual(parameters["LogRetentionDays"], "30", "what was not deployed is not remembered")
+
+    def test_first_change_set_that_was_never_executed_is_not_a_stack(self):
+        self.add_stack(status="REVIEW_IN_PROGRESS")
+        self.cloud["stacks"][0].update(Parameters={}, Outputs={}, EnableTerminationProtection=False)
+        self.cloud["events"] = []
+        printed = self.run_command("deploy", answers=["none", "", "", "", "y"])
+        self.assertIn("Deploying novi-bridge", printed)
+        self.assertEqual(self.stack()["StackStatus"], "CREATE_COMPLETE")
+
+    def test_stack_name_that_breaks_other_names_is_refused_at_once(self):
+        for name in ["NoviBridge", "a--b", "novi-", "1novi", "novi_bridge", "n" * 33]:
+            printed = self.run_command("deploy", "--stack", name, "--set", "Cache=none", "--yes", code=1)
+            self.assertIn(f"the stack name {name} is invalid", printed)
+            self.assertEqual(self.calls_of("sam"), [])
+        # A stack that has such a name stays usable.
+        self.add_stack("NoviBridge")
+        self.run_command("--stack", "NoviBridge", "deploy", "--set", "LogLevel=DEBUG", "--yes")
+
+    def test_cache_can_not_be_given_up_by_a_template_that_strands_the_network(self):
+        self.add_stack(Cache="serverless")
+        del self.cloud["stacks"][0]["Outputs"]["Version"]
+        printed = self.run_command("deploy", "--set", "Cache=none", "--yes", code=1)
+        self.assertIn("First run novi-bridge deploy", printed)
+        self.assertEqual(self.calls_of("aws", "cloudformation", "create-change-set"), [])
+        # A template that has a version keeps the permissions.
+        self.cloud["stacks"] = []
+        self.add_stack(Cache="serverless")
+        printed = self.run_command("deploy", "--set", "Cache=none", "--yes")
+        self.assertIn("leave the stack's own network and its fixed address", printed)
+        self.assertEqual(self.stack()["Parameters"]["Cache"], "none")
+
+    def test_parts_of_a_cache_or_network_that_would_be_ignored_are_refused(self):
+        self.add_stack(Cache="serverless")
+        for given, error in [
+            ("CacheId=members", "CacheId needs Cache=existing"),
+            ("CacheUrl=redis://cache:6379", "CacheUrl needs Cache=existing"),
+            ("CacheIamUser=bridge", "CacheIamUser needs Cache=existing"),
+            ("SubnetIds=subnet-1,subnet-2", "SubnetIds needs VpcId. Without it, a new network would be created"),
+            ("SecurityGroupIds=sg-1", "SecurityGroupIds needs VpcId"),
+            ("VpcId=vpc-1", "VpcId needs SubnetIds"),
+            ("Zones=us-east-1a", "expected two availability zones"),
+            ("Cache=existing", "Cache=existing needs VpcId"),
+            ("Cache=existing VpcId=vpc-1 SubnetIds=subnet-1", "either CacheId or CacheUrl"),
+            ("Cache=existing VpcId=vpc-1 SubnetIds=subnet-1 CacheId=a CacheUrl=redis://b:1", "either CacheId or CacheUrl"),
+            ("Cache=existing VpcId=vpc-1 SubnetIds=subnet-1 CacheUrl=redis://b:1 CacheIamUser=u", "CacheIamUser needs CacheId"),
+            ("DomainName=members.example.org", "DomainName needs CertificateArn"),
+        ]:
+            with self.subTest(given):
+                printed = self.run_command("deploy", "--set-words", given, "--yes", code=1)
+                self.assertIn(error, printed)
+                self.assertEqual(self.calls_of("aws", "cloudformation", "create-change-set"), [])
