@@ -160,7 +160,7 @@ def update_termination_protection(cloud, arguments):
 
 def get_template_summary(cloud, arguments):
     stack = stack_of(cloud, arguments)
-    return {"Parameters": [{"ParameterKey": name, "ParameterType": "String", "ParameterConstraints": {}}
+    return {"Parameters": [{"ParameterKey": name, **cloud["template"].get(name, {"ParameterType": "String"})}
                            for name in stack["Parameters"]]}
 
 
@@ -184,7 +184,8 @@ def get_function_concurrency(cloud, arguments):
 
 def invoke(cloud, arguments):
     with open(arguments[-3] if arguments[-2] == "--output" else arguments[-1], "w", encoding="utf-8") as file:
-        json.dump(cloud["results"].pop(0), file)
+        # The last result is that of all further invocations.
+        json.dump(cloud["results"].pop(0) if len(cloud["results"]) > 1 else cloud["results"][0], file)
     return {"StatusCode": 200}
 
 

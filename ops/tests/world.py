@@ -14,10 +14,12 @@ import time
 import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from novi_bridge import template
 from tests.fakes import STACK_ID
 
 OPS = pathlib.Path(__file__).resolve().parent.parent
 ROOT = OPS.parent
+PARAMETERS = template.read(ROOT / "template.yaml")
 TIMEOUT = 60
 REQUIRED = ["novi_idaa_api_key", "novi_api_root_url", "api_keys", "mailman_base_url", "mailman_username",
             "mailman_password", "novi_mailman_sync", "ledger_key"]
@@ -80,6 +82,8 @@ class World(unittest.TestCase):
         self.cloud = {
             "stacks": [], "sets": [], "events": [], "concurrency": {}, "results": [REPORT], "errors": {}, "failure": None,
             "has_role": True, "has_new_code": True, "ssm": [f"/idaa/{name}" for name in REQUIRED],
+            "template": {name: {"ParameterType": parameter.type, "ParameterConstraints": {"AllowedValues": parameter.allowed}}
+                         for name, parameter in PARAMETERS.items()},
             "outputs": {"ApiUrl": self.url, "LedgerBucket": "ledgers", "Version": "9.8.7", "MirrorFunction": "mirror"},
             "answers": {
                 "get-caller-identity": {"Account": "123456789012"},
@@ -98,10 +102,7 @@ class World(unittest.TestCase):
 
     def defaults(self):
         """Returns the template's defaults."""
-        sys.path.insert(0, str(OPS))
-        self.addCleanup(sys.path.remove, str(OPS))
-        from novi_bridge import template
-        return {name: parameter.default or "" for name, parameter in template.read(ROOT / "template.yaml").items()}
+        return {name: parameter.default or "" for name, parameter in PARAMETERS.items()}
 
     def add_stack(self, name="novi-bridge", status="UPDATE_COMPLETE", **parameters):
         self.cloud["stacks"].append({

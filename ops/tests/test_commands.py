@@ -1,0 +1,160 @@
+"""The commands of a deployed stack: status, doctor, run, probe, stop, start and remove."""
+
+import json
+
+from tests.world import REPORT, World
+
+
+class Commands(World):
+    def setUp(self):
+        super().setUp()
+        self.add_stack()
+
+    def test_status_says_how_everything_is(self):
+        self.cloud["answers"]["describe-alarms"] = {"MetricAlarms": [{"AlarmName": "novi-bridge mirror-held"}]}
+        self.cloud["concurrency"]["novi-bridge-verify"] = 0
+        printed = self.run_command("status")
+        lines = {line[:14].strip(): line[14:] for line in printed.splitlines()}
+        for name, text in {
+            "stack": "novi-bridge in us-east-1: UPDATE_COMPLETE", "version": "9.8.7", "API": self.url,
+            "health": "ok (parameters ok, cache in_process)", "schedule": "rate(1 hour), UTC", "mirror": "on, and writes",
+            "verify": "stopped: novi-bridge start verify", "alarms": "mirror-held", "subscription": "1 confirmed",
+            "ledger": "written 11 minutes ago", "last run": "2023-11-14 22:23 UTC, ok (dry run)",
+        }.items():
+            self.assertEqual(lines[name], text)
+        self.assertIn("members.lists.example.org  ok               0             0         0", printed)
+
+    def test_status_tells_the_rest_if_something_can_not_be_read(self):
+        self.cloud["errors"]["describe-alarms"] = (
+            "An error occurred (AccessDenied) when calling the DescribeAlarms operation: User is not authorized")
+        self.cloud["answers"]["filter-log-events"] = {"events": []}
+        self.cloud["errors"]["head-object"] = "An error occurred (404) when calling the HeadObject operation: Not Found"
+        printed = self.run_command("status")
+        self.assertIn("alarms        unknown: aws cloudwatch describe-alarms failed: the AWS identity may not do this", printed)
+        self.assertIn("ledger        there is none yet", printed)
+        self.assertIn("last run      none within two periods", printed)
+
+    def test_status_of_an_older_version_and_without_writes(self):
+        self.cloud["stacks"] = []
+        self.add_stack(MirrorApply="false")
+        del self.cloud["stacks"][0]["Outputs"]["Version"]
+        printed = self.run_command("status")
+        self.assertIn("This folder has 9.8.7: novi-bridge deploy upgrades", printed)
+        self.assertIn("on, but writes nothing: novi-bridge deploy --set MirrorApply=true", printed)
+
+    def test_commands_name_the_stack_that_does_not_exist(self):
+        self.cloud["stacks"] = []
+        for command in ["status", "doctor", "start"]:
+            printed = self.run_command(command, code=1)
+            self.assertIn("there is no deployed stack novi-bridge in us-east-1", printed)
+        self.add_stack(status="ROLLBACK_COMPLETE")
+        self.assertIn("It is in ROLLBACK_COMPLETE", self.run_command("status", code=1))
+
+    def test_stop_works_with_one_call_and_start_undoes_it(self):
+        printed = self.run_command("stop")
+        self.assertEqual([call[1:3] for call in self.calls], [["lambda", "put-function-concurrency"]])
+        self.assertEqual(self.cloud["concurrency"], {"novi-bridge-mirror": 0})
+        self.assertIn("The mirror is stopped", printed)
+        self.run_command("start")
+        self.assertEqual(self.cloud["concurrency"], {"novi-bridge-mirror": 1}, "as the template reserves it")
+        self.assertIn("mirror isn't stopped", self.run_command("start"))
+        self.run_command("stop", "all")
+        self.assertEqual(self.cloud["concurrency"], {"novi-bridge-mirror": 0, "novi-bridge-verify": 0})
+        self.run_command("start", "verify")
+        self.assertEqual(self.cloud["concurrency"], {"novi-bridge-mirror": 0})
+        self.cloud["stacks"][0]["Parameters"]["ReserveConcurrency"] = "false"
+        self.run_command("start", "all")
+        self.assertEqual(self.cloud["concurrency"], {}, "nothing was reserved before")
+
+    def test_doctor_finds_nothing_wrong_with_a_stack_that_is_well(self):
+        printed = self.run_command("doctor")
+        self.assertTrue(printed.endswith("no problems\n"), printed)
+        self.assertNotIn("Fix:", printed)
+        self.assertIn("a dry run of the mirror ends as ok", printed)
+        self.run_command("doctor", "--no-invoke")
+        self.assertEqual(self.calls_of("aws", "lambda", "invoke"), [])
+
+    def test_doctor_names_each_problem_with_its_fix(self):
+        def error(code, operation):
+            return f"An error occurred ({code}) when calling the {operation} operation: text"
+
+        hours = {"LastModified": "2026-01-01T00:00:00+00:00"}
+        answers = self.cloud["answers"]
+        for change, finding, fix in [
+            (lambda: self.cloud["stacks"][0].update(EnableTerminationProtection=False), "isn't protected from deletion",
+             "update-termination-protection"),
+            (lambda: self.cloud["stacks"][0].update(StackStatus="UPDATE_ROLLBACK_FAILED"), "UPDATE_ROLLBACK_FAILED", "deploy"),
+            (lambda: self.cloud["ssm"].remove("/idaa/api_keys"), "missing below /idaa: api_keys", "novi-bridge parameters"),
+            (lambda: self.cloud["concurrency"].update({"novi-bridge-mirror": 0}), "mirror is stopped", "novi-bridge start mirror"),
+            (lambda: self.cloud.update(has_role=False) or self.cloud["stacks"][0]["Parameters"].update(Cache="serverless"),
+             "service-linked role is missing", "create-service-linked-role"),
+            (lambda: answers.update({"get-schedule": {"State": "DISABLED", "ScheduleExpression": "rate(1 hour)"}}),
+             "rate(1 hour), UTC, disabled", "EventBridge"),
+            (lambda: answers.update({"describe-alarms": {"MetricAlarms": [{"AlarmName": "novi-bridge api-5xx"}]}}),
+             "the alarm api-5xx is on", "docs/operations.md#api-5xx"),
+            (lambda: answers.update({"list-subscriptions-by-topic": {"Subscriptions": []}}), "no one gets the alarms", "AlarmEmail="),
+            (lambda: answers.update({"list-subscriptions-by-topic": {
+                "Subscriptions": [{"SubscriptionArn": "PendingConfirmation"}]}}), "waits for its confirmation", "open the email"),
+            (lambda: answers.update({"head-object": hours}), "the ledger was written", "#ledger-unavailable"),
+            (lambda: self.cloud["stacks"][0]["Outputs"].update(ApiUrl="http://127.0.0.1:9"), "doesn't answer", "Fix:"),
+            (lambda: self.cloud["results"].__setitem__(0, {"errorType": "NotStarted", "errorMessage": "no mappings"}),
+             "did not run: no mappings", "novi-bridge probe"),
+            (lambda: self.cloud["results"].__setitem__(0, {**REPORT, "status": "failed"}), "ends as failed", "run --dry-run"),
+            (lambda: self.cloud["errors"].update({"describe-alarms": error("AccessDenied", "DescribeAlarms")}),
+             "Alarms: can't be checked", "policy"),
+        ]:
+            with self.subTest(finding):
+                self.setUp()
+                answers = self.cloud["answers"]
+                change()
+                printed = " ".join(self.run_command("doctor", code=1).split())
+                self.assertIn(finding, printed)
+                self.assertIn(fix, printed[printed.index(finding):])
+                self.assertTrue(printed.endswith(" 1 problem"), printed)
+
+    def test_run_prints_the_report_and_passes_the_event_on_standard_input(self):
+        printed = self.run_command("run", "--dry-run", "--list", "a.example.org")
+        (call,) = self.calls_of("aws", "lambda", "invoke")
+        self.assertIn("novi-bridge-mirror", call)
+        self.assertEqual(json.loads(call[-1]["stdin"]), {"dry_run": True, "lists": ["a.example.org"]})
+        self.assertTrue(printed.startswith("ok (dry run: nothing was written), 1 calls to Novi"), printed)
+        self.run_command("run", "--explain", answers=["ada@example.org", ""])
+        (call,) = self.calls_of("aws", "lambda", "invoke")
+        self.assertEqual(json.loads(call[-1]["stdin"]), {"explain": ["ada@example.org"]})
+        self.assertNotIn("ada@example.org", " ".join(call[:-1]))
+
+    def test_run_explains_a_mirror_that_is_missing_or_stopped(self):
+        self.cloud["errors"]["invoke"] = "An error occurred (TooManyRequestsException) when calling the Invoke operation: Rate"
+        self.assertIn("it is stopped. See novi-bridge status", self.run_command("run", code=1))
+        self.cloud["errors"]["invoke"] = "An error occurred (ResourceNotFoundException) when calling the Invoke operation: no"
+        self.assertIn("there is no mirror of a stack novi-bridge in us-east-1", self.run_command("run", code=1))
+        self.cloud["errors"]["invoke"] = "Read timeout on endpoint URL"
+        self.assertIn("may have continued", self.run_command("run", code=1))
+
+    def test_remove_needs_the_name_and_says_what_stays(self):
+        for answer in ["", "yes", "novi"]:
+            printed = self.run_command("remove", answers=[answer], code=1)
+            self.assertIn("nothing was deleted", printed)
+            self.assertTrue(self.stack()["EnableTerminationProtection"])
+        printed = self.run_command("remove", answers=["novi-bridge"])
+        self.assertEqual(self.cloud["stacks"], [])
+        for text in ["the ledger, in the bucket ledgers", "the SSM parameters below /idaa", "aws-sam-cli-managed-default"]:
+            self.assertIn(text, printed)
+        self.assertEqual(self.calls_of("aws", "ssm", "delete-parameters"), [])
+        self.assertIn("there is no stack novi-bridge in us-east-1", self.run_command("remove", code=1))
+
+    def test_remove_deletes_the_parameters_only_if_asked_and_only_its_own(self):
+        self.cloud["ssm"] += ["/idaa/novi_mailman_sync/1", "/idaa/other", "/idaa/novi_mailman_sync/note"]
+        self.run_command("remove", "--parameters", "--yes")
+        self.assertEqual(self.cloud["ssm"], ["/idaa/other", "/idaa/novi_mailman_sync/note"])
+
+    def test_remove_keeps_parameters_that_another_stack_uses(self):
+        self.add_stack("staging")
+        printed = self.run_command("remove", "--parameters", "--yes", code=1)
+        self.assertIn("the stack staging uses the parameters below /idaa, too", printed)
+        self.assertEqual(len(self.cloud["stacks"]), 2)
+
+    def test_parameters_get_their_arguments(self):
+        printed = self.run_command("parameters", "--stack", "staging", "--only", "nothing", code=2)
+        self.assertIn("argument --only: invalid choice: 'nothing'", printed)
+        self.assertIn("--only NAME", self.run_command("--stack", "staging", "parameters", "--help"))
