@@ -12,13 +12,14 @@ def check(stack, with_dry_run):
     for name, value in sorted(stack.outputs.items()):
         say(f"{name}: {value}", hanging=2)
     print()
-    stack.aws("cloudformation", "update-termination-protection", "--enable-termination-protection", "--stack-name", stack.name)
+    stack.aws("cloudformation", "update-termination-protection", "--enable-termination-protection", "--stack-name",
+              stack.name)
     say("The stack is protected from deletion. novi-bridge remove lifts that.")
     is_subscribed, subscription = facts.describe_subscriptions(stack)
     if is_subscribed:
-        say(f"Alarms: {subscription}.")
+        say(f"Subscriptions of the alarms: {subscription}.")
     else:
-        warn(f"{subscription}.")
+        warn(f"subscriptions of the alarms: {subscription}.")
     is_well = check_health(stack)
     if with_dry_run:
         is_well = check_mirror(stack) and is_well
@@ -32,7 +33,8 @@ def check_health(stack):
         return True
     warn(f"the API isn't healthy: {health}. novi-bridge doctor looks for the cause.")
     if "DomainTarget" in stack.outputs:
-        say(f"The domain name must be a CNAME or an alias of {stack.outputs['DomainTarget']}. A new record takes a while.")
+        say(f"The domain name must be a CNAME or an alias of {stack.outputs['DomainTarget']}. "
+            "A new record takes a while.")
     return False
 
 

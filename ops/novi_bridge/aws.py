@@ -32,10 +32,11 @@ EXPLANATIONS = [
     (r"certificate_verify_failed|ssl validation failed",
      "The TLS connection to AWS failed. If a proxy opens TLS connections, set AWS_CA_BUNDLE to its certificate"),
     (r"invalid choice|unknown options",
-     "The AWS CLI is too old for this command. Update it: https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html"),
+     "The AWS CLI is too old for this command. Update it: "
+     "https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html"),
 ]
-DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError", "AuthorizationErrorException",
-          "403", "Forbidden"}
+DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError",
+          "AuthorizationErrorException", "403", "Forbidden"}
 
 
 def environment(region):
@@ -50,8 +51,8 @@ def run(arguments, env, stdin=None, timeout=TIMEOUT_SECONDS):
     # If there is no input, the CLI must not read what is meant for this command.
     source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:
-        return subprocess.run(["aws", *arguments], capture_output=True, text=True, check=False, env=env, timeout=timeout,
-                              **source)
+        return subprocess.run(["aws", *arguments], capture_output=True, text=True, check=False, env=env,
+                              timeout=timeout, **source)
     except FileNotFoundError:
         raise Failure("the AWS CLI is missing. Install it: "
                       "https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html") from None
@@ -67,7 +68,8 @@ def call(arguments, env, timeout=TIMEOUT_SECONDS):
     try:
         return json.loads(completed.stdout or "{}")
     except ValueError:
-        raise AwsError(f"aws {' '.join(arguments[:2])} failed: it did not answer with JSON. Update the AWS CLI") from None
+        name = " ".join(arguments[:2])
+        raise AwsError(f"aws {name} failed: it did not answer with JSON. Update the AWS CLI") from None
 
 
 def explain(arguments, stderr):

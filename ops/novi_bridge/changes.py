@@ -23,7 +23,8 @@ def list_ids(stack):
         if error.code == "ValidationError" and "does not exist" in str(error):
             return []
         raise
-    return [entry["ChangeSetId"] for entry in sorted(found, key=lambda entry: entry.get("CreationTime", ""), reverse=True)]
+    found.sort(key=lambda entry: entry.get("CreationTime", ""), reverse=True)
+    return [entry["ChangeSetId"] for entry in found]
 
 
 def create_for_parameters(stack, changes, names):
@@ -31,8 +32,8 @@ def create_for_parameters(stack, changes, names):
     parameters = [{"ParameterKey": name, "ParameterValue": changes[name]} if name in changes
                   else {"ParameterKey": name, "UsePreviousValue": True} for name in names]
     return stack.aws("cloudformation", "create-change-set", "--stack-name", stack.name, "--change-set-type", "UPDATE",
-                     "--change-set-name", f"novi-bridge-{int(time.time())}", "--use-previous-template", "--capabilities",
-                     CAPABILITY, "--parameters", json.dumps(parameters))["Id"]
+                     "--change-set-name", f"novi-bridge-{int(time.time())}", "--use-previous-template",
+                     "--capabilities", CAPABILITY, "--parameters", json.dumps(parameters))["Id"]
 
 
 def wait_until_created(stack, change_set):

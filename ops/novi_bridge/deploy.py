@@ -51,7 +51,8 @@ def check_state(stack, is_confirmed):
     if status == "REVIEW_IN_PROGRESS":
         return
     if status.endswith("_IN_PROGRESS"):
-        raise Failure(f"CloudFormation is working on the stack ({status}). Wait until it is done, see novi-bridge status")
+        raise Failure(f"CloudFormation is working on the stack ({status}). Wait until it is done, see novi-bridge "
+                      "status")
     if status == "UPDATE_ROLLBACK_FAILED":
         raise Failure("the last update failed, and so did going back. Run: aws cloudformation continue-update-rollback "
                       f"--stack-name {stack.name} --region {stack.region}")
@@ -74,8 +75,8 @@ def change_parameters(stack, given, where, is_confirmed):
     deployed = stack.template_parameters(local)
     for name in given:
         if name not in deployed and name in local:
-            raise Failure(f"{name} is a parameter of version {source.version()}, but not of the deployed version. Upgrade "
-                          "first: novi-bridge deploy")
+            raise Failure(f"{name} is a parameter of version {source.version()}, but not of the deployed version. "
+                          "Upgrade first: novi-bridge deploy")
     values.check_names(given, deployed, "the deployed version")
     values.check_values(given, deployed)
     new = {**live, **given}
@@ -86,7 +87,8 @@ def change_parameters(stack, given, where, is_confirmed):
     if not show_values(live, new):
         say("Nothing changes: the stack already has these values.")
         return False
-    change_set = changes.create_for_parameters(stack, {name: new[name] for name in new if new[name] != live.get(name)}, deployed)
+    change_set = changes.create_for_parameters(stack, {name: new[name] for name in new if new[name] != live.get(name)},
+                                               deployed)
     return changes.confirm_and_execute(stack, change_set, is_confirmed)
 
 

@@ -77,7 +77,8 @@ def check_parameters(stack):
     prefix = stack.parameters.get("ParameterPrefix", "/idaa")
     missing = preflight.missing_parameters(stack, prefix)
     if missing:
-        yield Finding(PROBLEM, f"required parameters are missing below {prefix}: {', '.join(missing)}", "novi-bridge parameters")
+        yield Finding(PROBLEM, f"required parameters are missing below {prefix}: {', '.join(missing)}",
+                      "novi-bridge parameters")
     else:
         yield Finding(OK, f"all required parameters exist below {prefix}")
 

@@ -62,7 +62,7 @@ def describe_subscriptions(stack):
     """Returns True if alarms reach a person, and a description."""
     confirmed, pending = subscriptions(stack)
     if pending:
-        return False, f"{pending} subscription of the alarms waits for its confirmation: open the email that AWS sent to it"
+        return False, f"{pending} waits for its confirmation: open the email that AWS sent to it"
     if not confirmed:
         return False, "no one gets the alarms: novi-bridge deploy --set AlarmEmail=…"
     return True, f"{confirmed} confirmed"

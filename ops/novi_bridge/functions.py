@@ -1,4 +1,4 @@
-"""The two functions of a stack, and whether they are stopped: a reserved concurrency of 0 lets Lambda start no instance."""
+"""The two functions of a stack. One with a reserved concurrency of 0 is stopped: Lambda starts no instance of it."""
 
 NAMES = ["mirror", "verify"]
 

@@ -20,8 +20,8 @@ MAX_NAMES = 10
 def check_name(name):
     """Ends the command if the names that derive from the stack's can't be used."""
     if len(name) > MAX_STACK_NAME or not re.fullmatch(r"[a-z]([a-z0-9]|-(?=[a-z0-9]))*", name):
-        raise Failure(f"the stack name {name} is invalid: expected at most {MAX_STACK_NAME} lower-case letters, digits and "
-                      "single hyphens, beginning with a letter, because the cache's name derives from it. "
+        raise Failure(f"the stack name {name} is invalid: expected at most {MAX_STACK_NAME} lower-case letters, digits "
+                      "and single hyphens, beginning with a letter, because the cache's name derives from it. "
                       "Add --stack, such as --stack novi-bridge")
 
 
@@ -42,8 +42,8 @@ def existing_parameters(stack, prefix, names):
     """Returns the names that exist below the prefix. Values aren't decrypted, and only names are kept."""
     found = []
     for first in range(0, len(names), MAX_NAMES):
-        found += stack.aws("ssm", "get-parameters", "--names", *(f"{prefix}/{name}" for name in names[first:first + MAX_NAMES]),
-                           "--query", "Parameters[].Name")
+        paths = [f"{prefix}/{name}" for name in names[first:first + MAX_NAMES]]
+        found += stack.aws("ssm", "get-parameters", "--names", *paths, "--query", "Parameters[].Name")
     return [name[len(prefix) + 1:] for name in found]
 
 
@@ -72,8 +72,8 @@ def check_quota(stack, live, values, given):
     unreserved = unreserved_concurrency(stack)
     if unreserved > UNRESERVABLE:
         return
-    cause = (f"this account's Lambda quota leaves {unreserved} instances, too few to reserve one for the mirror, because AWS "
-             f"keeps {UNRESERVABLE} unreserved")
+    cause = (f"this account's Lambda quota leaves {unreserved} instances, too few to reserve one for the mirror, "
+             f"because AWS keeps {UNRESERVABLE} unreserved")
     if "ReserveConcurrency" in given:
         raise Failure(f"ReserveConcurrency=true is not possible: {cause}. Ask AWS to raise the quota first")
     warn(f"{cause}. ReserveConcurrency is set to false. Ask AWS to raise the quota.")
@@ -105,7 +105,8 @@ def check_elasticache_role(stack, values, is_confirmed):
     if values["Cache"] != "serverless" or has_elasticache_role(stack) is not False:
         return
     command = ["iam", "create-service-linked-role", "--aws-service-name", "elasticache.amazonaws.com"]
-    say(f"The account lacks ElastiCache's service-linked role, {ELASTICACHE_ROLE}. A cache needs it, and it costs nothing.")
+    say(f"The account lacks ElastiCache's service-linked role, {ELASTICACHE_ROLE}. A cache needs it, and it costs "
+        "nothing.")
     if not is_confirmed and not confirm("Create it?"):
         raise Failure(f"a cache needs ElastiCache's role. Run: aws {' '.join(command)}")
     stack.aws(*command)

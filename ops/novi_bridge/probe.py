@@ -65,9 +65,10 @@ def main(stack, arguments):
     if "probe" not in result:
         raise Failure(f"the mirror returned no probe: {result.get('errorMessage', 'deploy this version of it first')}")
     novi, mailman, findings = (result["probe"][key] for key in ("novi", "mailman", "findings"))
-    counts = {severity: sum(finding["severity"] == severity for finding in findings) for severity in ("error", "warning")}
-    print(f"{result['status']}: {counts['error']} errors and {counts['warning']} warnings, {result['novi_calls']} calls to "
-          f"Novi and {result['mailman_calls']} to Mailman in {result['seconds']:.1f} s\n")
+    counts = {severity: sum(finding["severity"] == severity for finding in findings)
+              for severity in ("error", "warning")}
+    print(f"{result['status']}: {counts['error']} errors and {counts['warning']} warnings, {result['novi_calls']} "
+          f"calls to Novi and {result['mailman_calls']} to Mailman in {result['seconds']:.1f} s\n")
     print_findings(findings)
     if novi["groups"]:
         print()

@@ -22,8 +22,8 @@ REMEDIES = [
     ("service linked role", "Run: aws iam create-service-linked-role --aws-service-name elasticache.amazonaws.com"),
     ("already exists", "Something with this name is left from another stack. Delete it, or choose another stack name"),
     ("not authorized to perform", "The AWS identity may not do this. docs/operations.md has the policy that it needs"),
-    ("The maximum number of addresses has been reached", "The account has no more elastic IP addresses. Release one, or ask "
-     "AWS to raise the quota"),
+    ("The maximum number of addresses has been reached", "The account has no more elastic IP addresses. Release one, "
+     "or ask AWS to raise the quota"),
     ("maximum number of VPCs", "The account has no more networks. Delete one, or ask AWS to raise the quota"),
 ]
 
@@ -74,8 +74,8 @@ class Progress:
         resource, reason = self._failures[0] if self._failures else ("the stack", "no reason was given")
         remedy = next((remedy for text, remedy in REMEDIES if text.lower() in reason.lower()), "Correct that")
         end = "the stack is as before" if status == "UPDATE_ROLLBACK_COMPLETE" else f"the stack is in {status}"
-        raise Failure(f"{what} failed, and {end}. First failure: {resource}: {reason.rstrip('.')}. {remedy}, then run the "
-                      "command again")
+        raise Failure(f"{what} failed, and {end}. First failure: {resource}: {reason.rstrip('.')}. {remedy}, then run "
+                      "the command again")
 
 
 def is_end(event):

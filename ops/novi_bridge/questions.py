@@ -67,11 +67,13 @@ def ask_parameter(parameter, value):
     """Asks until the answer is valid. Enter keeps the value."""
     say(f"{parameter.name}: {parameter.description}.", indent=3, hanging=2)
     choices = f" ({', '.join(parameter.allowed)})" if parameter.allowed else ""
-    keys = f"Enter keeps {value}, {CLEAR} makes it empty" if value and parameter.default == "" else f"Enter keeps {value}" \
-        if value else "Enter for none"
+    can_be_empty = parameter.default == ""
+    keys = f"Enter keeps {value}" if value else "Enter for none"
+    if value and can_be_empty:
+        keys += f", {CLEAR} makes it empty"
     while True:
         answer = ask(f"   {parameter.name}{choices} [{keys}]: ") or value
-        if answer == CLEAR and parameter.default == "":
+        if answer == CLEAR and can_be_empty:
             answer = ""
         error = parameter.error(answer) or form_error(parameter.name, answer)
         if not error:

@@ -26,8 +26,8 @@ def main(stack, arguments):
     prefix = stack.parameters.get("ParameterPrefix", "/idaa")
     if arguments.parameters:
         check_prefix(stack, prefix)
-    say(f"This deletes the stack {stack.name} in {stack.region}: the API, the mirror, the cache, the logs and the alarms. "
-        "From then on no member can be verified, and lists stay as they are.")
+    say(f"This deletes the stack {stack.name} in {stack.region}: the API, the mirror, the cache, the logs and the "
+        "alarms. From then on no member can be verified, and lists stay as they are.")
     if arguments.parameters:
         say(f"It also deletes the SSM parameters below {prefix}. Nothing brings them back, and without ledger_key the "
             "ledger that stays can't be read again.")
@@ -36,7 +36,8 @@ def main(stack, arguments):
     staying = what_stays(stack, prefix, arguments.parameters)
     stack_id = description["StackId"]
     progress = Progress(stack.aws, stack_id)
-    stack.aws("cloudformation", "update-termination-protection", "--no-enable-termination-protection", "--stack-name", stack_id)
+    stack.aws("cloudformation", "update-termination-protection", "--no-enable-termination-protection", "--stack-name",
+              stack_id)
     stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
     progress.follow("The deletion")
     if arguments.parameters:
@@ -53,7 +54,8 @@ def check_prefix(stack, prefix):
     for entry in found:
         values = {value["ParameterKey"]: value.get("ParameterValue") for value in entry.get("Parameters", [])}
         if entry["StackName"] != stack.name and values.get("ParameterPrefix") == prefix:
-            raise Failure(f"the stack {entry['StackName']} uses the parameters below {prefix}, too. Leave out --parameters")
+            raise Failure(f"the stack {entry['StackName']} uses the parameters below {prefix}, too. Leave out "
+                          "--parameters")
 
 
 def what_stays(stack, prefix, with_parameters):
@@ -61,14 +63,16 @@ def what_stays(stack, prefix, with_parameters):
     bucket = stack.outputs.get("LedgerBucket")
     if bucket:
         staying.append(f"the ledger, in the bucket {bucket}. A new stack has a new one. Once you don't need it: "
-                       f"aws s3 rm --recursive s3://{bucket}, delete its old versions, and aws s3api delete-bucket --bucket {bucket}")
+                       f"aws s3 rm --recursive s3://{bucket}, delete its old versions, and aws s3api delete-bucket "
+                       f"--bucket {bucket}")
     if "FixedAddress" in stack.outputs:
         staying.append(f"perhaps the address {stack.outputs['FixedAddress']}, which costs about 4 USD a month: "
                        "aws ec2 describe-addresses shows it, and aws ec2 release-address gives it back")
     if not with_parameters:
-        staying.append(f"the SSM parameters below {prefix}, secrets included. novi-bridge remove --parameters would have "
-                       "deleted them: aws ssm delete-parameters does, too")
-    staying.append("the uploaded code, in the bucket of the stack aws-sam-cli-managed-default, which other SAM applications may use")
+        staying.append(f"the SSM parameters below {prefix}, secrets included. novi-bridge remove --parameters would "
+                       "have deleted them: aws ssm delete-parameters does, too")
+    staying.append("the uploaded code, in the bucket of the stack aws-sam-cli-managed-default, which other SAM "
+                   "applications may use")
     staying.append("the lists and their members in Mailman, and alarm emails that were sent")
     return staying
 
@@ -76,11 +80,13 @@ def what_stays(stack, prefix, with_parameters):
 def delete_parameters(stack, prefix):
     names = preflight.ssm_parameters()[0]
     existing = preflight.existing_parameters(stack, prefix, names)
-    parts = stack.aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/{MULTIPART}", "--query", "Parameters[].Name")
+    parts = stack.aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/{MULTIPART}", "--query",
+                      "Parameters[].Name")
     existing += [name[len(prefix) + 1:] for name in parts if re.fullmatch(r"\d+", name.rsplit("/", 1)[1])]
     for first in range(0, len(existing), MAX_NAMES):
+        paths = [f"{prefix}/{name}" for name in existing[first:first + MAX_NAMES]]
         try:
-            stack.aws("ssm", "delete-parameters", "--names", *(f"{prefix}/{name}" for name in existing[first:first + MAX_NAMES]))
+            stack.aws("ssm", "delete-parameters", "--names", *paths)
         except AwsError as error:
             warn(f"the SSM parameters below {prefix} were not all deleted. {error}")
             return

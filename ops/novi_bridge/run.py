@@ -32,7 +32,8 @@ def is_good(report):
 
 def print_report(report):
     print(f"{report['status']}{' (dry run: nothing was written)' if report['dry_run'] else ''}, "
-          f"{report['novi_calls']} calls to Novi and {report['mailman_calls']} to Mailman in {report['seconds']:.1f} s\n")
+          f"{report['novi_calls']} calls to Novi and {report['mailman_calls']} to Mailman "
+          f"in {report['seconds']:.1f} s\n")
     rows = [["list", "status", *COLUMNS]]
     for entry in report["lists"]:
         rows.append([name(entry), entry["status"], *(str(entry[column]) for column in COLUMNS)])
@@ -76,7 +77,8 @@ def print_changes(report):
             rows.append(["leaves", address, LEAVE_REASONS.get(word, word)])
         print_table(rows, left=3)
     if is_cut(report):
-        print("\nA run shows at most 5,000 addresses. If there are several lists, show one at a time: --show --list LIST_ID.\n"
+        print("\nA run shows at most 5,000 addresses. If there are several lists, show one at a time: "
+              "--show --list LIST_ID.\n"
               "If one list has more changes than that, see docs/operations.md#forcing-a-list.")
 
 
@@ -100,7 +102,8 @@ def force(stack, arguments):
     print(f"\nThis allows at most {', '.join(f'{count} {key}' for key, count in limits.items())}. "
           "What exceeds that by then is judged by the ordinary limits.")
     if limits["unknown"]:
-        print("Some of the addresses may belong to records that can't be read. If they may be readable in a later run, wait.")
+        print("Some of the addresses may belong to records that can't be read. If they may be readable in a later run, "
+              "wait.")
     if not arguments.yes and not confirm("Apply exactly this?"):
         raise Failure("nothing was written")
     event = {"force": {entry["list_id"]: limits}, "lists": [entry["list_id"]]}

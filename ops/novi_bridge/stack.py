@@ -10,7 +10,7 @@ DEFAULT_NAME = "novi-bridge"
 
 
 class Stack:
-    """A stack. The first one that is made without a name and region is that of the command line, or the remembered one."""
+    """The stack of the command line, or the remembered one."""
 
     # What `select` was given. The module of the SSM parameters makes its stack without arguments.
     _selected = (None, None)
@@ -22,7 +22,8 @@ class Stack:
 
     def __init__(self):
         name, region = self._selected
-        known = [stack for stack in memory.stacks() if name in (None, stack[0]) and None in (region, stack[1]) or stack == (name, region)]
+        known = [stack for stack in memory.stacks()
+                 if name in (None, stack[0]) and (None in (region, stack[1]) or region == stack[1])]
         if len({stack[0] for stack in known}) > 1:
             raise Failure("several stacks were deployed from this folder. Add one of: "
                           + ", ".join(sorted({f"--stack {stack[0]}" for stack in known})))
@@ -69,7 +70,8 @@ class Stack:
         """The live values of the template's parameters. Empty before the first deployment."""
         if not self.is_deployed:
             return {}
-        return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in self.describe().get("Parameters", [])}
+        entries = self.describe().get("Parameters", [])
+        return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in entries}
 
     @property
     def outputs(self):

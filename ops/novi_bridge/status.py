@@ -42,7 +42,9 @@ def version(stack):
 
 
 def writing(stack):
-    return "on, and writes" if facts.writes(stack) else "on, but writes nothing: novi-bridge deploy --set MirrorApply=true"
+    if facts.writes(stack):
+        return "on, and writes"
+    return "on, but writes nothing: novi-bridge deploy --set MirrorApply=true"
 
 
 def ledger(stack):
@@ -62,7 +64,9 @@ def tell_last_run(stack):
     moment, report = found
     line("last run", f"{moment:%Y-%m-%d %H:%M} UTC, {report['status']}{' (dry run)' if report['dry_run'] else ''}")
     print()
-    print_table([["list", "status", *COLUMNS], *([entry["list_id"] or "(unnamed)", entry["status"],
-                                                   *(str(entry[column]) for column in COLUMNS)] for entry in report["lists"])])
+    rows = [["list", "status", *COLUMNS]]
+    for entry in report["lists"]:
+        rows.append([entry["list_id"] or "(unnamed)", entry["status"], *(str(entry[column]) for column in COLUMNS)])
+    print_table(rows)
     if report.get("ok_lists"):
         print(f"and {report['ok_lists']} more lists that are ok")

@@ -4,9 +4,10 @@ from novi_bridge import functions
 from novi_bridge.terminal import say
 
 STOPPED = {
-    "mirror": "The mirror is stopped: no run starts until novi-bridge start. A run that is under way ends by itself, "
+    "mirror": "The mirror is stopped: no run starts until novi-bridge start. A run that is under way ends by itself "
               "within 15 minutes. The alarm mirror-missing goes off when two runs are missing.",
-    "verify": "verify is stopped: every request gets an error (503), so no member gets in until novi-bridge start verify.",
+    "verify": "verify is stopped: every request gets an error (503), so no member gets in until novi-bridge start "
+              "verify.",
 }
 STARTED = {
     "mirror": "The mirror is started: it runs at the next time of its schedule. Look first at what it would do: "

@@ -62,14 +62,15 @@ def hint(name, names):
 def read(path):
     """Returns the parameters of a template, by name, in their order."""
     try:
-        return {name: parameter(name, attributes) for name, attributes in attributes_of(path.read_text(encoding="utf-8"))}
+        found = attributes_of(path.read_text(encoding="utf-8"))
+        return {name: parameter(name, attributes) for name, attributes in found}
     except ValueError as error:
         raise Failure(f"reading the parameters of {path.name} failed: {error}") from None
 
 
 def parameter(name, attributes):
-    rest = set(attributes) - {"Type", "Default", "Description", "AllowedValues", "AllowedPattern", "MinValue", "MaxValue",
-                              "ConstraintDescription"}
+    rest = set(attributes) - {"Type", "Default", "Description", "AllowedValues", "AllowedPattern", "MinValue",
+                              "MaxValue", "ConstraintDescription"}
     if rest or "Type" not in attributes:
         raise ValueError(f"{name} has {', '.join(sorted(rest)) or 'no Type'}")
     return Parameter(name, attributes["Type"], attributes.get("Default"), attributes.get("Description", ""),

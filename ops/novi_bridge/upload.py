@@ -48,8 +48,8 @@ def create_change_set(stack, template, values):
     before = changes.list_ids(stack)
     overrides = [override(name, value) for name, value in values.items()]
     run(stack, ["sam", "deploy", "--template-file", str(template), "--stack-name", stack.name, "--region", stack.region,
-                "--resolve-s3", "--capabilities", changes.CAPABILITY, "--no-confirm-changeset", "--no-execute-changeset",
-                "--no-fail-on-empty-changeset", "--tags", "Application=novi-bridge",
+                "--resolve-s3", "--capabilities", changes.CAPABILITY, "--no-confirm-changeset",
+                "--no-execute-changeset", "--no-fail-on-empty-changeset", "--tags", "Application=novi-bridge",
                 "--parameter-overrides", *overrides], UPLOAD_SECONDS)
     return next((change_set for change_set in changes.list_ids(stack) if change_set not in before), None)
 

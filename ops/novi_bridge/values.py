@@ -72,7 +72,7 @@ def check_combination(values):
                           f"Set VpcId, or {name}= (empty)")
     if has("VpcId") and not has("SubnetIds"):
         raise Failure("VpcId needs SubnetIds: two or three private subnets of it")
-    if has("Zones") and not has("VpcId") and len(set(values["Zones"].split(","))) < 2:
+    if has("Zones") and len({zone.strip() for zone in values["Zones"].split(",")}) < 2:
         raise Failure("Zones is invalid: expected two availability zones")
     if cache == "existing":
         if not has("VpcId"):
@@ -93,9 +93,9 @@ def check_transition(live, values, is_old):
     with the network. Lambda then can't remove its interfaces, so that the subnets and the VPC stay for good.
     """
     if is_old and live.get("Cache", "none") != "none" and values["Cache"] == "none":
-        raise Failure("the deployed version can't go to Cache=none: its template takes the network permissions away before "
-                      "Lambda has left the network, and the network stays for good. First run novi-bridge deploy with "
-                      f"Cache={live['Cache']}, then novi-bridge deploy --set Cache=none")
+        raise Failure("the deployed version can't go to Cache=none: its template takes the network permissions away "
+                      "before Lambda has left the network, and the network stays for good. First run novi-bridge "
+                      f"deploy with Cache={live['Cache']}, then novi-bridge deploy --set Cache=none")
 
 
 def warnings(live, values):
@@ -104,11 +104,11 @@ def warnings(live, values):
     rate = re.fullmatch(r"rate\((\d+) (minute|hour|day)s?\)", values.get("MirrorSchedule", ""))
     period = values.get("MirrorPeriodSeconds")
     if rate and period and int(rate[1]) * UNITS[rate[2]] != int(period):
-        found.append(f"MirrorSchedule is every {int(rate[1]) * UNITS[rate[2]]} seconds, but MirrorPeriodSeconds is {period}. "
-                     "Alarms and Novi's allowance go by MirrorPeriodSeconds. Set it to the same.")
+        found.append(f"MirrorSchedule is every {int(rate[1]) * UNITS[rate[2]]} seconds, but MirrorPeriodSeconds is "
+                     f"{period}. Alarms and Novi's allowance go by MirrorPeriodSeconds. Set it to the same.")
     if creates_network(live) and not creates_network(values):
-        found.append("The functions leave the stack's own network and its fixed address (output FixedAddress). If Novi or "
-                     "Mailman admits only that address, they will refuse the functions.")
+        found.append("The functions leave the stack's own network and its fixed address (output FixedAddress). If Novi "
+                     "or Mailman admits only that address, they will refuse the functions.")
     return found
 
 

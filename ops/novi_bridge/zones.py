@@ -1,6 +1,6 @@
 """The availability zones in which both Lambda and ElastiCache Serverless are."""
 
-# By region, the ids of zones that are known to have both. In the other regions, every zone that accounts can use has them.
+# By region, the ids of zones that are known to have both. In the other regions, every zone of an account has them.
 # The names of zones differ between accounts, their ids don't.
 KNOWN = {
     "us-east-1": ["use1-az2", "use1-az4", "use1-az6"],

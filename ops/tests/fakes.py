@@ -48,9 +48,11 @@ def options(arguments, name):
 
 def add_event(cloud, stack, status, resource=None, reason=""):
     cloud["events"].insert(0, {
-        "EventId": str(len(cloud["events"])), "StackId": stack["StackId"], "LogicalResourceId": resource or stack["StackName"],
+        "EventId": str(len(cloud["events"])), "StackId": stack["StackId"],
+        "LogicalResourceId": resource or stack["StackName"],
         "PhysicalResourceId": stack["StackId"] if resource is None else resource, "ResourceStatus": status,
-        "ResourceStatusReason": reason, "ResourceType": "AWS::CloudFormation::Stack" if resource is None else "AWS::EC2::VPC"})
+        "ResourceStatusReason": reason,
+        "ResourceType": "AWS::CloudFormation::Stack" if resource is None else "AWS::EC2::VPC"})
 
 
 def stack_of(cloud, arguments, name="--stack-name"):
@@ -79,7 +81,8 @@ def add_change_set(cloud, stack, parameters):
     """Adds one that fails if it has the stack's own parameters and the functions are the same."""
     number = len(cloud["sets"])
     is_empty = parameters == stack["Parameters"] and not cloud["has_new_code"]
-    change_set = {"ChangeSetId": f"set{number}", "CreationTime": f"2026-01-01T00:00:{number:02}Z", "stack": stack["StackName"],
+    change_set = {"ChangeSetId": f"set{number}", "CreationTime": f"2026-01-01T00:00:{number:02}Z",
+                  "stack": stack["StackName"],
                   "parameters": parameters, "Status": "FAILED" if is_empty else "CREATE_COMPLETE",
                   "StatusReason": "The submitted information didn't contain changes." if is_empty else "",
                   "Changes": [{"ResourceChange": {"Action": "Modify", "LogicalResourceId": "Mirror",
@@ -143,7 +146,8 @@ def execute_change_set(cloud, arguments):
 
 def describe_stack_events(cloud, arguments):
     wanted = option(arguments, "--stack-name")
-    return {"StackEvents": [event for event in cloud["events"] if wanted in (event["StackId"], event["StackId"].split("/")[1])]}
+    return {"StackEvents": [event for event in cloud["events"] if wanted in (event["StackId"],
+                                                                             event["StackId"].split("/")[1])]}
 
 
 def delete_stack(cloud, arguments):
@@ -170,7 +174,8 @@ def describe_stack_resource(cloud, arguments):
 
 
 def put_function_concurrency(cloud, arguments):
-    cloud["concurrency"][option(arguments, "--function-name")] = int(option(arguments, "--reserved-concurrent-executions"))
+    cloud["concurrency"][option(arguments, "--function-name")] = int(option(arguments,
+                                                                            "--reserved-concurrent-executions"))
 
 
 def delete_function_concurrency(cloud, arguments):
@@ -252,7 +257,8 @@ def sam(arguments):
     try:
         stack = stack_of(cloud, arguments)
     except Rejected:
-        stack = {"StackName": name, "StackId": STACK_ID.format(name), "StackStatus": "REVIEW_IN_PROGRESS", "Parameters": {},
+        stack = {"StackName": name, "StackId": STACK_ID.format(name), "StackStatus": "REVIEW_IN_PROGRESS",
+                 "Parameters": {},
                  "Outputs": {}, "EnableTerminationProtection": False}
         cloud["stacks"].append(stack)
         add_event(cloud, stack, "REVIEW_IN_PROGRESS")

@@ -23,11 +23,30 @@ PARAMETERS = template.read(ROOT / "template.yaml")
 TIMEOUT = 60
 REQUIRED = ["novi_idaa_api_key", "novi_api_root_url", "api_keys", "mailman_base_url", "mailman_username",
             "mailman_password", "novi_mailman_sync", "ledger_key"]
-REPORT = {"status": "ok", "dry_run": True, "novi_calls": 1, "mailman_calls": 1, "seconds": 1.0, "ledger": None, "lists": [
-    {"list_id": "members.lists.example.org", "status": "ok", "wanted": 2, "roster": 2, "subscribed": 0, "unsubscribed": 0,
+REPORT = {"status": "ok", "dry_run": True, "novi_calls": 1, "mailman_calls": 1, "seconds": 1.0, "ledger": None,
+          "lists": [
+    {"list_id": "members.lists.example.org", "status": "ok", "wanted": 2, "roster": 2, "subscribed": 0,
+     "unsubscribed": 0,
      "kept": 0, "withheld": 0, "skipped": {}, "rejected": {}, "reason": None}]}
 # A stack that an administrator has set up, with values that aren't the template's defaults.
-LIVE = {"MirrorApply": "true", "Cache": "none", "AlarmEmail": "admin@example.org", "CorsAllowOrigins": "https://app.example.org"}
+LIVE = {"MirrorApply": "true", "Cache": "none", "AlarmEmail": "admin@example.org",
+        "CorsAllowOrigins": "https://app.example.org"}
+MANIFEST = """[workspace]
+members = []
+
+[workspace.package]
+edition = "2024"
+version = "9.8.7"
+
+[profile.release]
+version = "0"
+"""
+RFC_3339 = "%Y-%m-%dT%H:%M:%S+00:00"
+
+
+def log_event(seconds, report):
+    message = {"message": "run completed", "report": json.dumps(report)}
+    return {"timestamp": 1_700_000_000_000 + 1000 * seconds, "message": json.dumps(message)}
 
 
 class Api(BaseHTTPRequestHandler):
@@ -70,8 +89,7 @@ class World(unittest.TestCase):
             (self.root / "VERSION").write_text("9.8.7\n", encoding="utf-8")
             shutil.copy(ROOT / "template.yaml", self.root / "template-x86_64.yaml")
         else:
-            (self.root / "Cargo.toml").write_text('[workspace]\nmembers = []\n\n[workspace.package]\nedition = "2024"\n'
-                                                  'version = "9.8.7"\n\n[profile.release]\nversion = "0"\n', encoding="utf-8")
+            (self.root / "Cargo.toml").write_text(MANIFEST, encoding="utf-8")
         self.bin = self.folder / "bin"
         self.bin.mkdir()
         for program in ("aws", "sam"):
@@ -80,9 +98,10 @@ class World(unittest.TestCase):
                             f"import fakes\nfakes.{program}(sys.argv[1:])\n", encoding="utf-8")
             file.chmod(0o755)
         self.cloud = {
-            "stacks": [], "sets": [], "events": [], "concurrency": {}, "results": [REPORT], "errors": {}, "failure": None,
-            "has_role": True, "has_new_code": True, "ssm": [f"/idaa/{name}" for name in REQUIRED],
-            "template": {name: {"ParameterType": parameter.type, "ParameterConstraints": {"AllowedValues": parameter.allowed}}
+            "stacks": [], "sets": [], "events": [], "concurrency": {}, "results": [REPORT], "errors": {},
+            "failure": None, "has_role": True, "has_new_code": True, "ssm": [f"/idaa/{name}" for name in REQUIRED],
+            "template": {name: {"ParameterType": parameter.type,
+                                "ParameterConstraints": {"AllowedValues": parameter.allowed}}
                          for name, parameter in PARAMETERS.items()},
             "outputs": {"ApiUrl": self.url, "LedgerBucket": "ledgers", "Version": "9.8.7", "MirrorFunction": "mirror"},
             "answers": {
@@ -94,10 +113,8 @@ class World(unittest.TestCase):
                 "list-subscriptions-by-topic": {"Subscriptions": [{"SubscriptionArn": "arn:aws:sns:subscription"}]},
                 "describe-alarms": {"MetricAlarms": []},
                 "get-schedule": {"State": "ENABLED", "ScheduleExpression": "rate(1 hour)"},
-                "filter-log-events": {"events": [
-                    {"timestamp": 1_700_000_000_000, "message": json.dumps({"report": json.dumps({**REPORT, "status": "failed"})})},
-                    {"timestamp": 1_700_000_600_000, "message": json.dumps({"report": json.dumps(REPORT)})}]},
-                "head-object": {"LastModified": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - 660))},
+                "filter-log-events": {"events": [log_event(600, REPORT), log_event(0, {**REPORT, "status": "failed"})]},
+                "head-object": {"LastModified": time.strftime(RFC_3339, time.gmtime(time.time() - 660))},
             }}
 
     def defaults(self):
@@ -106,13 +123,14 @@ class World(unittest.TestCase):
 
     def add_stack(self, name="novi-bridge", status="UPDATE_COMPLETE", **parameters):
         self.cloud["stacks"].append({
-            "StackName": name, "StackId": STACK_ID.format(name), "StackStatus": status, "EnableTerminationProtection": True,
-            "Parameters": {**self.defaults(), **LIVE, **parameters}, "Outputs": dict(self.cloud["outputs"])})
+            "StackName": name, "StackId": STACK_ID.format(name), "StackStatus": status,
+            "EnableTerminationProtection": True, "Parameters": {**self.defaults(), **LIVE, **parameters},
+            "Outputs": dict(self.cloud["outputs"])})
 
     def environment(self):
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "PYTHON"))}
-        return {**ours, "PATH": str(self.bin), "FAKE_CLOUD": str(self.folder), "AWS_REGION": "us-east-1", "NO_PROXY": "*",
-                "HOME": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**ours, "PATH": str(self.bin), "FAKE_CLOUD": str(self.folder), "AWS_REGION": "us-east-1",
+                "NO_PROXY": "*", "HOME": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def write_cloud(self):
         (self.folder / "cloud.json").write_text(json.dumps(self.cloud), encoding="utf-8")
@@ -139,7 +157,8 @@ class World(unittest.TestCase):
         """Runs the command at a terminal. `dialog` is what it is expected to ask, with what is typed then."""
         self.write_cloud()
         ours, theirs = pty.openpty()
-        process = subprocess.Popen([sys.executable, str(self.command), *arguments], stdin=theirs, stdout=theirs, stderr=theirs,
+        process = subprocess.Popen([sys.executable, str(self.command), *arguments], stdin=theirs, stdout=theirs,
+                                   stderr=theirs,
                                    env=self.environment(), cwd=self.folder, start_new_session=True,
                                    preexec_fn=take_terminal)
         os.close(theirs)
