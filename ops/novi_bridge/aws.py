@@ -83,5 +83,5 @@ def explain(arguments, stderr):
             return AwsError(f"{name} failed. {advice}.", code)
     if code in DENIED:
         return AwsError(f"{name} failed: the AWS identity may not do this. {cause}. "
-                        "docs/operations.md has the policy of what a deployment needs.", code)
+                        "docs/operations/permissions.md has the policy that it needs", code)
     return AwsError(f"{name} failed: {cause}", code)

@@ -154,7 +154,7 @@ def check_health(stack):
     if is_up and text.startswith("ok "):
         yield Finding(OK, f"the API's health is {text}")
     else:
-        fix = "docs/operations.md#health explains each word. The log of verify has the reason"
+        fix = "docs/operations.md explains each word. The log of verify has the reason"
         if "DomainTarget" in stack.outputs:
             fix += f". The domain must be a CNAME or an alias of {stack.outputs['DomainTarget']}"
         yield Finding(PROBLEM, f"the API isn't healthy: {text}", fix)

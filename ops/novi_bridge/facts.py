@@ -1,6 +1,7 @@
 """Reads how a deployed stack is."""
 
 import datetime
+import email.utils
 import json
 import time
 import urllib.error
@@ -40,8 +41,7 @@ def ask_health(url):
     except urllib.error.HTTPError as error:
         status, body = error.code, error.read(MAX_BODY)
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return False, f"{url} doesn't answer: {type(reason).__name__}"
+        return False, f"{url} doesn't answer: {getattr(error, 'reason', error)}"
     try:
         report = json.loads(body)
         checks = ", ".join(f"{name} {value}" for name, value in report["checks"].items())
@@ -120,8 +120,14 @@ def ledger_age(stack):
         if error.code == "404":
             return None
         raise
-    written = datetime.datetime.fromisoformat(found["LastModified"].replace("Z", "+00:00"))
-    return (datetime.datetime.now(datetime.timezone.utc) - written).total_seconds()
+    return (datetime.datetime.now(datetime.timezone.utc) - parse_time(found["LastModified"])).total_seconds()
+
+
+def parse_time(text):
+    """Returns the time of an object, which version 1 of the AWS CLI prints as it is in HTTP, and version 2 as RFC 3339."""
+    if text[:1].isdigit():
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return email.utils.parsedate_to_datetime(text)
 
 
 def duration(seconds):

@@ -1,6 +1,7 @@
 """The commands of a deployed stack: status, doctor, run, probe, stop, start and remove."""
 
 import json
+import time
 
 from tests.world import REPORT, World
 
@@ -34,6 +35,12 @@ class Commands(World):
         self.assertIn("alarms        unknown: aws cloudwatch describe-alarms failed: the AWS identity may", printed)
         self.assertIn("ledger        there is none yet", printed)
         self.assertIn("last run      none within two periods", printed)
+
+    def test_age_of_the_ledger_is_read_from_either_version_of_the_cli(self):
+        moment = time.time() - 7300
+        for form in ["%Y-%m-%dT%H:%M:%S+00:00", "%Y-%m-%dT%H:%M:%SZ", "%a, %d %b %Y %H:%M:%S GMT"]:
+            self.cloud["answers"]["head-object"]["LastModified"] = time.strftime(form, time.gmtime(moment))
+            self.assertIn("ledger        written 2 hours ago", self.run_command("status"))
 
     def test_status_of_an_older_version_and_without_writes(self):
         self.cloud["stacks"] = []

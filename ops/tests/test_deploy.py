@@ -238,6 +238,18 @@ class Deploy(World):
         self.assertIn("the mirror is stopped, and stays so: novi-bridge start", printed)
         self.assertEqual(self.calls_of("aws", "lambda", "invoke"), [])
 
+    def test_check_after_a_deployment_that_fails_keeps_none_of_the_others_from_running(self):
+        self.add_stack()
+        self.cloud["errors"]["update-termination-protection"] = (
+            "An error occurred (AccessDenied) when calling the UpdateTerminationProtection operation: no")
+        self.cloud["results"] = [{"errorType": "NotStarted", "errorMessage": "no mappings"}]
+        printed = self.run_command("deploy", "--yes", code=1)
+        for text in ["Warning: aws cloudformation update-termination-protection failed: the AWS identity may not",
+                     "Subscriptions of the alarms: 1 confirmed.", "Health: ok",
+                     "Warning: the mirror did not run: no mappings."]:
+            self.assertIn(text, printed)
+        self.assertTrue((self.root / ".novi-bridge.json").exists(), "the stack is deployed")
+
     def test_region_is_required_and_has_a_form(self):
         printed = self.run_command("deploy", "--region", "useast1", code=1)
         self.assertIn("the region useast1 is invalid", printed)

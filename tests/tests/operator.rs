@@ -695,7 +695,7 @@ fn force_option_asks_and_sends_exactly_what_it_showed() -> Result<()> {
         assert_eq!(operator.events()?, expected, "{arguments:?} {input:?}: {printed}");
         assert_eq!(output.status.success(), is_sent, "{printed}");
         assert_eq!(printed.contains("The plan was forced"), is_sent, "{printed}");
-        assert_eq!(printed.contains("nothing was written"), !is_sent, "{printed}");
+        assert_eq!(printed.contains("novi-bridge: nothing was written"), !is_sent, "{printed}");
     }
     Ok(())
 }
