@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 
-from novi_bridge.errors import AwsError, Failure
+from novi_bridge.errors import DENIED, AwsError, Failure
 
 # The CLI retries, and gives up on a connection after a minute.
 TIMEOUT_SECONDS = 180
@@ -35,8 +35,6 @@ EXPLANATIONS = [
      "The AWS CLI is too old for this command. Update it: "
      "https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html"),
 ]
-DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AuthorizationError",
-          "AuthorizationErrorException", "403", "Forbidden"}
 
 
 def environment(region):

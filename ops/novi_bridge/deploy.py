@@ -118,9 +118,9 @@ def deploy(stack, given, where, arguments):
         print()
     values.check_values(new, parameters)
     check(live, new)
-    preflight.check_quota(stack, live, new, given)
-    preflight.check_zones(stack, live, new)
-    preflight.check_parameters(stack, new["ParameterPrefix"])
+    preflight.unless_denied(preflight.check_quota, stack, live, new, given)
+    preflight.unless_denied(preflight.check_zones, stack, live, new)
+    preflight.unless_denied(preflight.check_parameters, stack, new["ParameterPrefix"])
     preflight.check_elasticache_role(stack, new, arguments.yes)
     if not is_new:
         show_values(live, new)
@@ -155,12 +155,12 @@ def check(live, new):
 def check_account(stack, live, new, is_confirmed):
     """Checks what the changed parameters need of the account."""
     if new.get("ReserveConcurrency") != live.get("ReserveConcurrency"):
-        preflight.check_quota(stack, live, new, {"ReserveConcurrency"})
+        preflight.unless_denied(preflight.check_quota, stack, live, new, {"ReserveConcurrency"})
     if new.get("Cache") != live.get("Cache"):
         preflight.check_elasticache_role(stack, new, is_confirmed)
-        preflight.check_zones(stack, live, new)
+        preflight.unless_denied(preflight.check_zones, stack, live, new)
     if new.get("ParameterPrefix") != live.get("ParameterPrefix"):
-        preflight.check_parameters(stack, new["ParameterPrefix"])
+        preflight.unless_denied(preflight.check_parameters, stack, new["ParameterPrefix"])
 
 
 def show_values(live, new):

@@ -15,8 +15,15 @@ OLD_NAME = "samconfig.local.toml"
 def stacks():
     """Returns the deployed stacks, as pairs of name and region. The region is None if it wasn't saved."""
     path = source.root() / NAME
-    if not path.exists():
+    if path.exists():
+        return read(path)
+    if source.is_checkout():
         return old_stacks()
+    # A new release is unzipped next to the one that was deployed.
+    return sorted({stack for other in source.root().parent.glob(f"*/{NAME}") for stack in read(other)})
+
+
+def read(path):
     try:
         return [(entry["stack"], entry["region"]) for entry in json.loads(path.read_text(encoding="utf-8"))["stacks"]]
     except (ValueError, KeyError, TypeError, OSError):
@@ -38,7 +45,7 @@ def remember(name, region):
 
 
 def forget(name, region):
-    save([stack for stack in stacks() if stack != (name, region)])
+    save([stack for stack in stacks() if stack[0] != name or stack[1] not in (region, None)])
 
 
 def save(entries):

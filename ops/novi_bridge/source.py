@@ -21,7 +21,10 @@ def root():
 def version():
     """Returns the version of the workspace, or of the bundle."""
     if not is_checkout():
-        return (FOLDER / "VERSION").read_text(encoding="utf-8").strip()
+        path = FOLDER / "VERSION"
+        if not path.exists():
+            raise Failure("VERSION is missing. Unzip the release again")
+        return path.read_text(encoding="utf-8").strip()
     manifest = (root() / CARGO_MANIFEST).read_text(encoding="utf-8")
     found = re.search(r'^\[workspace\.package\]\n(?:(?!\[).*\n)*?version = "([^"]+)"', manifest, re.MULTILINE)
     if not found:

@@ -134,6 +134,12 @@ class Deploy(World):
         for call in self.calls_of("aws", "ssm"):
             self.assertNotIn("--with-decryption", call)
 
+    def test_check_that_the_identity_may_not_make_is_left_out(self):
+        denied = "An error occurred (AccessDeniedException) when calling the Get operation: User: a is not authorized"
+        self.cloud["errors"] = {"get-account-settings": denied, "get-parameters": denied}
+        printed = self.run_command("deploy", answers=FIRST)
+        self.assertEqual(printed.count("Warning: a check was left out"), 2)
+
     def test_small_quota_turns_the_reservation_off_or_is_an_error(self):
         self.cloud["answers"]["get-account-settings"] = {"AccountLimit": {"UnreservedConcurrentExecutions": 100}}
         printed = self.run_command("deploy", answers=FIRST)
@@ -269,10 +275,23 @@ class Bundle(World):
         self.run_command("deploy", "--yes")
         self.assertIn(str(self.root.resolve() / "template-x86_64.yaml"), self.calls_of("sam", "deploy")[0])
 
+    def test_new_release_next_to_the_old_one_is_about_the_same_stack(self):
+        old = self.folder / "novi-bridge-9.8.6"
+        old.mkdir()
+        (old / ".novi-bridge.json").write_text('{"stacks": [{"stack": "idaa", "region": "eu-west-1"}]}', encoding="utf-8")
+        self.add_stack("idaa")
+        printed = self.run_command("deploy", "--yes")
+        self.assertIn("Upgrading idaa in eu-west-1", printed)
+        self.run_command("remove", "--yes")
+        remembered = (self.root / ".novi-bridge.json").read_text(encoding="utf-8")
+        self.assertEqual(json.loads(remembered), {"stacks": []}, "the old folder isn't asked again")
+
     def test_incomplete_bundle_is_noticed(self):
         (self.root / "template-x86_64.yaml").unlink()
         printed = self.run_command("deploy", "--set", "Architecture=x86_64", answers=FIRST, code=1)
         self.assertIn("template-x86_64.yaml is missing. Unzip the release again", printed)
+        (self.root / "VERSION").unlink()
+        self.assertIn("VERSION is missing. Unzip the release again", self.run_command("status", code=1))
 
 
 class Memory(World):
