@@ -5,6 +5,9 @@ from novi_bridge.errors import Failure
 from novi_bridge.invoke import extract_report, invoke
 from novi_bridge.terminal import say, warn
 
+# The first responses may come from the previous version, or not at all.
+HEALTH_ATTEMPTS = 3
+
 
 def check(stack, with_dry_run):
     """Returns True if something doesn't work."""
@@ -43,7 +46,7 @@ def check_subscription(stack):
 
 
 def check_health(stack):
-    is_up, health = facts.health(stack, facts.HEALTH_ATTEMPTS)
+    is_up, health = facts.health(stack, HEALTH_ATTEMPTS)
     if is_up:
         say(f"Health: {health}.")
         return True
