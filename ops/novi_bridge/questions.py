@@ -1,13 +1,13 @@
 """Asks for the values of parameters, with the template's descriptions, before anything is built."""
 
 from novi_bridge.terminal import ask, say
-from novi_bridge.values import form_error
+from novi_bridge.values import EXISTING_CACHE, EXISTING_NETWORK, OWN_NETWORK, form_error
 
 PRICES = [
-    ("serverless, in a new network", "about 58 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 15"),
-    ("serverless, in an existing network", "about 22 USD: cache 6, metrics and alarms 15"),
-    ("existing", "about 16 USD: metrics and alarms"),
-    ("none", "about 16 USD: metrics and alarms (no locks, no shared limits)"),
+    ("serverless, in a new network", "58 to 61 USD: NAT gateway 33, its address 4, cache 6, metrics and alarms 15"),
+    ("serverless, in an existing network", "22 to 24 USD: cache 6, metrics and alarms 15"),
+    ("existing", "16 to 18 USD: metrics and alarms 15"),
+    ("none", "16 to 18 USD: metrics and alarms 15 (no locks, no shared limits)"),
 ]
 CLEAR = "-"
 
@@ -19,12 +19,12 @@ def ask_five(parameters, values):
     def ask_for(name):
         answers[name] = ask_parameter(parameters[name], answers[name])
 
-    say("1. The cache. Its monthly cost in us-east-1, without requests (docs/operations.md has the calculation):")
+    say("1. The cache. What the stack costs a month with it in us-east-1 (docs/operations/costs.md has the calculation):")
     for choice, price in PRICES:
         say(f"{choice}: {price}", indent=5, hanging=2)
     ask_for("Cache")
     if answers["Cache"] != "existing":
-        answers.update({name: "" for name in ("CacheId", "CacheUrl", "CacheIamUser")})
+        answers.update({name: "" for name in EXISTING_CACHE})
     else:
         ask_for("CacheId")
         if answers["CacheId"]:
@@ -35,13 +35,14 @@ def ask_five(parameters, values):
     print("\n2. The network.")
     if answers["Cache"] == "none":
         say("None: without a cache, the functions need no network.", indent=3)
-        answers.update({name: "" for name in ("VpcId", "SubnetIds", "SecurityGroupIds")})
+        answers.update({name: "" for name in ("VpcId", *EXISTING_NETWORK)})
     else:
         ask_for("VpcId")
         if answers["VpcId"]:
             ask_for("SubnetIds")
+            answers.update({name: "" for name in OWN_NETWORK if name in answers})
         else:
-            answers.update({name: "" for name in ("SubnetIds", "SecurityGroupIds")})
+            answers.update({name: "" for name in EXISTING_NETWORK})
     print("\n3. Alarms.")
     ask_for("AlarmEmail")
     print("\n4. Web pages.")
@@ -57,7 +58,7 @@ def ask_five(parameters, values):
 
 def ask_all(parameters, values):
     """Asks for every parameter. Returns the values."""
-    say("Monthly cost of the cache in us-east-1, without requests:")
+    say("What the stack costs a month in us-east-1, by its Cache (docs/operations/costs.md has the calculation):")
     for choice, price in PRICES:
         say(f"{choice}: {price}", indent=2, hanging=2)
     return {name: ask_parameter(parameter, values[name]) for name, parameter in parameters.items()}

@@ -65,9 +65,12 @@ def what_stays(stack, prefix, with_parameters):
         staying.append(f"the ledger, in the bucket {bucket}. A new stack has a new one. Once you don't need it: "
                        f"aws s3 rm --recursive s3://{bucket}, delete its old versions, and aws s3api delete-bucket "
                        f"--bucket {bucket}")
-    if "FixedAddress" in stack.outputs:
-        staying.append(f"perhaps the address {stack.outputs['FixedAddress']}, which costs about 4 USD a month: "
-                       "aws ec2 describe-addresses shows it, and aws ec2 release-address gives it back")
+    # Older templates delete the address together with the network.
+    allocation = stack.outputs.get("FixedAddressAllocationId")
+    if allocation:
+        address = stack.outputs.get("FixedAddress", "that you gave to the stack")
+        staying.append(f"the address {address}, for about 4 USD a month. AllocationId={allocation} gives it to a new "
+                       f"stack, and aws ec2 release-address --allocation-id {allocation} gives it back")
     if not with_parameters:
         staying.append(f"the SSM parameters below {prefix}, secrets included. novi-bridge remove --parameters would "
                        "have deleted them: aws ssm delete-parameters does, too")

@@ -9,6 +9,8 @@ from novi_bridge.template import hint
 # The parameters that describe an existing cache, and an existing network.
 EXISTING_CACHE = ["CacheId", "CacheUrl", "CacheIamUser"]
 EXISTING_NETWORK = ["SubnetIds", "SecurityGroupIds"]
+# Those of a network that the stack creates.
+OWN_NETWORK = ["AllocationId"]
 UNITS = {"minute": 60, "hour": 3600, "day": 86400}
 
 
@@ -72,6 +74,11 @@ def check_combination(values):
                           f"Set VpcId, or {name}= (empty)")
     if has("VpcId") and not has("SubnetIds"):
         raise Failure("VpcId needs SubnetIds: two or three private subnets of it")
+    for name in OWN_NETWORK:
+        if has(name) and has("VpcId"):
+            raise Failure(f"{name} is for a new network, but VpcId names an existing one. Set VpcId= (empty), or {name}=")
+    if values.get("MonthlyBudget", "0") != "0" and not has("AlarmEmail"):
+        raise Failure("MonthlyBudget needs AlarmEmail, the address that is told. Set it, or MonthlyBudget=0")
     if has("Zones") and len({zone.strip() for zone in values["Zones"].split(",")}) < 2:
         raise Failure("Zones is invalid: expected two availability zones")
     if cache == "existing":

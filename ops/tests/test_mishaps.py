@@ -41,7 +41,7 @@ class Mishaps(World):
         self.run_command("deploy", "--set", "LogRetentionDays=7", answers=["none", "", "", "", "n"], code=1)
         self.assertEqual(self.cloud["stacks"], [])
         printed = self.run_command("deploy", answers=["none", "ops@example.org", "", "", "y"])
-        self.assertIn("serverless, in a new network: about", printed)
+        self.assertIn("serverless, in a new network: 58 to 61 USD", printed)
         parameters = self.stack()["Parameters"]
         self.assertEqual((parameters["Cache"], parameters["AlarmEmail"]), ("none", "ops@example.org"))
         self.assertEqual(parameters["LogRetentionDays"], "30", "what was not deployed is not remembered")

@@ -53,6 +53,8 @@ class Values(unittest.TestCase):
             ({"SecurityGroupIds": "sg-1", "Cache": "none"}, "SecurityGroupIds needs VpcId. Without it, there is no "
              "network"),
             ({"VpcId": "vpc-1"}, "VpcId needs SubnetIds"),
+            ({**NETWORK, "AllocationId": "eipalloc-1"}, "AllocationId is for a new network, but VpcId names an existing"),
+            ({"MonthlyBudget": "70"}, "MonthlyBudget needs AlarmEmail"),
             ({"Zones": "us-east-1a"}, "expected two availability zones"),
             ({"Zones": "us-east-1a, us-east-1a"}, "expected two availability zones"),
             ({"Cache": "existing", "CacheId": "a"}, "Cache=existing needs VpcId"),
@@ -68,6 +70,7 @@ class Values(unittest.TestCase):
 
     def test_combinations_that_work_are_taken(self):
         for given in [{}, {"Cache": "none"}, {"Cache": "none", **NETWORK}, NETWORK, {"Zones": "us-east-1a,us-east-1b"},
+                      {"AllocationId": "eipalloc-1"}, {"MonthlyBudget": "70", "AlarmEmail": "a@example.org"},
                       {**EXISTING, "CacheId": "a", "CacheIamUser": "u"}, {**EXISTING, "CacheUrl": "redis://b:1"}]:
             values.check_combination({**DEFAULTS, **given})
 
