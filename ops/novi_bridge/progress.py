@@ -21,8 +21,8 @@ REMEDIES = [
      "Set ReserveConcurrency=false, or ask AWS to raise the quota"),
     ("service linked role", "Run: aws iam create-service-linked-role --aws-service-name elasticache.amazonaws.com"),
     ("already exists", "Something with this name is left from another stack. Delete it, or choose another stack name"),
-    ("not authorized to perform", "The AWS identity may not do this. docs/operations/permissions.md has the policy that "
-     "it needs"),
+    ("not authorized to perform", "The AWS identity may not do this. docs/operations/permissions.md has the policy it "
+     "needs"),
     ("The maximum number of addresses has been reached", "The account has no more elastic IP addresses. Release one, "
      "or ask AWS to raise the quota"),
     ("maximum number of VPCs", "The account has no more networks. Delete one, or ask AWS to raise the quota"),

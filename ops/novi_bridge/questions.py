@@ -19,7 +19,7 @@ def ask_five(parameters, values):
     def ask_for(name):
         answers[name] = ask_parameter(parameters[name], answers[name])
 
-    say("1. The cache. What the stack costs a month with it in us-east-1 (docs/operations/costs.md has the calculation):")
+    say("1. The cache. What the stack costs a month in us-east-1 (docs/operations/costs.md has the calculation):")
     for choice, price in PRICES:
         say(f"{choice}: {price}", indent=5, hanging=2)
     ask_for("Cache")

@@ -76,7 +76,8 @@ def check_combination(values):
         raise Failure("VpcId needs SubnetIds: two or three private subnets of it")
     for name in OWN_NETWORK:
         if has(name) and has("VpcId"):
-            raise Failure(f"{name} is for a new network, but VpcId names an existing one. Set VpcId= (empty), or {name}=")
+            raise Failure(f"{name} is for a new network, but VpcId names an existing one. "
+                          f"Set VpcId= (empty), or {name}= (empty)")
     if values.get("MonthlyBudget", "0") != "0" and not has("AlarmEmail"):
         raise Failure("MonthlyBudget needs AlarmEmail, the address that is told. Set it, or MonthlyBudget=0")
     if has("Zones") and len({zone.strip() for zone in values["Zones"].split(",")}) < 2:

@@ -151,8 +151,9 @@ class Commands(World):
         self.stack()["Outputs"].update(FixedAddress="192.0.2.7", FixedAddressAllocationId="eipalloc-1")
         printed = " ".join(self.run_command("remove", answers=["novi-bridge"]).split())
         self.assertEqual(self.cloud["stacks"], [])
-        for text in ["the ledger, in the bucket ledgers", "the SSM parameters below /idaa", "aws-sam-cli-managed-default",
-                     "the address 192.0.2.7", "aws ec2 release-address --allocation-id eipalloc-1"]:
+        for text in ["the ledger, in the bucket ledgers", "the SSM parameters below /idaa",
+                     "aws-sam-cli-managed-default", "the address 192.0.2.7",
+                     "aws ec2 release-address --allocation-id eipalloc-1"]:
             self.assertIn(text, printed)
         self.assertEqual(self.calls_of("aws", "ssm", "delete-parameters"), [])
         self.assertIn("there is no stack novi-bridge in us-east-1", self.run_command("remove", code=1))

@@ -278,7 +278,8 @@ class Bundle(World):
     def test_new_release_next_to_the_old_one_is_about_the_same_stack(self):
         old = self.folder / "novi-bridge-9.8.6"
         old.mkdir()
-        (old / ".novi-bridge.json").write_text('{"stacks": [{"stack": "idaa", "region": "eu-west-1"}]}', encoding="utf-8")
+        remembered = '{"stacks": [{"stack": "idaa", "region": "eu-west-1"}]}'
+        (old / ".novi-bridge.json").write_text(remembered, encoding="utf-8")
         self.add_stack("idaa")
         printed = self.run_command("deploy", "--yes")
         self.assertIn("Upgrading idaa in eu-west-1", printed)

@@ -1,6 +1,6 @@
 """The prompts at a terminal."""
 
-from tests.world import World
+from tests.world import INTERRUPT, World
 
 
 class Terminal(World):
@@ -16,14 +16,14 @@ class Terminal(World):
         self.assertEqual(self.stack()["Parameters"]["AlarmEmail"], "ops@example.org")
 
     def test_interrupt_at_a_question_ends_the_command_and_changes_nothing(self):
-        printed = self.run_at_terminal("deploy", dialog=[("[Enter keeps serverless]: ", "\x03")], code=130)
+        printed = self.run_at_terminal("deploy", dialog=[("[Enter keeps serverless]: ", INTERRUPT)], code=130)
         self.assertIn("novi-bridge: interrupted", printed)
         self.assertEqual(self.calls_of("sam"), [])
 
     def test_interrupt_at_the_change_set_leaves_none_behind(self):
         self.add_stack()
         printed = self.run_at_terminal("deploy", "--set", "LogLevel=DEBUG",
-                                       dialog=[("Apply these changes? [y/N] ", "\x03")], code=130)
+                                       dialog=[("Apply these changes? [y/N] ", INTERRUPT)], code=130)
         self.assertIn("novi-bridge: interrupted", printed)
         self.assertEqual(self.cloud["sets"], [])
         self.assertEqual(self.stack()["Parameters"]["LogLevel"], "INFO")

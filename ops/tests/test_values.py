@@ -53,7 +53,7 @@ class Values(unittest.TestCase):
             ({"SecurityGroupIds": "sg-1", "Cache": "none"}, "SecurityGroupIds needs VpcId. Without it, there is no "
              "network"),
             ({"VpcId": "vpc-1"}, "VpcId needs SubnetIds"),
-            ({**NETWORK, "AllocationId": "eipalloc-1"}, "AllocationId is for a new network, but VpcId names an existing"),
+            ({**NETWORK, "AllocationId": "eipalloc-1"}, "AllocationId is for a new network, but VpcId names an"),
             ({"MonthlyBudget": "70"}, "MonthlyBudget needs AlarmEmail"),
             ({"Zones": "us-east-1a"}, "expected two availability zones"),
             ({"Zones": "us-east-1a, us-east-1a"}, "expected two availability zones"),

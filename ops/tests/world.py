@@ -21,6 +21,7 @@ OPS = pathlib.Path(__file__).resolve().parent.parent
 ROOT = OPS.parent
 PARAMETERS = template.read(ROOT / "template.yaml")
 TIMEOUT = 60
+INTERRUPT = "\x03"
 REQUIRED = ["novi_idaa_api_key", "novi_api_root_url", "api_keys", "mailman_base_url", "mailman_username",
             "mailman_password", "novi_mailman_sync", "ledger_key"]
 REPORT = {"status": "ok", "dry_run": True, "novi_calls": 1, "mailman_calls": 1, "seconds": 1.0, "ledger": None,
@@ -162,12 +163,17 @@ class World(unittest.TestCase):
                                    env=self.environment(), cwd=self.folder, start_new_session=True,
                                    preexec_fn=take_terminal)
         os.close(theirs)
-        printed, position, deadline = "", 0, time.monotonic() + TIMEOUT
+        printed, position, deadline, answer = "", 0, time.monotonic() + TIMEOUT, ""
         dialog = list(dialog)
         try:
             while True:
-                if not select.select([ours], [], [], max(deadline - time.monotonic(), 0))[0]:
-                    self.fail(f"the command prints nothing more: {printed}")
+                if not select.select([ours], [], [], 2)[0]:
+                    if time.monotonic() > deadline:
+                        self.fail(f"the command prints nothing more: {printed}")
+                    # An interrupt between the prompt and the reading of the answer is noticed only with the next key.
+                    if answer == INTERRUPT:
+                        os.write(ours, answer.encode())
+                    continue
                 try:
                     data = os.read(ours, 4096)
                 except OSError:
