@@ -5,7 +5,7 @@ Exits with 1 if something is wrong.
 
 from typing import NamedTuple, Optional
 
-from novi_bridge import facts, functions, preflight, run, source
+from novi_bridge import facts, functions, preflight, run, source, values
 from novi_bridge.errors import AwsError, Failure
 from novi_bridge.invoke import extract_report, invoke
 from novi_bridge.terminal import say
@@ -81,6 +81,17 @@ def check_parameters(stack):
                       "novi-bridge parameters")
     else:
         yield Finding(OK, f"all required parameters exist below {prefix}")
+
+
+def check_values(stack):
+    """Settings."""
+    live = stack.parameters
+    try:
+        values.check_combination(live)
+    except Failure as failure:
+        yield Finding(PROBLEM, str(failure), "novi-bridge deploy --set")
+    for warning in values.warnings(live, live):
+        yield Finding(NOTE, warning, "novi-bridge deploy --set")
 
 
 def check_functions(stack):
@@ -176,5 +187,5 @@ def check_mirror(stack):
                       "novi-bridge run --dry-run says which list and why, and novi-bridge probe what to correct")
 
 
-CHECKS = [check_state, check_version, check_parameters, check_functions, check_quota, check_cache, check_schedule,
-          check_alarms, check_ledger, check_health]
+CHECKS = [check_state, check_version, check_parameters, check_values, check_functions, check_quota, check_cache,
+          check_schedule, check_alarms, check_ledger, check_health]

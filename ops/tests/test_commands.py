@@ -85,7 +85,7 @@ class Commands(World):
     def test_doctor_names_each_problem_with_its_fix(self):
         stack = self.cloud["stacks"][0]
         stack.update(EnableTerminationProtection=False, StackStatus="UPDATE_ROLLBACK_FAILED")
-        stack["Parameters"].update(Cache="serverless")
+        stack["Parameters"].update(Cache="serverless", CacheId="members", MirrorSchedule="rate(2 hours)")
         stack["Outputs"].update(ApiUrl="http://127.0.0.1:9")
         self.cloud["ssm"].remove("/idaa/api_keys")
         self.cloud["concurrency"]["novi-bridge-verify"] = 0
@@ -101,6 +101,8 @@ class Commands(World):
             ("the stack is in UPDATE_ROLLBACK_FAILED", "novi-bridge deploy says"),
             ("isn't protected from deletion", "--enable-termination-protection"),
             ("missing below /idaa: api_keys", "novi-bridge parameters"),
+            ("CacheId needs Cache=existing", "novi-bridge deploy --set"),
+            ("MirrorSchedule is every 7200 seconds", "novi-bridge deploy --set"),
             ("verify is stopped", "novi-bridge start verify"),
             ("service-linked role is missing", "create-service-linked-role"),
             ("rate(1 hour), UTC, disabled", "EventBridge"),
@@ -112,7 +114,7 @@ class Commands(World):
         ]:
             self.assertIn(finding, printed)
             self.assertIn(fix, printed[printed.index(finding):].split(" problem ")[0])
-        self.assertTrue(printed.endswith(" 11 problems"), printed)
+        self.assertTrue(printed.endswith(" 12 problems"), printed)
 
     def test_doctor_goes_on_if_a_check_is_not_possible(self):
         self.cloud["errors"]["describe-alarms"] = (
