@@ -17,7 +17,7 @@ EXPLANATIONS = [
     (r"\((ExpiredToken|ExpiredTokenException|RequestExpired)\)|security token .* is expired",
      "The AWS credentials have expired. Log in again (aws sso login, or reload CloudShell)"),
     (r"unable to locate credentials|partial credentials found|no credentials",
-     "There are no AWS credentials. Run `aws configure` or `aws sso login`, or set AWS_PROFILE"),
+     "AWS credentials are missing. Run `aws configure` or `aws sso login`, or set AWS_PROFILE"),
     (r"\((InvalidClientTokenId|UnrecognizedClientException|SignatureDoesNotMatch|AuthFailure|InvalidAccessKeyId)\)",
      "AWS doesn't accept the credentials. Run `aws configure`, or set AWS_PROFILE. "
      "A region that the account has not enabled gives the same error"),
@@ -46,7 +46,7 @@ def environment(region):
 
 def run(arguments, env, stdin=None, timeout=TIMEOUT_SECONDS):
     """Runs the AWS CLI. Returns the completed process, also if it failed."""
-    # If there is no input, the CLI must not read what is meant for this command.
+    # Without input, the CLI must not read what is meant for this command.
     source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:
         return subprocess.run(["aws", *arguments], capture_output=True, text=True, check=False, env=env,

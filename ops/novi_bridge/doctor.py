@@ -151,7 +151,7 @@ def check_ledger(stack):
     """Ledger."""
     age, period = facts.ledger_age(stack), facts.period(stack)
     if age is None:
-        yield Finding(NOTE, "there is no ledger yet", "the first run that writes makes it")
+        yield Finding(NOTE, "the ledger doesn't exist yet", "the first run that writes makes it")
     elif age > 3 * period and facts.writes(stack):
         yield Finding(PROBLEM, f"the ledger was written {facts.duration(age)} ago, but a run is due every "
                       f"{facts.duration(period)}", "docs/operations.md#mirror-missing and #ledger-unavailable")

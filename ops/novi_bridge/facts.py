@@ -78,7 +78,7 @@ def last_run(stack):
 
 
 def ledger_age(stack):
-    """Returns the seconds since the ledger was written, or None if there is none."""
+    """Returns the seconds since the ledger was written, or None if it doesn't exist."""
     bucket = stack.outputs.get("LedgerBucket")
     if not bucket:
         return None

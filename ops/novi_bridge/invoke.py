@@ -39,7 +39,7 @@ def invoke(stack, event, function=None):
 
 def explain(stack, error):
     if error.code == "ResourceNotFoundException":
-        return Failure(f"there is no mirror of a stack {stack.name} in {stack.region}. "
+        return Failure(f"the stack {stack.name} has no mirror in {stack.region}. "
                        "Deploy it (novi-bridge deploy), or name another one with --stack and --region")
     if error.code == "TooManyRequestsException":
         return Failure("the mirror can't run now. Either a run is under way, and it ends by itself, or it is stopped. "

@@ -20,7 +20,7 @@ def add_arguments(parser):
 def main(stack, arguments):
     description = stack.describe()
     if not description or stack.status == "DELETE_COMPLETE":
-        raise Failure(f"there is no stack {stack.name} in {stack.region}")
+        raise Failure(f"the stack {stack.name} doesn't exist in {stack.region}")
     if stack.status.endswith("_IN_PROGRESS") and stack.status != "REVIEW_IN_PROGRESS":
         raise Failure(f"CloudFormation is working on the stack ({stack.status}). Wait until it is done")
     prefix = stack.parameters.get("ParameterPrefix", "/idaa")

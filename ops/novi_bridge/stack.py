@@ -109,7 +109,7 @@ class Stack:
         """Ends the command if the stack isn't deployed."""
         if not self.is_deployed:
             state = f" It is in {self.status}." if self.status else ""
-            raise Failure(f"there is no deployed stack {self.name} in {self.region}.{state} "
+            raise Failure(f"the stack {self.name} isn't deployed in {self.region}.{state} "
                           "Deploy it (novi-bridge deploy), or name another one with --stack and --region")
 
 

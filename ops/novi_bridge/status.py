@@ -49,7 +49,7 @@ def writing(stack):
 
 def ledger(stack):
     age = facts.ledger_age(stack)
-    return "there is none yet" if age is None else f"written {facts.duration(age)} ago"
+    return "doesn't exist yet" if age is None else f"written {facts.duration(age)} ago"
 
 
 def tell_last_run(stack):

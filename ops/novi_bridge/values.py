@@ -70,7 +70,7 @@ def check_combination(values):
     for name in EXISTING_NETWORK:
         if has(name) and not has("VpcId"):
             raise Failure(f"{name} needs VpcId. Without it, "
-                          f"{'there is no network' if cache == 'none' else 'a new network would be created'}. "
+                          f"{'the functions have no network' if cache == 'none' else 'a new network would be created'}. "
                           f"Set VpcId, or {name}= (empty)")
     if has("VpcId") and not has("SubnetIds"):
         raise Failure("VpcId needs SubnetIds: two or three private subnets of it")

@@ -10,7 +10,7 @@ class Explanations(unittest.TestCase):
     def test_common_errors_are_told_in_one_line_with_what_to_do(self):
         for stderr, text in [
             ("Unable to locate credentials. You can configure credentials by running \"aws configure\".",
-             "There are no AWS credentials. Run `aws configure`"),
+             "AWS credentials are missing. Run `aws configure`"),
             ("Error when retrieving token from sso: Token has expired and refresh failed", "Run: aws sso login"),
             ("The SSO session associated with this profile has expired or is otherwise invalid.", "Run: aws sso login"),
             ("An error occurred (ExpiredToken) when calling the DescribeStacks operation: The security token included "
@@ -46,8 +46,8 @@ class Errors(World):
     def test_error_of_aws_ends_the_command_with_one_line(self):
         self.cloud["errors"]["describe-stacks"] = "Unable to locate credentials."
         printed = self.run_command("status", code=1)
-        self.assertEqual(printed, "novi-bridge: aws cloudformation describe-stacks failed. There are no AWS "
-                         "credentials. Run `aws configure` or `aws sso login`, or set AWS_PROFILE.\n")
+        self.assertEqual(printed, "novi-bridge: aws cloudformation describe-stacks failed. AWS credentials "
+                         "are missing. Run `aws configure` or `aws sso login`, or set AWS_PROFILE.\n")
 
     def test_missing_programs_are_named(self):
         self.add_stack()

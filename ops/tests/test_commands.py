@@ -33,7 +33,7 @@ class Commands(World):
         self.cloud["errors"]["head-object"] = "An error occurred (404) when calling the HeadObject operation: Not Found"
         printed = self.run_command("status")
         self.assertIn("alarms        unknown: aws cloudwatch describe-alarms failed: the AWS identity may", printed)
-        self.assertIn("ledger        there is none yet", printed)
+        self.assertIn("ledger        doesn't exist yet", printed)
         self.assertIn("last run      none within two periods", printed)
 
     def test_age_of_the_ledger_is_read_from_either_version_of_the_cli(self):
@@ -54,7 +54,7 @@ class Commands(World):
         self.cloud["stacks"] = []
         for command in ["status", "doctor", "start"]:
             printed = self.run_command(command, code=1)
-            self.assertIn("there is no deployed stack novi-bridge in us-east-1", printed)
+            self.assertIn("the stack novi-bridge isn't deployed in us-east-1", printed)
         self.add_stack(status="ROLLBACK_COMPLETE")
         self.assertIn("It is in ROLLBACK_COMPLETE", self.run_command("status", code=1))
 
@@ -141,7 +141,7 @@ class Commands(World):
         self.cloud["errors"]["invoke"] = occurred.format("TooManyRequestsException")
         self.assertIn("it is stopped. See novi-bridge status", self.run_command("run", code=1))
         self.cloud["errors"]["invoke"] = occurred.format("ResourceNotFoundException")
-        self.assertIn("there is no mirror of a stack novi-bridge in us-east-1", self.run_command("run", code=1))
+        self.assertIn("the stack novi-bridge has no mirror in us-east-1", self.run_command("run", code=1))
         self.cloud["errors"]["invoke"] = "Read timeout on endpoint URL"
         self.assertIn("may have continued", self.run_command("run", code=1))
 
@@ -158,7 +158,7 @@ class Commands(World):
                      "aws ec2 release-address --allocation-id eipalloc-1"]:
             self.assertIn(text, printed)
         self.assertEqual(self.calls_of("aws", "ssm", "delete-parameters"), [])
-        self.assertIn("there is no stack novi-bridge in us-east-1", self.run_command("remove", code=1))
+        self.assertIn("the stack novi-bridge doesn't exist in us-east-1", self.run_command("remove", code=1))
 
     def test_remove_deletes_the_parameters_only_if_asked_and_only_its_own(self):
         self.cloud["ssm"] += ["/idaa/novi_mailman_sync/1", "/idaa/other", "/idaa/novi_mailman_sync/note"]

@@ -50,8 +50,8 @@ class Values(unittest.TestCase):
              "be ignored."),
             ({"CacheIamUser": "bridge"}, "CacheIamUser needs Cache=existing"),
             ({"SubnetIds": "subnet-1"}, "SubnetIds needs VpcId. Without it, a new network would be created"),
-            ({"SecurityGroupIds": "sg-1", "Cache": "none"}, "SecurityGroupIds needs VpcId. Without it, there is no "
-             "network"),
+            ({"SecurityGroupIds": "sg-1", "Cache": "none"}, "SecurityGroupIds needs VpcId. Without it, the functions "
+             "have no network"),
             ({"VpcId": "vpc-1"}, "VpcId needs SubnetIds"),
             ({**NETWORK, "AllocationId": "eipalloc-1"}, "AllocationId is for a new network, but VpcId names an"),
             ({"MonthlyBudget": "70"}, "MonthlyBudget needs AlarmEmail"),
