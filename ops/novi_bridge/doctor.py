@@ -6,7 +6,7 @@ Exits with 1 if something is wrong.
 from typing import NamedTuple, Optional
 
 from novi_bridge import facts, functions, preflight, run, source, values
-from novi_bridge.errors import AwsError, Failure
+from novi_bridge.errors import UNEXPECTED, AwsError, Failure
 from novi_bridge.invoke import extract_report, invoke
 from novi_bridge.terminal import say
 
@@ -38,6 +38,8 @@ def findings_of(check, stack):
         findings = list(check(stack))
     except AwsError as error:
         findings = [Finding(PROBLEM, f"{check.__doc__.rstrip('.')}: can't be checked", str(error))]
+    except UNEXPECTED:
+        findings = [Finding(PROBLEM, f"{check.__doc__.rstrip('.')}: can't be checked", "update the AWS CLI")]
     for severity, text, fix in findings:
         say(f"{severity.ljust(len(PROBLEM))}  {text}", hanging=len(PROBLEM) + 2)
         if fix:

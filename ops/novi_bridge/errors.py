@@ -10,6 +10,10 @@ DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "Aut
           "AuthorizationErrorException", "403", "Forbidden"}
 
 
+# What reading an answer raises that doesn't have the expected form.
+UNEXPECTED = (KeyError, TypeError, ValueError)
+
+
 class AwsError(Failure):
     """A call that AWS rejected. `code` is AWS's name of the error, or empty if the CLI itself failed."""
 

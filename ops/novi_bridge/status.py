@@ -1,7 +1,7 @@
 """Says how the stack is."""
 
 from novi_bridge import facts, functions, source
-from novi_bridge.errors import AwsError
+from novi_bridge.errors import UNEXPECTED, AwsError
 from novi_bridge.terminal import print_table, say
 
 WIDTH = 14
@@ -16,12 +16,11 @@ def main(stack, _arguments):
     tell("health", lambda: facts.health(stack)[1])
     tell("schedule", lambda: facts.schedule(stack)[1])
     for name in functions.NAMES:
-        tell(name, lambda name=name: "stopped: novi-bridge start " + name if functions.is_stopped(stack, name) else
-             writing(stack) if name == "mirror" else "on")
+        tell(name, lambda name=name: state(stack, name))
     tell("alarms", lambda: ", ".join(facts.alarms(stack)) or "none is on")
     tell("subscription", lambda: facts.describe_subscriptions(stack)[1])
     tell("ledger", lambda: ledger(stack))
-    tell_last_run(stack)
+    tell("last run", lambda: tell_last_run(stack))
 
 
 def line(name, text):
@@ -29,19 +28,27 @@ def line(name, text):
 
 
 def tell(name, read):
-    """Prints a fact. What can't be read doesn't keep the others from being told."""
+    """Prints a fact, if there is one to print. What can't be read doesn't keep the others from being told."""
     try:
-        line(name, read())
+        text = read()
     except AwsError as error:
-        line(name, f"unknown: {error}")
+        text = f"unknown: {error}"
+    except UNEXPECTED:
+        text = "unknown: expected another answer of the AWS CLI"
+    if text:
+        line(name, text)
 
 
 def version(stack):
-    deployed, own = stack.outputs.get("Version", "older than 0.1.0, without a version"), source.version()
+    deployed, own = stack.outputs.get("Version", "without a number"), source.version()
     return deployed if deployed == own else f"{deployed}. This folder has {own}: novi-bridge deploy upgrades"
 
 
-def writing(stack):
+def state(stack, name):
+    if functions.is_stopped(stack, name):
+        return f"stopped: novi-bridge start {name}"
+    if name == "verify":
+        return "on"
     if facts.writes(stack):
         return "on, and writes"
     return "on, but writes nothing: novi-bridge deploy --set MirrorApply=true"
@@ -53,20 +60,17 @@ def ledger(stack):
 
 
 def tell_last_run(stack):
-    try:
-        found = facts.last_run(stack)
-    except AwsError as error:
-        line("last run", f"unknown: {error}")
-        return
+    """Prints the last run and its table. Returns the text to print instead if there was none."""
+    found = facts.last_run(stack)
     if found is None:
-        line("last run", "none within two periods of the schedule")
-        return
+        return "none within two periods of the schedule"
     moment, report = found
-    line("last run", f"{moment:%Y-%m-%d %H:%M} UTC, {report['status']}{' (dry run)' if report['dry_run'] else ''}")
-    print()
     rows = [["list", "status", *COLUMNS]]
     for entry in report["lists"]:
         rows.append([entry["list_id"] or "(unnamed)", entry["status"], *(str(entry[column]) for column in COLUMNS)])
+    line("last run", f"{moment:%Y-%m-%d %H:%M} UTC, {report['status']}{' (dry run)' if report['dry_run'] else ''}")
+    print()
     print_table(rows)
     if report.get("ok_lists"):
         print(f"and {report['ok_lists']} more lists that are ok")
+    return None

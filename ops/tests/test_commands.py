@@ -36,6 +36,15 @@ class Commands(World):
         self.assertIn("ledger        doesn't exist yet", printed)
         self.assertIn("last run      none within two periods", printed)
 
+    def test_answers_of_another_form_are_told(self):
+        self.cloud["answers"].update({"get-schedule": {}, "filter-log-events": {"events": [
+            {"timestamp": 1, "message": "START RequestId: 1"}]}})
+        printed = self.run_command("status")
+        self.assertIn("schedule      unknown: expected another answer", printed)
+        self.assertIn("last run      unknown: expected another answer", printed)
+        printed = self.run_command("doctor", "--no-invoke", code=1)
+        self.assertIn("Schedule: can't be checked", printed)
+
     def test_age_of_the_ledger_is_read_from_either_version_of_the_cli(self):
         moment = time.time() - 7300
         for form in ["%Y-%m-%dT%H:%M:%S+00:00", "%Y-%m-%dT%H:%M:%SZ", "%a, %d %b %Y %H:%M:%S GMT"]:
