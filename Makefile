@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help setup run check test test-long test-frontend test-sam soak faults fuzz bench bench-check bench-build lint \
-  quick-lint deny sbom build deploy parameters probe invoke-mirror \
+  quick-lint deny sbom build release deploy parameters probe invoke-mirror \
   status stop start remove doctor
 
 # cargo-nextest, if it is installed: it prints one summary and runs each test in its own process.
@@ -11,6 +11,9 @@ NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 TEST := $(if $(NEXTEST),nextest run,test)
 # The arguments that run only the tests marked with `#[ignore = "long: …"]`.
 ONLY_LONG := $(if $(NEXTEST),--profile long --run-ignored only --no-tests warn,-- --ignored)
+# The command that deploys and operates a stack. Any AWS CLI will do for it, but what builds uses the pinned tools.
+OPERATE := PATH="$$PATH:$(CURDIR)/ops/.venv/bin:$(CURDIR)/.venv/bin" ops/novi-bridge
+PINNED := PATH="$(CURDIR)/ops/.venv/bin:$(CURDIR)/.venv/bin:$$PATH"
 # What `make test-long` passes to soak.
 MINUTES ?= 60
 
@@ -99,35 +102,49 @@ sbom: ## write a CycloneDX SBOM of each function to target/sbom
 	@scripts/setup supply
 	@python3 ops/sbom.py
 
-build: setup ## build both functions for Lambda into target/lambda; ARGS=--arm64 builds for arm64
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" cargo lambda build --release --bin verify --bin mirror $(ARGS)
+build: ## build both functions for Lambda into target/lambda; ARGS=--arm64 builds for arm64
+	@scripts/setup deploy
+	@$(PINNED) cargo lambda build --release --bin verify --bin mirror $(ARGS)
+
+release: ## build the release bundle into target/release-bundle: the same bytes for the same commit
+	@scripts/setup deploy supply
+	@python3 ops/sbom.py
+	@$(PINNED) scripts/release $(ARGS)
 
 # The administrator's commands, which ops/novi-bridge runs without make, too. SET comes from the
 # environment of the recipe, so that the shell doesn't change what is quoted in it.
-deploy: setup ## build and deploy the stack; SET='MirrorApply=true' changes only a parameter, ARCH the architecture
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" ops/novi-bridge deploy --set-words "$${SET:-}" \
-	  $(if $(ARCH),--set Architecture=$(ARCH)) $(ARGS)
+deploy: ## build and deploy the stack; SET='MirrorApply=true' changes only a parameter, ARCH the architecture
+	@scripts/setup deploy
+	@$(PINNED) ops/novi-bridge deploy --set-words "$${SET:-}" $(if $(ARCH),--set Architecture=$(ARCH)) $(ARGS)
 
-parameters: setup ## prompt for each parameter and write it to SSM; ARGS='--only NAME' changes one
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge parameters $(ARGS)
+parameters: ## prompt for each parameter and write it to SSM; ARGS='--only NAME' changes one
+	@scripts/setup aws
+	@$(OPERATE) parameters $(ARGS)
 
-status: setup ## say how the stack is: version, schedule, last run, alarms, ledger
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge status $(ARGS)
+status: ## say how the stack is: version, schedule, last run, alarms, ledger
+	@scripts/setup aws
+	@$(OPERATE) status $(ARGS)
 
-doctor: setup ## check everything that can be wrong with the stack, and say how to fix it; ARGS=--no-invoke is quick
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge doctor $(ARGS)
+doctor: ## check everything that can be wrong with the stack, and say how to fix it; ARGS=--no-invoke is quick
+	@scripts/setup aws
+	@$(OPERATE) doctor $(ARGS)
 
-probe: setup ## read how the live Novi and Mailman are, and print what to fix; writes nothing
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge probe $(ARGS)
+probe: ## read how the live Novi and Mailman are, and print what to fix; writes nothing
+	@scripts/setup aws
+	@$(OPERATE) probe $(ARGS)
 
-invoke-mirror: setup ## run the mirror once and print its report; ARGS=--dry-run, --show, '--force LIST' or --explain
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge run $(ARGS)
+invoke-mirror: ## run the mirror once and print its report; ARGS=--dry-run, --show, '--force LIST' or --explain
+	@scripts/setup aws
+	@$(OPERATE) run $(ARGS)
 
-stop: setup ## stop the mirror at once; ARGS=verify or all stops others
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge stop $(ARGS)
+stop: ## stop the mirror at once; ARGS=verify or all stops others
+	@scripts/setup aws
+	@$(OPERATE) stop $(ARGS)
 
-start: setup ## start the mirror after a stop
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge start $(ARGS)
+start: ## start the mirror after a stop
+	@scripts/setup aws
+	@$(OPERATE) start $(ARGS)
 
-remove: setup ## delete the stack, and say what stays; ARGS=--parameters also deletes the SSM parameters
-	@PATH="$$PATH:$(CURDIR)/.venv/bin" ops/novi-bridge remove $(ARGS)
+remove: ## delete the stack, and say what stays; ARGS=--parameters also deletes the SSM parameters
+	@scripts/setup aws
+	@$(OPERATE) remove $(ARGS)
