@@ -24,18 +24,21 @@ TRACKED = {
     "ops/novi_bridge/__init__.py": "",
     "ops/novi_bridge/cli.py": "import novi_root\n",
     "ops/novi_bridge/prices.json": "{}\n",
+    "ops/mappings.example.json": "{}\n",
     # Not for operators.
     "ops/sbom.py": "",
     "ops/requirements.txt": "",
+    "ops/requirements-deploy.txt": "",
     "ops/tests/test_cli.py": "",
     "tests/requirements.txt": "",
     ".gitignore": "/target\n",
 }
 EXPECTED = {
     "README.md", "LICENSE-MIT", "docs/operations.md", "docs/growth.svg", "novi-bridge", "novi_root.py",
-    "novi_bridge/__init__.py", "novi_bridge/cli.py", "novi_bridge/prices.json", "template.yaml", "template-x86_64.yaml",
-    "functions/arm64/verify/bootstrap", "functions/arm64/mirror/bootstrap", "functions/x86_64/verify/bootstrap",
-    "functions/x86_64/mirror/bootstrap", "sbom/verify.cdx.json", "sbom/mirror.cdx.json", "VERSION", "SHA256SUMS",
+    "mappings.example.json", "novi_bridge/__init__.py", "novi_bridge/cli.py", "novi_bridge/prices.json",
+    "template.yaml", "template-x86_64.yaml", "functions/arm64/verify/bootstrap", "functions/arm64/mirror/bootstrap",
+    "functions/x86_64/verify/bootstrap", "functions/x86_64/mirror/bootstrap", "sbom/verify.cdx.json",
+    "sbom/mirror.cdx.json", "VERSION", "SHA256SUMS",
 }
 GIT = ["git", "-c", "user.name=Ada", "-c", "user.email=ada@example.org", "-c", "commit.gpgsign=false"]
 TIME = 1_750_000_001  # 2025-06-15T15:06:41Z
