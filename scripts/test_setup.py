@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAMS = ["bash", "make", "sh", "env", "dirname", "cat", "mkdir", "rm", "id", "grep", "sed", "expand"]
 COPIED = ["Makefile", "scripts/setup", "ops/requirements.txt", "ops/requirements-deploy.txt", "tests/requirements.txt"]
 # The commands of operators that need only the AWS CLI.
-TARGETS = ["probe", "invoke-mirror", "stop", "start"]
+TARGETS = ["parameters", "status", "doctor", "probe", "invoke-mirror", "stop", "start", "remove"]
 
 # A Python that creates virtual environments with an `aws`, in which `pip install` only notes what it should install.
 PYTHON = """\

@@ -1,7 +1,6 @@
 """Reads the command line, and runs one subcommand."""
 
 import argparse
-import importlib
 import sys
 from typing import Callable, NamedTuple, Optional
 
@@ -54,9 +53,10 @@ def make_parser():
 
 
 def run_parameters(arguments):
-    """Passes the arguments on. The module is next to this package, and its parser reads the program's arguments."""
-    sys.argv = ["novi-bridge parameters", *arguments]
-    return importlib.import_module("parameters").main()
+    """Passes the arguments on, because this subcommand has a parser of its own."""
+    # Here, because no other subcommand needs the HTTP client that it loads.
+    from novi_bridge import parameters
+    return parameters.main(arguments, Stack())
 
 
 def run_command(argv):

@@ -1,6 +1,5 @@
 """Checks what a deployment needs of the account, before anything is built."""
 
-import importlib
 import re
 
 from novi_bridge import zones
@@ -34,8 +33,9 @@ def check_region(region):
 
 def ssm_parameters():
     """Returns the names of all SSM parameters, and of the required ones."""
-    parameters = importlib.import_module("parameters").PARAMETERS
-    return [entry[0] for entry in parameters], [entry[0] for entry in parameters if entry[2]]
+    # Here, because most commands don't need the HTTP client that it loads.
+    from novi_bridge.parameters import PARAMETERS
+    return [entry[0] for entry in PARAMETERS], [entry[0] for entry in PARAMETERS if entry[2]]
 
 
 def existing_parameters(stack, prefix, names):

@@ -18,7 +18,7 @@ sys.path.insert(0, str(OPS))
 PROGRAM = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
-import parameters
+from novi_bridge import parameters
 
 class Stack:
     parameters = json.loads(sys.argv[2])

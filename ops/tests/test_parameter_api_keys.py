@@ -9,8 +9,8 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from parameters_case import ParametersCase
 
-import api_keys
-from parameter_values import InvalidValue
+from novi_bridge import api_keys
+from novi_bridge.parameter_values import InvalidValue
 
 RAW_KEY = "0123456789abcdef0123456789abcdef0123456789abcdef"
 OFFER = "Generate a key named frontend, and show it once? [Y/n] "

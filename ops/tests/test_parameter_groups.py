@@ -13,8 +13,8 @@ import urllib.parse
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from parameters_case import ParametersCase
 
-import novi_groups
-import novi_http
+from novi_bridge import novi_groups
+from novi_bridge import novi_http
 
 KEY = "novis-key-of-this-test"
 

@@ -9,8 +9,8 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from parameters_case import OPS
 
-import parameter_prompt
-import parameter_values as values
+from novi_bridge import parameter_prompt
+from novi_bridge import parameter_values as values
 
 EXAMPLE = OPS / "mappings.example.json"
 PAGE = OPS.parent / "docs" / "mappings.md"

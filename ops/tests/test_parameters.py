@@ -158,7 +158,7 @@ class AwsCliTest(ParametersCase):
         self.assertNotIn("word", result.text.replace("mailman_password", "").replace("Password", ""))
 
     def test_cli_that_is_missing_or_hangs_is_named(self):
-        import parameter_store
+        from novi_bridge import parameter_store
 
         store = parameter_store.ParameterStore("/idaa", {**self.environment(), "PATH": "/nowhere"})
         path = os.environ["PATH"]
@@ -181,7 +181,7 @@ class AwsCliTest(ParametersCase):
         self.assertIn("2 written", result.text)
 
     def test_request_is_in_a_private_file_on_systems_without_files_in_memory(self):
-        import parameter_store
+        from novi_bridge import parameter_store
 
         if hasattr(os, "memfd_create"):
             self.addCleanup(setattr, os, "memfd_create", os.memfd_create)

@@ -150,7 +150,7 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         "",
     ]
     .join("\n");
-    let output = operator.run("parameters.py", &["--prefix", "/idaa"], &moto.url(), &(input + "\n"))?;
+    let output = operator.run("novi-bridge", &["parameters", "--prefix", "/idaa"], &moto.url(), &(input + "\n"))?;
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("10 written"), "{}", text(&output));
     // Novi was asked once, with the key, before its root was written.
@@ -200,13 +200,17 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
     let mapping = json!({"group_guid": group, "list_id": "a@lists.example.org", "keep": ["owner@example.org"],
         "max_removal_percent": 100, "max_growth_percent": null, "may_be_empty": true, "removals": false});
     let input = format!("{}\n", json!([mapping]));
-    let output = operator.run("parameters.py", &["--only", "novi_mailman_sync"], &url, &input)?;
+    let output = operator.run("novi-bridge", &["parameters", "--only", "novi_mailman_sync"], &url, &input)?;
     assert!(text(&output).contains("set, version 1") && text(&output).contains("1 written"), "{}", text(&output));
     assert_eq!(moto.parameter_type("/idaa/novi_mailman_sync/1").await?, None, "the additional part must be deleted");
-    let output = operator.run("parameters.py", &["--only", "novi_mailman_sync"], &url, "[]\n")?;
+    let output = operator.run("novi-bridge", &["parameters", "--only", "novi_mailman_sync"], &url, "[]\n")?;
     assert!(!output.status.success() && text(&output).contains("at least one mapping"), "{}", text(&output));
-    let output =
-        operator.run("parameters.py", &["--only", "api_keys"], &url, "[{\"name\":\"x\",\"key\":\"hush\"}]\n")?;
+    let output = operator.run(
+        "novi-bridge",
+        &["parameters", "--only", "api_keys"],
+        &url,
+        "[{\"name\":\"x\",\"key\":\"hush\"}]\n",
+    )?;
     assert!(!output.status.success() && text(&output).contains("shorter than 20") && !text(&output).contains("hush"));
     for (pasted, error) in [
         ("Basic hush", "without `Basic `"),
@@ -216,7 +220,12 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         ("\"hush\"", "quotation marks"),
         ("hu sh", "without spaces"),
     ] {
-        let output = operator.run("parameters.py", &["--only", "novi_idaa_api_key"], &url, &format!("{pasted}\n"))?;
+        let output = operator.run(
+            "novi-bridge",
+            &["parameters", "--only", "novi_idaa_api_key"],
+            &url,
+            &format!("{pasted}\n"),
+        )?;
         assert!(!output.status.success() && text(&output).contains(error), "{}", text(&output));
         assert!(!text(&output).contains("hu"), "{}", text(&output));
     }
@@ -228,18 +237,19 @@ async fn parameters_script_prompts_writes_and_prints_no_secret() -> Result<()> {
         (r#"["hush", 5]"#, "a JSON array of secrets"),
         (&format!("hush {jwt}"), "without spaces"),
     ] {
-        let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, &format!("{entered}\n"))?;
+        let output =
+            operator.run("novi-bridge", &["parameters", "--only", "jwt_secret"], &url, &format!("{entered}\n"))?;
         assert!(!output.status.success() && text(&output).contains(error), "{}", text(&output));
         assert!(!text(&output).contains("hush") && !text(&output).contains(jwt), "{}", text(&output));
     }
     let secrets = format!("[\"{jwt}\", \"{jwt}-and-the-next-one\"]\n");
-    let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, &secrets)?;
+    let output = operator.run("novi-bridge", &["parameters", "--only", "jwt_secret"], &url, &secrets)?;
     assert!(text(&output).contains("1 written"), "{}", text(&output));
-    let output = operator.run("parameters.py", &["--only", "jwt_secret"], &url, "-\n")?;
+    let output = operator.run("novi-bridge", &["parameters", "--only", "jwt_secret"], &url, "-\n")?;
     assert!(output.status.success(), "{}", text(&output));
     assert_eq!(moto.parameter_type("/idaa/jwt_secret").await?, None);
     // Pressing only Enter changes nothing.
-    let output = operator.run("parameters.py", &["--only", "novi_idaa_api_key"], &url, "\n")?;
+    let output = operator.run("novi-bridge", &["parameters", "--only", "novi_idaa_api_key"], &url, "\n")?;
     assert!(text(&output).contains("0 written"), "{}", text(&output));
     Ok(())
 }
@@ -250,8 +260,8 @@ async fn parameters_script_generates_keeps_and_rotates_the_key_of_the_ledger() -
     let operator = Operator::new()?;
     let name = format!("{}/ledger_key", moto.prefix());
     let enter = |input: &str| -> Result<(bool, String)> {
-        let arguments = ["--prefix", moto.prefix(), "--only", "ledger_key"];
-        let output = operator.run("parameters.py", &arguments, &moto.url(), &format!("{input}\n"))?;
+        let arguments = ["parameters", "--prefix", moto.prefix(), "--only", "ledger_key"];
+        let output = operator.run("novi-bridge", &arguments, &moto.url(), &format!("{input}\n"))?;
         Ok((output.status.success(), text(&output)))
     };
     let (is_written, printed) = enter("")?;
@@ -309,8 +319,8 @@ async fn parameters_script_makes_api_keys_and_skips_unchanged_values() -> Result
         Ok(serde_json::from_str(&value.context("it exists")?)?)
     };
     let run = |arguments: &[&str], input: &str| {
-        let arguments = [&["--prefix", moto.prefix()], arguments].concat();
-        operator.run("parameters.py", &arguments, &moto.url(), input)
+        let arguments = [&["parameters", "--prefix", moto.prefix()], arguments].concat();
+        operator.run("novi-bridge", &arguments, &moto.url(), input)
     };
     // A generated key is the only thing on standard output.
     let output = run(&["--add-key", "frontend"], "")?;
@@ -338,8 +348,8 @@ async fn parameters_script_makes_api_keys_and_skips_unchanged_values() -> Result
     assert_eq!(stored().await?, json!([{"name": "backend", "key": backend, "bypass": false}]));
 
     // The functions accept the parameter without any caller's key, and would not accept an empty array.
-    let arguments = ["--prefix", moto.prefix(), "--remove-key", "backend"];
-    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), "y\n")?;
+    let arguments = ["parameters", "--prefix", moto.prefix(), "--remove-key", "backend"];
+    let output = operator.run_at_terminal("novi-bridge", &arguments, &moto.url(), "y\n")?;
     assert!(output.status.success() && text(&output).contains("rejects every caller"), "{}", text(&output));
     let left = stored().await?;
     assert_eq!(left.as_array().map(Vec::len), Some(1));
@@ -357,29 +367,29 @@ async fn parameters_script_warns_if_what_answers_is_not_novi_and_asks_at_a_termi
     let html = NoviFault::Respond(404, "text/html", "<html>Not found</html>".to_owned());
     novi.state().fail("/wrong/", usize::MAX, html);
     let (root, wrong) = (novi.root(), novi.root().replace("/api", "/wrong"));
-    let arguments = ["--prefix", moto.prefix(), "--only", "novi_api_root_url"];
+    let arguments = ["parameters", "--prefix", moto.prefix(), "--only", "novi_api_root_url"];
     let complaint = "an HTML page answered with 404: this is not the API's root.";
     let written = async || moto.parameter_value(&format!("{}/novi_api_root_url", moto.prefix())).await;
 
-    let output = operator.run("parameters.py", &arguments, &moto.url(), &format!("{wrong}\n"))?;
+    let output = operator.run("novi-bridge", &arguments, &moto.url(), &format!("{wrong}\n"))?;
     let printed = text(&output);
     assert!(output.status.success() && printed.contains(complaint) && printed.contains("WARNING"), "{printed}");
     assert!(!printed.contains("[y/N]") && printed.contains("1 written"), "{printed}");
     assert_eq!(written().await?.as_deref(), Some(wrong.as_str()));
 
     let question = "Write it anyway? [y/N] ";
-    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), &format!("{root}\n"))?;
+    let output = operator.run_at_terminal("novi-bridge", &arguments, &moto.url(), &format!("{root}\n"))?;
     let printed = text(&output);
     assert!(output.status.success() && !printed.contains(question), "{printed}");
     assert!(printed.contains("Novi answered. It was asked without the API key."), "{printed}");
     assert_eq!(written().await?.as_deref(), Some(root.as_str()));
     // After a no, the script prompts again, and Enter keeps the current value.
-    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), &format!("{wrong}\nn\n\n"))?;
+    let output = operator.run_at_terminal("novi-bridge", &arguments, &moto.url(), &format!("{wrong}\nn\n\n"))?;
     let printed = text(&output);
     assert!(printed.contains(complaint) && printed.contains(question), "{printed}");
     assert!(printed.contains("not written") && printed.contains("0 written"), "{printed}");
     assert_eq!(written().await?.as_deref(), Some(root.as_str()));
-    let output = operator.run_at_terminal("parameters.py", &arguments, &moto.url(), &format!("{wrong}\ny\n"))?;
+    let output = operator.run_at_terminal("novi-bridge", &arguments, &moto.url(), &format!("{wrong}\ny\n"))?;
     assert!(text(&output).contains("1 written"), "{}", text(&output));
     assert_eq!(written().await?.as_deref(), Some(wrong.as_str()));
     Ok(())
@@ -456,7 +466,7 @@ async fn check_of_novis_root_says_what_answers_and_nothing_else() -> Result<()> 
         calls.push(json!([root, key]));
         expected.push((is_novi, answer));
     }
-    let program = "import json, sys\nimport novi_root\ncases = json.load(sys.stdin)\nprint(json.dumps([novi_root.check(root, \
+    let program = "import json, sys\nfrom novi_bridge import novi_root\ncases = json.load(sys.stdin)\nprint(json.dumps([novi_root.check(root, \
                    key, 10 if 'case22' not in root else 1) for root, key in cases]))\n";
     let answers: Vec<(bool, String)> = serde_json::from_value(run_python(program, &json!(calls))?)?;
     assert_eq!(answers.len(), expected.len());
@@ -513,7 +523,7 @@ fn parameters_script_rejects_mappings_that_the_mirror_would_reject() -> Result<(
         inputs.push(json!([mapping, invalid]));
     }
     // One process for all of them, because starting the script takes seconds.
-    let program = "import json, sys\nimport parameter_values\nerrors = []\nfor mappings in json.load(sys.stdin):\n    try:\n        \
+    let program = "import json, sys\nfrom novi_bridge import parameter_values\nerrors = []\nfor mappings in json.load(sys.stdin):\n    try:\n        \
                    parameter_values.mappings(json.dumps(mappings))\n        errors.append(None)\n    \
                    except parameter_values.InvalidValue as error:\n        errors.append(str(error))\nprint(json.dumps(errors))\n";
     let errors: Vec<Option<String>> = serde_json::from_value(run_python(program, &json!(inputs))?)?;

@@ -3,7 +3,7 @@
 import re
 import secrets
 
-from parameter_values import InvalidValue, compact, json_array, parse_json, unquoted_key
+from novi_bridge.parameter_values import InvalidValue, compact, json_array, parse_json, unquoted_key
 
 # The name of the key that is made first.
 FIRST_NAME = "frontend"

@@ -12,13 +12,11 @@ import os
 import re
 import sys
 
-import api_keys
-import novi_groups
-import novi_root
-import parameter_values as values
-from parameter_prompt import InputEnded, confirm, is_terminal, read_input
-from parameter_store import AwsError, ParameterStore
-from parameter_values import MAX_BYTES, InvalidValue
+from novi_bridge import api_keys, novi_groups, novi_root
+from novi_bridge import parameter_values as values
+from novi_bridge.parameter_prompt import InputEnded, confirm, is_terminal, read_input
+from novi_bridge.parameter_store import AwsError, ParameterStore
+from novi_bridge.parameter_values import MAX_BYTES, InvalidValue
 
 NOVI_KEY = "novi_idaa_api_key"
 NOVI_ROOT = "novi_api_root_url"
@@ -265,13 +263,9 @@ def prompt(store, arguments):
     print("immediately if Novi or Mailman rejects the old ones.")
 
 
-def main(argv=None, stack=None):
+def main(argv, stack):
     """Runs the command. The stack says in which region and below which prefix the parameters are."""
     arguments = parse_arguments(argv)
-    if stack is None:
-        # Imported late, because a caller that passes its own doesn't need it.
-        from stack import Stack
-        stack = Stack()
     settings = stack.parameters
     prefix = arguments.prefix or settings.get("ParameterPrefix", DEFAULT_PREFIX).rstrip("/")
     store = ParameterStore(prefix, stack.environment(), settings.get("KmsKeyArn"))
@@ -288,7 +282,3 @@ def main(argv=None, stack=None):
         sys.exit(str(error))
     except InputEnded:
         sys.exit("\nThe input ended. Nothing was written.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,7 +1,7 @@
 """Reads the names and GUIDs of Novi's groups. It reads no members."""
 
-import novi_http
-from novi_http import NoJson, NoResponse
+from novi_bridge import novi_http
+from novi_bridge.novi_http import NoJson, NoResponse
 
 PAGE_SIZE = 100
 MAX_PAGES = 100

@@ -3,8 +3,8 @@
 import re
 import urllib.parse
 
-import novi_http
-from novi_http import TIMEOUT, NoJson, NoResponse
+from novi_bridge import novi_http
+from novi_bridge.novi_http import TIMEOUT, NoJson, NoResponse
 
 # The maximum size of a body that is read.
 MAX_BODY = 64 << 10
