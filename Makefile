@@ -2,7 +2,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup run check test test-long test-frontend test-sam soak faults fuzz bench bench-check bench-build lint \
+.PHONY: help setup run check test test-long test-ops test-frontend test-sam soak faults fuzz bench bench-check bench-build lint \
   quick-lint deny sbom build release deploy parameters probe invoke-mirror \
   status stop start remove doctor
 
@@ -44,6 +44,10 @@ test-long: ## run what takes too long for make test: the tests marked as long, a
 	  target/debug/soak --minutes $(MINUTES) || failed+=" soak"; \
 	  [ -z "$$failed" ] || { echo "make test-long: failed:$$failed" >&2; exit 1; }
 
+test-ops: ## test the administrator's command against fakes of the AWS and SAM CLIs; needs only Python
+	@printf 'tests.%s\n' $(basename $(notdir $(wildcard ops/tests/test_*.py))) | \
+	  (cd ops && xargs -n 1 -P 4 python3 -m unittest --quiet)
+
 test-frontend: ## test the front-end module, generated clients, and the demo page in Chromium against the real verify function
 	@scripts/setup frontend
 	@cargo build --workspace --bins
@@ -74,10 +78,11 @@ bench: ## benchmark both functions and their peers, and write the results to doc
 bench-check: bench-build ## check that no hot path takes more instructions than its baseline; ARGS=--accept updates the baseline
 	@target/debug/bench check $(ARGS)
 
-# What bench-check runs. Only the functions are built in release mode, because only their instructions are counted.
+# What bench-check runs: both functions as they are in a release, for this machine's processor.
 bench-build:
 	@scripts/setup bench-check
-	@cargo build --release -p verify -p mirror
+	@$(PINNED) scripts/release --allow-dirty --no-sbom --output target/bench-check \
+	  --architecture $(patsubst aarch64,arm64,$(shell uname -m))
 	@cargo build --workspace --bins
 
 lint: quick-lint ## check format, prose, import cycles, lints and docs; scripts/prose --report measures the prose
@@ -88,7 +93,6 @@ quick-lint:
 	@cargo fmt --all --check
 	@cargo fmt --manifest-path fuzz/Cargo.toml --check
 	@python3 -m unittest discover --quiet -s scripts
-	@python3 -m unittest discover --quiet -s ops/tests -t ops
 	@scripts/prose
 	@scripts/prose --report --quiet
 	@scripts/cycles
@@ -115,7 +119,8 @@ release: ## build the release bundle into target/release-bundle: the same bytes 
 # environment of the recipe, so that the shell doesn't change what is quoted in it.
 deploy: ## build and deploy the stack; SET='MirrorApply=true' changes only a parameter, ARCH the architecture
 	@scripts/setup deploy
-	@$(PINNED) ops/novi-bridge deploy --set-words "$${SET:-}" $(if $(ARCH),--set Architecture=$(ARCH)) $(ARGS)
+	@$(PINNED) ops/novi-bridge deploy --set-words "$${SET:-}" \
+	  $(if $(ARCH),--set Architecture=$(ARCH)) $(ARGS)
 
 parameters: ## prompt for each parameter and write it to SSM; ARGS='--only NAME' changes one
 	@scripts/setup aws

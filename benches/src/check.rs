@@ -103,9 +103,10 @@ async fn plan() -> Result<u64> {
     Ok((totals[1] - totals[0]) / 2)
 }
 
-/// Returns the path of a function that was built in release mode. This program doesn't need to be.
+/// Returns the path of a function as it is released. This program is usually a debug build.
 fn release_binary(name: &str) -> Result<PathBuf> {
-    let path = workspace().join("target/release").join(name);
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { std::env::consts::ARCH };
+    let path = workspace().join("target/bench-check/functions").join(architecture).join(name).join("bootstrap");
     ensure!(path.is_file(), "{} doesn't exist. make bench-check builds it", path.display());
     Ok(path)
 }
