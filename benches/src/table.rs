@@ -34,6 +34,7 @@ impl Unit {
             Self::Megabytes => format!("{value:.2} MB"),
             Self::Kilobytes => format!("{value:.0} KB"),
             Self::Calls => format!("{value:.0} calls"),
+            Self::Runs if value < 1.5 => format!("{value:.0} run"),
             Self::Runs => format!("{value:.0} runs"),
         }
     }
