@@ -2,6 +2,8 @@
 
 import json
 import re
+import shlex
+import sys
 import unittest
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -328,6 +330,34 @@ class Links(unittest.TestCase):
         self.assertGreaterEqual(len(found), 3)
         for section in found:
             self.assertRegex(index, rf"(?m)^#+ {re.escape(section)}$|\[{re.escape(section)}\]\(", section)
+
+
+class Commands(unittest.TestCase):
+    """The lines of the docs that call the command."""
+
+    def test_every_call_of_the_command_is_one_that_it_understands(self) -> None:
+        sys.path.insert(0, str(ROOT / "ops"))
+        self.addCleanup(sys.path.remove, str(ROOT / "ops"))
+        from novi_bridge import cli, parameters, source, template, values
+
+        parser, known, calls = cli.make_parser(), template.read(source.template("arm64")), 0
+        for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+            text = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))
+            lines = re.findall(r"^\s*\$ (\./novi-bridge [^\n]*)$|`(\./novi-bridge\s[^`]*)`", text, re.MULTILINE)
+            for line in (" ".join("".join(pair).split()) for pair in lines):
+                if "…" in line or "--only NAME" in line or line.endswith("--help"):
+                    continue
+                # What a command in double quotes prints isn't known here.
+                words = shlex.split(re.sub(r'"\$\(.*\)"', "X", line))[1:]
+                arguments, rest = parser.parse_known_args(words)
+                calls += 1
+                if arguments.command == "parameters":
+                    parameters.parse_arguments(rest)
+                    continue
+                self.assertEqual(rest, [], line)
+                if arguments.command == "deploy":
+                    values.check_names(values.assignments(arguments.set, arguments.set_words), known, "the docs")
+        self.assertGreater(calls, 50)
 
 
 if __name__ == "__main__":
