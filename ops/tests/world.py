@@ -5,6 +5,7 @@ import os
 import pathlib
 import pty
 import select
+import signal
 import shutil
 import subprocess
 import sys
@@ -208,3 +209,5 @@ def take_terminal():
     import fcntl
     import termios
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    # What a shell script runs in the background ignores interrupts, and its children inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
