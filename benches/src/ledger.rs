@@ -1,6 +1,6 @@
 //! The mirror with a ledger: its calls to Novi over a day and over a pass, and what the ledger itself costs.
 //!
-//! The ledger is a file here. In S3, each of the four requests of a run also takes the way there and back.
+//! The ledger is a file in memory. In S3, the four requests of a run take the way there and back in addition.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tests::function::binary;
 use crate::growth::{DOMAIN, simulated_mailman};
 use crate::mirror::{Mirror, MirrorConfig, configure};
 use crate::novi::{People, Reads};
-use crate::runtime::Instance;
+use crate::runtime::{Instance, memory_dir};
 use crate::table::{Goal, Series, Table, Unit};
 use crate::upstream::Upstream;
 use crate::verification::megabytes;
@@ -66,7 +66,7 @@ impl HourlyRuns {
             lists.push((list, (members.start..members.end - usize::from(is_last)).collect()));
         }
         let mailman = simulated_mailman(lists).await?;
-        let dir = tempfile::tempdir()?;
+        let dir = memory_dir()?;
         let location = format!("file://{}", dir.path().join("ledger").display());
         let per_day = MAX_PER_DAY.to_string();
         let variables = [("LEDGER", location.as_str()), ("NOVI_MAX_PER_DAY", &per_day)];
@@ -164,7 +164,7 @@ async fn cost(rounds: usize, table: &mut Table) -> Result<()> {
     const LIST: &str = "members.lists.example.org";
     for size in [1_000, 10_000, 100_000] {
         let mailman = simulated_mailman(vec![(LIST.to_owned(), (0..size).collect())]).await?;
-        let dir = tempfile::tempdir()?;
+        let dir = memory_dir()?;
         let file = dir.path().join("ledger");
         let location = format!("file://{}", file.display());
         let series = || [Series::new(Unit::Milliseconds), Series::new(Unit::Mebibytes)];
@@ -215,7 +215,7 @@ async fn many_lists(rounds: usize, table: &mut Table) -> Result<()> {
         for _ in 0..rounds.min(MAX_ROUNDS) {
             let mut people = People::new(size, DOMAIN);
             let mappings: Vec<_> = (0..count).map(|n| (people.group(members(n)), list(n))).collect();
-            let dir = tempfile::tempdir()?;
+            let dir = memory_dir()?;
             let location = format!("file://{}", dir.path().join("ledger").display());
             let variables = [("LEDGER", location.as_str())];
             let mut mirror = Mirror::start(people, &mailman.url(), "a password", &mappings, &variables).await?;
@@ -241,7 +241,7 @@ async fn many_lists(rounds: usize, table: &mut Table) -> Result<()> {
 
 /// Measures the start of the mirror, and the size of its binary.
 async fn starts(rounds: usize, table: &mut Table) -> Result<()> {
-    let dir = tempfile::tempdir()?;
+    let dir = memory_dir()?;
     let location = format!("file://{}", dir.path().join("ledger").display());
     let (mut with, mut without) = (Series::new(Unit::Milliseconds), Series::new(Unit::Milliseconds));
     let mailman = simulated_mailman(Vec::new()).await?;

@@ -98,8 +98,8 @@ impl Instance {
         let api =
             Api { events: queue, sent_at: Arc::new(Mutex::new(Instant::now())), clock_offset, calls: calls_sender };
         let server = Server::start(move |request| api.clone().handle(request)).await?;
-        // In memory if possible, because Lambda doesn't write the log to a disk.
-        let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?;
+        // Lambda doesn't write the log to a disk.
+        let dir = memory_dir()?;
         let log = std::fs::File::create(dir.path().join("log"))?;
         let mut command = Command::new(program);
         command
@@ -209,6 +209,11 @@ impl Drop for Instance {
         let _ = self.child.wait();
         remove_clock(self.child.id());
     }
+}
+
+/// Creates a folder in memory, if that is possible.
+pub(crate) fn memory_dir() -> Result<TempDir> {
+    Ok(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?)
 }
 
 /// Removes what libfaketime leaves in shared memory if the process is killed.
