@@ -250,3 +250,19 @@ async fn changes_are_mailed_without_a_ledger_and_none_if_reports_are_off() -> Re
     assert_eq!(env.mailbox.subjects().await?, [""; 0]);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problem_is_not_mailed_by_each_instance_if_the_ledger_cannot_remember_it() -> Result<()> {
+    // It can be read, as a ledger that doesn't exist yet, but not written.
+    const LEDGER: (&str, &str) = ("LEDGER", "file:///nonexistent/ledger");
+    for (apply, expected) in [("true", vec!["novi-bridge: 12 joined, 1 list partial"]), ("false", Vec::new())] {
+        let mut env = Env::start(&[("MIRROR_APPLY", apply), LEDGER]).await?;
+        env.mailbox.create_topic().await?;
+        for _ in 0..3 {
+            env.run(json!({})).await?;
+            env.replace_instance()?;
+        }
+        assert_eq!(env.mailbox.subjects().await?, expected, "MIRROR_APPLY={apply}");
+    }
+    Ok(())
+}

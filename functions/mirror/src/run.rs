@@ -20,7 +20,7 @@ use shared::parameters::{ParameterStore, Unavailable};
 use shared::rate_limit::Rates;
 use shared::sync::lock;
 use shared::time::unix_now;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use self::gather::{Gathered, Gatherer, RosterResult};
 use self::remember::{remember, unmapped};
@@ -309,7 +309,10 @@ impl Run<'_> {
         }
         let has_mailed = self.mail(others.iter().chain(&outcome.lists), &mut ledger).await;
         if let Ledger::Open(ledger) = ledger {
-            outcome.has_lost_ledger |= !ledger.close(self.gatherer.reader.caller.calls(), has_mailed).await;
+            let closing = ledger.close(self.gatherer.reader.caller.calls(), has_mailed);
+            // Even if S3 hangs, the locks are released and the report is returned before the deadline.
+            let closed = timeout_at(self.cutoff + DEADLINE_RESERVE * 4 / 5, closing).await;
+            outcome.has_lost_ledger |= !closed.unwrap_or(self.dry_run);
         }
         outcome
     }
@@ -323,10 +326,18 @@ impl Run<'_> {
             lists: &lists,
             is_whole: self.gatherer.event.lists.is_none(),
             is_dry: self.dry_run,
+            knows_history: !ledger.is_unavailable(),
             now: self.gatherer.now,
             // A run that used all its time gets some of the reserve, and leaves the rest for the ledger and the locks.
             deadline: self.cutoff + DEADLINE_RESERVE / 5,
         };
+        // Otherwise each dry run would send the mail of the week.
+        if let Some(ledger) = ledger.opened().filter(|_| self.dry_run)
+            && mailer.is_due(&finished, &ledger.document.mails)
+            && !ledger.can_note_mail().await
+        {
+            return false;
+        }
         mailer.finish(&finished, ledger.opened().map(|ledger| &mut ledger.document.mails)).await
     }
 

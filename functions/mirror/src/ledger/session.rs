@@ -133,6 +133,21 @@ impl<'l> OpenLedger<'l> {
         written.is_ok()
     }
 
+    /// True if a dry run could write what it mailed: the ledger can be written, and isn't claimed.
+    pub(crate) async fn can_note_mail(&self) -> bool {
+        let Ok(Some(mut present)) = Self::open(self.store, self.keys, Duration::ZERO, true).await else {
+            return false;
+        };
+        if present.document.claim.as_ref().is_some_and(|claim| claim.until > unix_now()) {
+            return false;
+        }
+        let written = present.write().await;
+        if let Err(error) = &written {
+            tracing::warn!(%error, "the ledger can't be written, so no mail is sent");
+        }
+        written.is_ok()
+    }
+
     /// Counts the run's calls, writes the content and ends the claim. A dry run writes only the count of calls, and not
     /// that while a run's claim stands, and with `has_mailed` what was mailed. Returns false if that failed.
     pub(crate) async fn close(mut self, calls: u64, has_mailed: bool) -> bool {
@@ -152,7 +167,9 @@ impl<'l> OpenLedger<'l> {
                 unchanged.document.mails = self.document.mails;
             }
             // If a run is faster, its own count is enough.
-            let _ = unchanged.write().await;
+            if let Err(error) = unchanged.write().await {
+                tracing::warn!(%error, "the calls of a dry run were not counted");
+            }
         }
         true
     }

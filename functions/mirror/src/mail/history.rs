@@ -81,18 +81,27 @@ impl MailHistory {
     pub(super) fn has_news(&self, lists: &[ListSummary], now: u64) -> bool {
         let problems = || lists.iter().filter_map(|list| Some((list, list.problem()?)));
         let told = |list: &ListSummary, problem| self.problems.get(&list.name)?.get(&problem).copied();
-        !self.untold.is_empty()
+        self.has_changes()
             || problems().any(|(list, problem)| problem.is_urgent() && is_over(told(list, problem), DAY, now))
             || is_over(self.last, DAY, now) && problems().any(|(list, problem)| is_over(told(list, problem), WEEK, now))
     }
 
-    /// Notes that a mail about these lists was sent.
-    pub(super) fn sent(&mut self, occasion: Occasion, lists: &[ListSummary], now: u64) {
+    /// True if changes weren't told yet.
+    pub(super) fn has_changes(&self) -> bool {
+        !self.untold.is_empty()
+    }
+
+    /// Notes that a mail about these lists was sent. A mail of a mirror that may not write doesn't tell changes.
+    pub(super) fn sent(&mut self, occasion: Occasion, tells_changes: bool, lists: &[ListSummary], now: u64) {
         self.last = Some(now);
-        self.untold.clear();
+        if tells_changes {
+            self.untold.clear();
+        }
         if occasion == Occasion::Weekly {
             self.weekly = Some(now);
-            self.of_week.clear();
+            if tells_changes {
+                self.of_week.clear();
+            }
         }
         for (list, problem) in lists.iter().filter_map(|list| Some((list, list.problem()?))) {
             self.problems.entry(list.name.clone()).or_default().insert(problem, now);
@@ -128,7 +137,7 @@ mod tests {
         history.add(lists);
         let has_news = history.has_news(lists, now);
         if has_news {
-            history.sent(Occasion::News, lists, now);
+            history.sent(Occasion::News, true, lists, now);
         }
         has_news
     }
@@ -190,7 +199,7 @@ mod tests {
             history.add(&lists);
             if history.is_weekly_due(now) {
                 sent.push((hour, history.changes(Occasion::Weekly)["a"].joined));
-                history.sent(Occasion::Weekly, &lists, now);
+                history.sent(Occasion::Weekly, true, &lists, now);
             }
         }
         assert_eq!(sent, [(0, 2), (168, 336), (336, 336)]);
@@ -206,9 +215,19 @@ mod tests {
         let quiet = [list("a", Status::Ok, 0)];
         assert!(history.has_news(&quiet, START));
         assert_eq!(history.changes(Occasion::News)["a"].joined, 3);
-        history.sent(Occasion::News, &quiet, START);
+        history.sent(Occasion::News, true, &quiet, START);
         assert!(!history.has_news(&quiet, START + HOUR));
         assert_eq!(history.changes(Occasion::Weekly)["a"].joined, 3, "the weekly mail counts them, too");
+    }
+
+    #[test]
+    fn mail_of_a_mirror_that_may_not_write_keeps_what_was_not_told() {
+        let mut history = MailHistory::default();
+        history.add(&[list("a", Status::Ok, 40)]);
+        history.sent(Occasion::Weekly, false, &[], START);
+        assert!(!history.is_weekly_due(START + HOUR));
+        assert!(history.has_changes());
+        assert_eq!(history.changes(Occasion::Weekly)["a"].joined, 40);
     }
 
     #[test]
@@ -217,7 +236,7 @@ mod tests {
         for day in 0..100 {
             let lists = [list(&day.to_string(), Status::Failed, 1)];
             history.add(&lists);
-            history.sent(Occasion::Weekly, &lists, START + day * DAY);
+            history.sent(Occasion::Weekly, true, &lists, START + day * DAY);
         }
         assert!(history.problems.len() <= 7 && history.of_week.is_empty() && history.untold.is_empty());
     }

@@ -39,6 +39,9 @@ pub(crate) struct Finished<'r> {
     pub(crate) is_whole: bool,
     /// True if the mirror may not write. Then only the weekly mail is sent, which says so.
     pub(crate) is_dry: bool,
+    /// False if the ledger is configured and can't be used. Then only changes are news, because it isn't known which
+    /// problems were told.
+    pub(crate) knows_history: bool,
     /// When the run began, in seconds of Unix time.
     pub(crate) now: u64,
     /// When a mail has to be sent at the latest.
@@ -66,6 +69,11 @@ impl Mailer {
         Self { frequency: settings.frequency, topic: Topic::new(settings.topic, http), memory: Mutex::new(memory) }
     }
 
+    /// True if a mail is due after a run, without the changes of the run itself.
+    pub(crate) fn is_due(&self, run: &Finished<'_>, history: &MailHistory) -> bool {
+        self.occasion(run, history).is_some()
+    }
+
     /// Sends the mail that is due after a run, if any. `history` is that of the ledger. Returns true if a mail was sent.
     pub(crate) async fn finish(&self, run: &Finished<'_>, history: Option<&mut MailHistory>) -> bool {
         match history {
@@ -90,7 +98,7 @@ impl Mailer {
         };
         let is_sent = self.send(&mail, run.deadline).await;
         if is_sent {
-            history.sent(occasion, run.lists, run.now);
+            history.sent(occasion, !run.is_dry, run.lists, run.now);
             if occasion == Occasion::Weekly {
                 lock(&self.memory).weekly = Some(run.now);
             }
@@ -104,8 +112,11 @@ impl Mailer {
         if run.is_whole && is_weekly_due {
             return Some(Occasion::Weekly);
         }
-        let is_news = self.frequency == Frequency::Changes && !run.is_dry && history.has_news(run.lists, run.now);
-        is_news.then_some(Occasion::News)
+        let has_news = || match run.knows_history {
+            true => history.has_news(run.lists, run.now),
+            false => history.has_changes(),
+        };
+        (self.frequency == Frequency::Changes && !run.is_dry && has_news()).then_some(Occasion::News)
     }
 
     async fn send(&self, mail: &Mail, deadline: Instant) -> bool {
@@ -164,17 +175,44 @@ mod tests {
             (Frequency::Weekly, &old, true, false, Some(Occasion::Weekly)),
             (Frequency::Weekly, &old, false, false, None),
         ] {
-            let finished = Finished { lists: &lists, is_whole, is_dry, now: NOW, deadline: Instant::now() };
+            let finished =
+                Finished { lists: &lists, is_whole, is_dry, knows_history: true, now: NOW, deadline: Instant::now() };
             let occasion = mailer(frequency).occasion(&finished, history);
             assert_eq!(occasion, expected, "{frequency:?} {is_whole} {is_dry}");
         }
     }
 
     #[test]
+    fn only_changes_are_news_if_the_ledger_cannot_tell_what_was_told() {
+        let mailer = mailer(Frequency::Changes);
+        let lists = blocked();
+        let finished = Finished {
+            lists: &lists,
+            is_whole: true,
+            is_dry: false,
+            knows_history: false,
+            now: NOW,
+            deadline: Instant::now(),
+        };
+        let mut history = MailHistory::of_instance(NOW);
+        assert_eq!(mailer.occasion(&finished, &history), None);
+        let changes = Changes { joined: 1, ..Changes::default() };
+        history.add(&[ListSummary { changes, ..ListSummary::default() }]);
+        assert_eq!(mailer.occasion(&finished, &history), Some(Occasion::News));
+    }
+
+    #[test]
     fn ledger_that_cannot_be_written_causes_one_weekly_mail() {
         let mailer = mailer(Frequency::Changes);
         let lists = blocked();
-        let at = |now| Finished { lists: &lists, is_whole: true, is_dry: true, now, deadline: Instant::now() };
+        let at = |now| Finished {
+            lists: &lists,
+            is_whole: true,
+            is_dry: true,
+            knows_history: true,
+            now,
+            deadline: Instant::now(),
+        };
         let unchanged = MailHistory::default();
         assert_eq!(mailer.occasion(&at(NOW), &unchanged), Some(Occasion::Weekly));
         lock(&mailer.memory).weekly = Some(NOW);
@@ -187,7 +225,14 @@ mod tests {
         let mailer = mailer(Frequency::Changes);
         let changes = Changes { joined: 1, ..Changes::default() };
         let lists = [ListSummary { changes, ..ListSummary::default() }];
-        let finished = Finished { lists: &lists, is_whole: true, is_dry: false, now: NOW, deadline: Instant::now() };
+        let finished = Finished {
+            lists: &lists,
+            is_whole: true,
+            is_dry: false,
+            knows_history: true,
+            now: NOW,
+            deadline: Instant::now(),
+        };
         let mut history = MailHistory::of_instance(NOW);
         assert!(!mailer.finish(&finished, Some(&mut history)).await);
         assert!(history.has_news(&[], NOW));

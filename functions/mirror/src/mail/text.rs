@@ -85,6 +85,14 @@ fn text(occasion: Occasion, opening: &str, lists: &[ListSummary], changes: &BTre
     Mail { subject: subject(occasion, total(changes), &problems), body }
 }
 
+/// Cuts a reason that is too long. The verdict and the command that lifts it come last, and must not get lost.
+fn shorten(reason: &str) -> String {
+    let verdict = ["Blocked because", "Held because"].iter().find_map(|start| reason.find(start));
+    let is_too_long = reason.chars().count() > MAX_REASON;
+    let start = verdict.filter(|_| is_too_long).unwrap_or_default();
+    cut_text(&reason[start..], MAX_REASON)
+}
+
 /// Returns the lists, those that need attention first, and then those that changed.
 fn rows<'r>(lists: &'r [ListSummary], changes: &'r BTreeMap<String, Changes>) -> Vec<Row<'r>> {
     // Two invalid mappings may name the same list.
@@ -120,7 +128,7 @@ impl Row<'_> {
         }
         let mut text = format!("\n{}: {status}\n  {}.\n", self.name, sentences.join(". "));
         if let Some(reason) = self.list.and_then(|list| list.reason.as_deref()) {
-            let _ = writeln!(text, "  Why: {}", cut_text(&with_command(reason, self.name), MAX_REASON));
+            let _ = writeln!(text, "  Why: {}", shorten(&with_command(reason, self.name)));
         }
         if let Some(remedy) = self.remedy() {
             let _ = writeln!(text, "  What to do: {remedy}");
@@ -395,5 +403,16 @@ This mail has only counts, and no names or addresses. The parameter Reports of t
         ] {
             assert_eq!(with_command(&reason, list), expected);
         }
+    }
+
+    #[test]
+    fn long_reason_keeps_its_verdict_and_its_command() {
+        let verdict = "Blocked because 7 of 20 addresses would be unsubscribed. Run \"novi-bridge run --force a\".";
+        let reason = format!("{}{verdict}", "Some records could not be read. ".repeat(30));
+        assert_eq!(shorten(&reason), verdict);
+        assert_eq!(shorten(verdict), verdict);
+        let short = format!("Some records could not be read. {verdict}");
+        assert_eq!(shorten(&short), short);
+        assert_eq!(shorten(&"x".repeat(2_000)).chars().count(), MAX_REASON);
     }
 }
