@@ -149,6 +149,14 @@ impl ListReport {
             );
             report.add_reason(Status::Partial, &reason);
         }
+        if applied.not_movable > 0 {
+            let reason = format!(
+                "The memberships of {} could not be moved, so the changed addresses join with new ones. The former \
+                 addresses leave at the end of a pass.",
+                addresses(applied.not_movable)
+            );
+            report.add_reason(Status::Unfinished, &reason);
+        }
         if applied.waiting_removals > 0 {
             let reason = format!(
                 "Mailman responded in time to no subscription, so the removal of {} waits for the next run.",

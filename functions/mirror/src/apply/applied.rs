@@ -37,6 +37,9 @@ pub(crate) struct Applied {
     pub(crate) unsubscribed: usize,
     /// The number of changed addresses with a membership that was moved.
     pub(crate) moved: usize,
+    /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
+    /// later.
+    pub(crate) not_movable: usize,
     pub(crate) rejected: Rejected,
     /// The addresses with a subscription that Mailman may still be processing.
     pub(crate) open_subscriptions: HashSet<Address>,

@@ -77,6 +77,7 @@ async fn apply_into(
     }
     if !moving.is_empty() {
         let impossible = move_all(mailman, &plan.list, moving, applied).await?;
+        applied.not_movable = impossible.len();
         Subscriptions::new(mailman, &plan.list, impossible, applied).run().await?;
     }
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
