@@ -65,6 +65,7 @@ def check_state(stack, is_confirmed):
         progress = Progress(stack.aws, stack_id)
         stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
         progress.follow("The deletion")
+        # The new stack takes nothing over from the dead one.
         stack.describe(again=True)
 
 

@@ -23,7 +23,7 @@ def main(stack, arguments):
         raise Failure(f"the stack {stack.name} doesn't exist in {stack.region}")
     if stack.status.endswith("_IN_PROGRESS") and stack.status != "REVIEW_IN_PROGRESS":
         raise Failure(f"CloudFormation is working on the stack ({stack.status}). Wait until it is done")
-    prefix = stack.parameters.get("ParameterPrefix", "/idaa")
+    prefix = stack.parameters.get("ParameterPrefix")
     if arguments.parameters:
         check_prefix(stack, prefix)
     say(f"This deletes the stack {stack.name} in {stack.region}: the API, the mirror, the cache, the logs and the "
@@ -49,7 +49,9 @@ def main(stack, arguments):
 
 
 def check_prefix(stack, prefix):
-    """Ends the command if another stack uses the same parameters."""
+    """Ends the command if it isn't known where the parameters are, or if another stack uses them."""
+    if not prefix:
+        raise Failure("the stack doesn't say where its SSM parameters are. Leave out --parameters")
     found = stack.aws("cloudformation", "describe-stacks")["Stacks"]
     for entry in found:
         values = {value["ParameterKey"]: value.get("ParameterValue") for value in entry.get("Parameters", [])}
@@ -72,7 +74,8 @@ def what_stays(stack, prefix, with_parameters):
         staying.append(f"the address {address}, for about 4 USD a month. AllocationId={allocation} gives it to a new "
                        f"stack, and aws ec2 release-address --allocation-id {allocation} gives it back")
     if not with_parameters:
-        staying.append(f"the SSM parameters below {prefix}, secrets included. novi-bridge remove --parameters would "
+        below = f" below {prefix}" if prefix else ""
+        staying.append(f"the SSM parameters{below}, secrets included. novi-bridge remove --parameters would "
                        "have deleted them: aws ssm delete-parameters does, too")
     staying.append("the uploaded code, in the bucket of the stack aws-sam-cli-managed-default, which other SAM "
                    "applications may use")

@@ -7,6 +7,8 @@ from novi_bridge.errors import AwsError, Failure
 from novi_bridge.template import Parameter
 
 DEFAULT_NAME = "novi-bridge"
+# A stack in one of these states has no values: it doesn't exist, or its first change set was never executed.
+EMPTY = {"", "REVIEW_IN_PROGRESS", "DELETE_COMPLETE"}
 
 
 class Stack:
@@ -63,12 +65,12 @@ class Stack:
     @property
     def is_deployed(self):
         """True if there is a stack with something in it: not one whose first change set was never executed."""
-        return bool(self.status) and self.status not in ("REVIEW_IN_PROGRESS", "ROLLBACK_COMPLETE", "DELETE_COMPLETE")
+        return self.status not in EMPTY | {"ROLLBACK_COMPLETE"}
 
     @property
     def parameters(self):
-        """The live values of the template's parameters. Empty before the first deployment."""
-        if not self.is_deployed:
+        """The values of the template's parameters, also those of a deployment that failed. Empty before the first."""
+        if self.status in EMPTY:
             return {}
         entries = self.describe().get("Parameters", [])
         return {entry["ParameterKey"]: entry.get("ParameterValue", "") for entry in entries}

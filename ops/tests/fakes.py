@@ -134,6 +134,8 @@ def execute_change_set(cloud, arguments):
         add_event(cloud, stack, f"{kind}_FAILED", *failure)
         add_event(cloud, stack, f"{kind}_FAILED", "Network", "Resource creation cancelled")
         status = "ROLLBACK_COMPLETE" if is_new else "UPDATE_ROLLBACK_COMPLETE"
+        if is_new:
+            stack["Parameters"] = change_set["parameters"]
     else:
         add_event(cloud, stack, f"{kind}_COMPLETE", "Mirror")
         stack["Parameters"] = change_set["parameters"]

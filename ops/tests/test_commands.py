@@ -3,7 +3,7 @@
 import json
 import time
 
-from tests.world import REPORT, World
+from tests.world import REPORT, REQUIRED, World
 
 
 class Commands(World):
@@ -179,6 +179,25 @@ class Commands(World):
         printed = self.run_command("remove", "--parameters", "--yes", code=1)
         self.assertIn("the stack staging uses the parameters below /idaa, too", printed)
         self.assertEqual(len(self.cloud["stacks"]), 2)
+
+    def test_parameters_of_a_failed_first_deployment_are_those_of_its_prefix(self):
+        self.cloud["stacks"] = []
+        self.add_stack(status="ROLLBACK_COMPLETE", ParameterPrefix="/staging")
+        self.cloud["ssm"] += [f"/staging/{name}" for name in REQUIRED]
+        self.cloud["answers"]["get-parameters"] = {"Parameters": []}
+        printed = self.run_command("parameters", "--only", "mailman_username", code=1)
+        self.assertIn("Parameters below /staging in us-east-1", printed)
+        del self.cloud["answers"]["get-parameters"]
+        self.run_command("remove", "--parameters", "--yes")
+        self.assertEqual(self.cloud["ssm"], [f"/idaa/{name}" for name in REQUIRED])
+
+    def test_remove_keeps_parameters_if_the_stack_does_not_say_where_they_are(self):
+        self.stack().update(StackStatus="REVIEW_IN_PROGRESS", Parameters={}, Outputs={})
+        printed = self.run_command("remove", "--parameters", "--yes", code=1)
+        self.assertIn("the stack doesn't say where its SSM parameters are. Leave out --parameters", printed)
+        self.assertEqual(len(self.cloud["stacks"]), 1)
+        self.run_command("remove", "--yes")
+        self.assertEqual(self.cloud["ssm"], [f"/idaa/{name}" for name in REQUIRED])
 
     def test_parameters_get_their_arguments(self):
         printed = self.run_command("parameters", "--stack", "staging", "--only", "nothing", code=2)
