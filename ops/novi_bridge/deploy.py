@@ -27,6 +27,7 @@ def main(stack, arguments):
     preflight.check_region(stack.region)
     given = values.assignments(arguments.set, arguments.set_words)
     account = stack.aws("sts", "get-caller-identity")["Account"]
+    stack.check_own()
     check_state(stack, arguments.yes)
     where = f"{stack.name} in {stack.region}, account {account}"
     # The functions of another architecture have to be uploaded.

@@ -266,6 +266,7 @@ def prompt(store, arguments):
 def main(argv, stack):
     """Runs the command. The stack says in which region and below which prefix the parameters are."""
     arguments = parse_arguments(argv)
+    stack.check_own()
     settings = stack.parameters
     prefix = arguments.prefix or settings.get("ParameterPrefix", DEFAULT_PREFIX).rstrip("/")
     store = ParameterStore(prefix, stack.environment(), settings.get("KmsKeyArn"))

@@ -21,6 +21,7 @@ def main(stack, arguments):
     description = stack.describe()
     if not description or stack.status == "DELETE_COMPLETE":
         raise Failure(f"the stack {stack.name} doesn't exist in {stack.region}")
+    stack.check_own()
     if stack.status.endswith("_IN_PROGRESS") and stack.status != "REVIEW_IN_PROGRESS":
         raise Failure(f"CloudFormation is working on the stack ({stack.status}). Wait until it is done")
     prefix = stack.parameters.get("ParameterPrefix")

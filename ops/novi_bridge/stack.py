@@ -9,6 +9,9 @@ from novi_bridge.template import Parameter
 DEFAULT_NAME = "novi-bridge"
 # A stack in one of these states has no values: it doesn't exist, or its first change set was never executed.
 EMPTY = {"", "REVIEW_IN_PROGRESS", "DELETE_COMPLETE"}
+# What each version's template has, and no other application's.
+OWN_PARAMETERS = {"ParameterPrefix", "MirrorApply"}
+OWN_OUTPUTS = {"MirrorFunction", "MirrorWrites"}
 
 
 class Stack:
@@ -94,7 +97,7 @@ class Stack:
         """Returns the names of the other stacks of novi-bridge in this region."""
         found = self.aws("cloudformation", "describe-stacks")["Stacks"]
         return [entry["StackName"] for entry in found
-                if entry["StackName"] != self.name and {"MirrorFunction", "LedgerBucket"} <= outputs_of(entry).keys()]
+                if entry["StackName"] != self.name and OWN_OUTPUTS <= outputs_of(entry).keys()]
 
     def template_parameters(self, known):
         """Returns the parameters of the deployed template. CloudFormation tells less about them than `known` does."""
@@ -113,6 +116,17 @@ class Stack:
             state = f" It is in {self.status}." if self.status else ""
             raise Failure(f"the stack {self.name} isn't deployed in {self.region}.{state} "
                           "Deploy it (novi-bridge deploy), or name another one with --stack and --region")
+        self.check_own()
+
+    def check_own(self):
+        """Ends the command if the stack is one of another application."""
+        names = {entry["ParameterKey"] for entry in self.describe().get("Parameters", [])}
+        # Before the end of its first deployment, a stack has no outputs.
+        is_complete = self.status == "CREATE_COMPLETE" or self.status.startswith("UPDATE_")
+        is_own = OWN_PARAMETERS <= names and (not is_complete or "MirrorFunction" in self.outputs)
+        if (names or self.status not in EMPTY) and not is_own:
+            raise Failure(f"the stack {self.name} in {self.region} isn't one of novi-bridge. "
+                          "Name another one with --stack")
 
 
 def outputs_of(description):

@@ -23,6 +23,9 @@ from novi_bridge import parameters
 class Stack:
     parameters = json.loads(sys.argv[2])
 
+    def check_own(self):
+        pass
+
     def environment(self):
         return dict(os.environ)
 

@@ -63,6 +63,34 @@ class Mishaps(World):
         self.add_stack("NoviBridge")
         self.run_command("--stack", "NoviBridge", "deploy", "--set", "LogLevel=DEBUG", "--yes")
 
+    def test_stack_of_another_application_is_left_alone(self):
+        commands = [["deploy"], ["deploy", "--set", "Cache=none", "--yes"], ["remove", "--parameters", "--yes"],
+                    ["parameters"], ["status"], ["doctor"], ["start"]]
+        for status in ["CREATE_COMPLETE", "UPDATE_ROLLBACK_COMPLETE", "ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS"]:
+            self.cloud["stacks"] = []
+            self.add_stack("payroll", status)
+            self.cloud["stacks"][0].update(Parameters={"Salary": "1"}, Outputs={})
+            before = self.cloud["stacks"]
+            for command in commands:
+                # What isn't deployed already ends some of them.
+                if status in ("ROLLBACK_COMPLETE", "REVIEW_IN_PROGRESS") and command[0] in ("status", "doctor", "start"):
+                    continue
+                printed = self.run_command("--stack", "payroll", *command, code=1)
+                self.assertIn("the stack payroll in us-east-1 isn't one of novi-bridge. Name another one with --stack",
+                              printed)
+                self.assertEqual(self.cloud["stacks"], before)
+                self.assertEqual(self.calls_of("sam") + self.calls_of("aws", "ssm"), [])
+        # Also one without parameters, or with ours and other outputs.
+        for parameters, outputs in [({}, {}), (self.defaults(), {"Url": "https://payroll.example.org"})]:
+            self.cloud["stacks"][0].update(StackStatus="CREATE_COMPLETE", Parameters=parameters, Outputs=outputs)
+            self.assertIn("isn't one of novi-bridge", self.run_command("remove", "--stack", "payroll", "--yes", code=1))
+
+    def test_first_deployment_that_is_under_way_is_one_of_novi_bridge(self):
+        self.add_stack(status="CREATE_IN_PROGRESS")
+        self.cloud["stacks"][0]["Outputs"] = {}
+        self.assertIn("CREATE_IN_PROGRESS", self.run_command("status"))
+        self.assertIn("CloudFormation is working on the stack", self.run_command("deploy", "--yes", code=1))
+
     def test_cache_can_not_be_given_up_by_a_template_that_strands_the_network(self):
         self.add_stack(Cache="serverless")
         del self.cloud["stacks"][0]["Outputs"]["Version"]

@@ -105,7 +105,8 @@ class World(unittest.TestCase):
             "template": {name: {"ParameterType": parameter.type,
                                 "ParameterConstraints": {"AllowedValues": parameter.allowed}}
                          for name, parameter in PARAMETERS.items()},
-            "outputs": {"ApiUrl": self.url, "LedgerBucket": "ledgers", "Version": "9.8.7", "MirrorFunction": "mirror"},
+            "outputs": {"ApiUrl": self.url, "LedgerBucket": "ledgers", "Version": "9.8.7", "MirrorFunction": "mirror",
+                        "MirrorWrites": "yes"},
             "answers": {
                 "get-caller-identity": {"Account": "123456789012"},
                 "get-account-settings": {"AccountLimit": {"UnreservedConcurrentExecutions": 1000}},
