@@ -3,6 +3,7 @@
 import json
 import time
 
+from novi_bridge import memory
 from novi_bridge.errors import AwsError, Failure
 from novi_bridge.progress import Progress
 from novi_bridge.terminal import confirm, print_table, say
@@ -87,7 +88,9 @@ def confirm_and_execute(stack, change_set, is_confirmed):
         raise Failure("nothing was changed")
     progress = Progress(stack.aws, stack.name)
     stack.aws("cloudformation", "execute-change-set", "--stack-name", stack.name, "--change-set-name", change_set)
-    progress.follow("The deployment")
+    # At once, because the deployment goes on if this command doesn't, and because one that fails leaves a stack.
+    memory.remember(stack.name, stack.region)
+    progress.follow("The deployment", "Run novi-bridge doctor once it is done")
     return True
 
 

@@ -65,7 +65,7 @@ def check_state(stack, is_confirmed):
         stack_id = stack.describe()["StackId"]
         progress = Progress(stack.aws, stack_id)
         stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
-        progress.follow("The deletion")
+        progress.follow("The deletion", "Run novi-bridge deploy again once it is done")
         # The new stack takes nothing over from the dead one.
         stack.describe(again=True)
 

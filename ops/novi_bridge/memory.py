@@ -6,6 +6,7 @@ import re
 
 from novi_bridge import source
 from novi_bridge.errors import Failure
+from novi_bridge.terminal import warn
 
 NAME = ".novi-bridge.json"
 # Written by versions that kept the stack's parameters, too. Those may never have been deployed, so they aren't read.
@@ -53,5 +54,9 @@ def save(entries):
     text = json.dumps({"stacks": [{"stack": name, "region": region} for name, region in entries]}, indent=2)
     # In one step, so that an interrupted command leaves a complete file.
     part = path.with_name(f"{NAME}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        # What the command is for goes on without it.
+        warn(f"writing {path} failed: {error.strerror}. Name the stack with --stack and --region next time.")

@@ -2,7 +2,7 @@
 
 import time
 
-from novi_bridge.errors import Failure
+from novi_bridge.errors import AwsError, Failure
 from novi_bridge.terminal import say
 
 POLL_SECONDS = 5
@@ -44,8 +44,11 @@ class Progress:
         found = self._aws("cloudformation", "describe-stack-events", "--stack-name", self._stack, "--max-items", "200")
         return found.get("StackEvents", [])[::-1]
 
-    def follow(self, what):
-        """Prints the events until the stack has an end state. Ends the command if that isn't success."""
+    def follow(self, what, later):
+        """Prints the events until the stack has an end state. Ends the command if that isn't success.
+
+        `later` says what to do if the end can't be awaited.
+        """
         deadline = time.monotonic() + TIMEOUT_SECONDS
         try:
             while time.monotonic() < deadline:
@@ -59,7 +62,9 @@ class Progress:
                 time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:
             print()
-        raise Failure(f"{what} goes on in CloudFormation. novi-bridge status tells how it ends")
+        except AwsError as error:
+            raise Failure(f"{str(error).rstrip('.')}. {what} goes on in CloudFormation. {later}") from None
+        raise Failure(f"{what} goes on in CloudFormation. {later}")
 
     def _tell(self, event):
         status, reason = event["ResourceStatus"], event.get("ResourceStatusReason", "")

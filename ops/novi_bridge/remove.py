@@ -40,7 +40,7 @@ def main(stack, arguments):
     stack.aws("cloudformation", "update-termination-protection", "--no-enable-termination-protection", "--stack-name",
               stack_id)
     stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
-    progress.follow("The deletion")
+    progress.follow("The deletion", "novi-bridge status tells how it ends")
     if arguments.parameters:
         delete_parameters(stack, prefix)
     memory.forget(stack.name, stack.region)

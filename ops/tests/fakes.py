@@ -233,8 +233,12 @@ def aws(arguments):
     record("aws", arguments, text)
     cloud = load()
     operation = arguments[1]
-    if operation in cloud["errors"]:
-        sys.exit(f"\n{cloud['errors'][operation]}")
+    # An error can also be that of one call only: "describe-stack-events 2" is the second.
+    number = cloud["counts"][operation] = cloud["counts"].get(operation, 0) + 1
+    save(cloud)
+    for name in (operation, f"{operation} {number}"):
+        if name in cloud["errors"]:
+            sys.exit(f"\n{cloud['errors'][name]}")
     if operation == "get":
         sys.exit(1)
     try:

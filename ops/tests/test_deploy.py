@@ -205,7 +205,7 @@ class Deploy(World):
         self.assertIn("The deployment failed, and the stack is in ROLLBACK_COMPLETE. First failure: MemberCache",
                       printed)
         self.assertIn("deploy --set Zones=ZONE,ZONE", printed.replace("\n", " "))
-        self.assertFalse((self.root / ".novi-bridge.json").exists(), "only a success is remembered")
+        self.assertTrue((self.root / ".novi-bridge.json").exists(), "the failed stack has to be deleted")
         self.cloud["stacks"], self.cloud["events"] = [], []
         self.add_stack()
         printed = self.run_command("deploy", "--set", "LogLevel=DEBUG", "--yes", code=1)
@@ -327,6 +327,19 @@ class Memory(World):
         printed = self.run_command("deploy", answers=[*ENTER, "y"])
         self.assertIn("Upgrading idaa in us-west-2", printed)
         self.assertEqual(self.stack()["Parameters"]["MirrorApply"], "false", "it may never have been deployed")
+
+    def test_stack_is_remembered_as_soon_as_its_deployment_has_begun(self):
+        self.cloud["errors"]["describe-stack-events 2"] = "Connection was closed before we received a valid response"
+        printed = " ".join(self.run_command("deploy", "--stack", "idaa", answers=FIRST, code=1).split())
+        self.assertIn("AWS can't be reached", printed)
+        self.assertIn("The deployment goes on in CloudFormation. Run novi-bridge doctor once it is done", printed)
+        self.assertEqual(self.remembered(), {"stacks": [{"stack": "idaa", "region": "us-east-1"}]})
+
+    def test_memory_that_can_not_be_written_is_only_a_warning(self):
+        (self.root / ".novi-bridge.json.part").mkdir()
+        printed = " ".join(self.run_command("deploy", answers=FIRST).split())
+        self.assertIn("failed: Is a directory. Name the stack with --stack and --region next time.", printed)
+        self.assertIn("Health: ok", printed)
 
     def test_unreadable_memory_is_explained(self):
         (self.root / ".novi-bridge.json").write_text("{", encoding="utf-8")

@@ -101,6 +101,7 @@ class World(unittest.TestCase):
             file.chmod(0o755)
         self.cloud = {
             "stacks": [], "sets": [], "events": [], "concurrency": {}, "results": [REPORT], "errors": {},
+            "counts": {},
             "failure": None, "has_role": True, "has_new_code": True, "ssm": [f"/idaa/{name}" for name in REQUIRED],
             "template": {name: {"ParameterType": parameter.type,
                                 "ParameterConstraints": {"AllowedValues": parameter.allowed}}
@@ -136,6 +137,7 @@ class World(unittest.TestCase):
                 "NO_PROXY": "*", "HOME": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"}
 
     def write_cloud(self):
+        self.cloud["counts"] = {}
         (self.folder / "cloud.json").write_text(json.dumps(self.cloud), encoding="utf-8")
         (self.folder / "calls.jsonl").write_text("", encoding="utf-8")
 
