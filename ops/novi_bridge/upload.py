@@ -10,6 +10,7 @@ from novi_bridge.errors import Failure
 # A first build compiles everything, on a small machine for both functions.
 BUILD_SECONDS = 2 * 3600
 UPLOAD_SECONDS = 1800
+TAGS = {"Application": "novi-bridge"}
 
 
 def require_tools():
@@ -47,9 +48,12 @@ def create_change_set(stack, template, values):
     """Uploads the functions. Returns the id of a change set that deploys them, or None if nothing would change."""
     before = changes.list_ids(stack)
     overrides = [override(name, value) for name, value in values.items()]
+    # A tag that isn't passed is deleted. AWS sets those of its own itself, and refuses them here.
+    live = {entry["Key"]: entry["Value"] for entry in stack.describe().get("Tags", [])}
+    tags = [tag(key, value) for key, value in {**live, **TAGS}.items() if not key.startswith("aws:")]
     run(stack, ["sam", "deploy", "--template-file", str(template), "--stack-name", stack.name, "--region", stack.region,
                 "--resolve-s3", "--capabilities", changes.CAPABILITY, "--no-confirm-changeset",
-                "--no-execute-changeset", "--no-fail-on-empty-changeset", "--tags", "Application=novi-bridge",
+                "--no-execute-changeset", "--no-fail-on-empty-changeset", "--tags", *tags,
                 "--parameter-overrides", *overrides], UPLOAD_SECONDS)
     return next((change_set for change_set in changes.list_ids(stack) if change_set not in before), None)
 
@@ -58,3 +62,8 @@ def override(name, value):
     """Returns a parameter in the form in which `sam` keeps every character of its value."""
     quoted = value.replace('"', '\\"')
     return f'{name}="{quoted}"'
+
+
+def tag(key, value):
+    """Returns a tag in the form in which `sam` keeps spaces and equals signs. AWS allows no quotes in tags."""
+    return f'"{key}"="{value}"'

@@ -140,6 +140,7 @@ def execute_change_set(cloud, arguments):
         add_event(cloud, stack, f"{kind}_COMPLETE", "Mirror")
         stack["Parameters"] = change_set["parameters"]
         stack["Outputs"] = cloud["outputs"]
+        stack["Tags"] = change_set.get("tags", stack.get("Tags", []))
         status = f"{kind}_COMPLETE"
     stack["StackStatus"] = status
     add_event(cloud, stack, status)
@@ -268,5 +269,6 @@ def sam(arguments):
                  "Outputs": {}, "EnableTerminationProtection": False}
         cloud["stacks"].append(stack)
         add_event(cloud, stack, "REVIEW_IN_PROGRESS")
-    add_change_set(cloud, stack, parameters)
+    tags = dict(re.fullmatch(r'"([^"]+)"="([^"]*)"', text).groups() for text in options(arguments, "--tags"))
+    add_change_set(cloud, stack, parameters)["tags"] = pairs(tags, "Key", "Value")
     save(cloud)

@@ -48,6 +48,20 @@ class Deploy(World):
         self.assertIn("AlarmEmail: admin@example.org → (empty)", printed)
         self.assertIn("doesn't have the parameters Gone any more", printed)
 
+    def test_tags_of_the_stack_are_kept(self):
+        self.add_stack()
+        tags = {"Cost center": "IT team = 4", "Empty": "", "Application": "novi-bridge"}
+        system = {"Key": "aws:cloudformation:stack-name", "Value": "novi-bridge"}
+        self.cloud["stacks"][0]["Tags"] = [system, *({"Key": key, "Value": value} for key, value in tags.items())]
+        for arguments in [["deploy", "--yes"], ["deploy", "--set", "LogLevel=DEBUG", "--yes"]]:
+            self.run_command(*arguments)
+            self.assertEqual({tag["Key"]: tag["Value"] for tag in self.stack()["Tags"]
+                              if tag != system}, tags)
+        # A first deployment has none that could be kept.
+        self.cloud["stacks"] = []
+        self.run_command("deploy", answers=FIRST)
+        self.assertEqual(self.stack()["Tags"], [{"Key": "Application", "Value": "novi-bridge"}])
+
     def test_new_parameter_of_a_version_gets_its_default(self):
         self.add_stack()
         del self.cloud["stacks"][0]["Parameters"]["ThrottleBurst"]
