@@ -32,21 +32,28 @@ def main(stack, arguments):
     if arguments.parameters:
         say(f"It also deletes the SSM parameters below {prefix}. Nothing brings them back, and without ledger_key the "
             "ledger that stays can't be read again.")
+    # Before anything is deleted, because the outputs that name it go with the stack.
+    say("What stays:")
+    for text in what_stays(stack, prefix, arguments.parameters):
+        say(f"- {text}", hanging=2)
     if not arguments.yes and ask(f"Type the stack's name to delete it ({stack.name}): ") != stack.name:
         raise Failure("nothing was deleted")
-    staying = what_stays(stack, prefix, arguments.parameters)
     stack_id = description["StackId"]
     progress = Progress(stack.aws, stack_id)
     stack.aws("cloudformation", "update-termination-protection", "--no-enable-termination-protection", "--stack-name",
               stack_id)
     stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
-    progress.follow("The deletion", "novi-bridge status tells how it ends")
+    try:
+        progress.follow("The deletion", "novi-bridge status tells how it ends")
+    except Failure:
+        if arguments.parameters:
+            warn(f"the SSM parameters below {prefix} were not deleted. docs/operations/remove.md has the commands, "
+                 'under "Without the command".')
+        raise
     if arguments.parameters:
         delete_parameters(stack, prefix)
     memory.forget(stack.name, stack.region)
-    say("The stack is deleted. What stays:")
-    for text in staying:
-        say(f"- {text}", hanging=2)
+    say("The stack is deleted.")
 
 
 def check_prefix(stack, prefix):
@@ -76,8 +83,8 @@ def what_stays(stack, prefix, with_parameters):
                        f"stack, and aws ec2 release-address --allocation-id {allocation} gives it back")
     if not with_parameters:
         below = f" below {prefix}" if prefix else ""
-        staying.append(f"the SSM parameters{below}, secrets included. novi-bridge remove --parameters would "
-                       "have deleted them: aws ssm delete-parameters does, too")
+        staying.append(f"the SSM parameters{below}, secrets included. novi-bridge remove --parameters deletes "
+                       "them, too. Later, aws ssm delete-parameters does")
     staying.append("the uploaded code, in the bucket of the stack aws-sam-cli-managed-default, which other SAM "
                    "applications may use")
     staying.append("the lists and their members in Mailman, and alarm emails that were sent")

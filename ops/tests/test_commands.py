@@ -158,6 +158,7 @@ class Commands(World):
         for answer in ["", "yes", "novi"]:
             printed = self.run_command("remove", answers=[answer], code=1)
             self.assertIn("nothing was deleted", printed)
+            self.assertLess(printed.index("the ledger, in the bucket ledgers"), printed.index("Type the stack's name"))
             self.assertTrue(self.stack()["EnableTerminationProtection"])
         self.stack()["Outputs"].update(FixedAddress="192.0.2.7", FixedAddressAllocationId="eipalloc-1")
         printed = " ".join(self.run_command("remove", answers=["novi-bridge"]).split())
@@ -173,6 +174,15 @@ class Commands(World):
         self.cloud["ssm"] += ["/idaa/novi_mailman_sync/1", "/idaa/other", "/idaa/novi_mailman_sync/note"]
         self.run_command("remove", "--parameters", "--yes")
         self.assertEqual(self.cloud["ssm"], ["/idaa/other", "/idaa/novi_mailman_sync/note"])
+
+    def test_remove_that_can_not_be_followed_says_what_was_not_deleted(self):
+        self.cloud["errors"]["describe-stack-events 2"] = "Connection was closed before we received a valid response"
+        printed = " ".join(self.run_command("remove", "--parameters", "--yes", code=1).split())
+        self.assertIn("the ledger, in the bucket ledgers", printed)
+        self.assertIn("Warning: the SSM parameters below /idaa were not deleted. docs/operations/remove.md has the",
+                      printed)
+        self.assertIn("The deletion goes on in CloudFormation.", printed)
+        self.assertEqual(self.cloud["ssm"], [f"/idaa/{name}" for name in REQUIRED])
 
     def test_remove_keeps_parameters_that_another_stack_uses(self):
         self.add_stack("staging")
