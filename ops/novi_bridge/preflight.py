@@ -56,8 +56,11 @@ def missing_parameters(stack, prefix):
 def check_parameters(stack, prefix):
     missing = missing_parameters(stack, prefix)
     if missing:
-        raise Failure(f"SSM parameters are missing below {prefix}: {', '.join(missing)}. "
-                      f"Write them first: novi-bridge parameters{'' if prefix == '/idaa' else f' --prefix {prefix}'}")
+        # What `novi-bridge parameters` uses by itself.
+        usual = stack.parameters.get("ParameterPrefix", "/idaa")
+        raise Failure(f"SSM parameters are missing below {prefix} in {stack.region}: {', '.join(missing)}. Write them "
+                      f"first: novi-bridge parameters{stack.options()}"
+                      f"{'' if prefix == usual else f' --prefix {prefix}'}")
 
 
 def unreserved_concurrency(stack):

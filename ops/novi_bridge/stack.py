@@ -41,6 +41,10 @@ class Stack:
                        or configured_region())
         self._description = None
 
+    def options(self):
+        """Returns the options that named the stack, for a hint at another command."""
+        return "".join(f" {option} {value}" for option, value in zip(("--stack", "--region"), self._selected) if value)
+
     def environment(self):
         """Returns the environment for every program that calls AWS. It sets the stack's region."""
         return aws.environment(self.region)

@@ -3,7 +3,7 @@
 import json
 import re
 
-from tests.world import LIVE, World
+from tests.world import LIVE, REQUIRED, World
 
 FIRST = ["none", "ops@example.org", "https://app.example.org", "", "y"]
 ENTER = [""] * 4
@@ -142,11 +142,23 @@ class Deploy(World):
     def test_missing_ssm_parameters_are_named_before_the_build(self):
         self.cloud["ssm"].remove("/idaa/ledger_key")
         printed = self.run_command("deploy", answers=FIRST, code=1)
-        self.assertIn("SSM parameters are missing below /idaa: ledger_key. Write them first: novi-bridge param",
-                      printed)
+        self.assertIn("SSM parameters are missing below /idaa in us-east-1: ledger_key. Write them first: novi-bridge param",
+                      " ".join(printed.split()))
         self.assertEqual(self.calls_of("sam"), [])
         for call in self.calls_of("aws", "ssm"):
             self.assertNotIn("--with-decryption", call)
+
+    def test_hint_at_missing_ssm_parameters_is_about_the_same_stack_and_prefix(self):
+        self.cloud["ssm"] = []
+        target = ["--stack", "idaa", "--region", "eu-west-1"]
+        hint = "Write them first: novi-bridge parameters --stack idaa --region eu-west-1"
+        printed = self.run_command("deploy", *target, answers=FIRST, code=1)
+        self.assertTrue(printed.endswith(f"in eu-west-1: {', '.join(REQUIRED)}. {hint}\n"), printed)
+        self.add_stack("idaa", ParameterPrefix="/staging")
+        printed = self.run_command("deploy", *target, "--yes", code=1)
+        self.assertTrue(printed.endswith(f"{hint}\n"), printed)
+        printed = self.run_command("deploy", *target, "--set", "ParameterPrefix=/idaa", "--yes", code=1)
+        self.assertTrue(printed.endswith(f"{hint} --prefix /idaa\n"), printed)
 
     def test_check_that_the_identity_may_not_make_is_left_out(self):
         denied = "An error occurred (AccessDeniedException) when calling the Get operation: User: a is not authorized"
