@@ -33,7 +33,7 @@ def main(stack, arguments):
     # The functions of another architecture have to be uploaded.
     is_upgrade = (arguments.all or not set(given) - {ARCHITECTURE}
                   or given.get(ARCHITECTURE) not in (None, stack.parameters.get(ARCHITECTURE)))
-    was_deployed = stack.is_deployed
+    was_deployed = stack.is_deployed and stack.status not in DEAD
     if was_deployed and not is_upgrade:
         is_changed = change_parameters(stack, given, where, arguments.yes)
     else:
@@ -47,7 +47,7 @@ def main(stack, arguments):
 
 
 def check_state(stack, is_confirmed):
-    """Ends the command if the stack can't be deployed in its state. Offers to delete one that never came to be."""
+    """Ends the command if the stack can't be deployed in its state."""
     status = stack.status
     if status == "REVIEW_IN_PROGRESS":
         return
@@ -57,17 +57,23 @@ def check_state(stack, is_confirmed):
     if status == "UPDATE_ROLLBACK_FAILED":
         raise Failure("the last update failed, and so did going back. Run: aws cloudformation continue-update-rollback "
                       f"--stack-name {stack.name} --region {stack.region}")
-    if status in DEAD:
-        say(f"An earlier deployment failed and left the stack {stack.name} in {status}. It has to be deleted first. "
-            "That deletes nothing that works.")
-        if not is_confirmed and not confirm("Delete it?"):
-            raise Failure(f"the stack in {status} has to be deleted first")
-        stack_id = stack.describe()["StackId"]
-        progress = Progress(stack.aws, stack_id)
-        stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
-        progress.follow("The deletion", "Run novi-bridge deploy again once it is done")
-        # The new stack takes nothing over from the dead one.
-        stack.describe(again=True)
+    # --yes agrees to a deployment, not to a deletion.
+    if status in DEAD and is_confirmed:
+        raise Failure(f"the stack {stack.name} is in {status} and has to be deleted first: novi-bridge deploy without "
+                      "--yes, or novi-bridge remove")
+
+
+def delete_dead(stack):
+    """Deletes a stack that never came to be, if the operator agrees."""
+    say(f"An earlier deployment failed and left the stack {stack.name} in {stack.status}. It has to be deleted first. "
+        "That deletes nothing that works.")
+    if not confirm("Delete it?"):
+        raise Failure(f"the stack in {stack.status} has to be deleted first")
+    stack_id = stack.describe()["StackId"]
+    progress = Progress(stack.aws, stack_id)
+    stack.aws("cloudformation", "delete-stack", "--stack-name", stack_id)
+    progress.follow("The deletion", "Run novi-bridge deploy again once it is done")
+    stack.describe(again=True)
 
 
 def change_parameters(stack, given, where, is_confirmed):
@@ -96,14 +102,18 @@ def change_parameters(stack, given, where, is_confirmed):
 
 def deploy(stack, given, where, arguments):
     """Deploys this version, with the live values and what the operator changes."""
-    live = stack.parameters
-    is_new = not stack.is_deployed
+    is_dead = stack.status in DEAD
+    is_new = is_dead or not stack.is_deployed
+    # A new stack takes nothing over from a dead one.
+    live = {} if is_new else stack.parameters
     parameters = template.read(source.template(live.get(ARCHITECTURE, "arm64")))
     values.check_names(given, parameters, f"version {source.version()}")
     values.check_values(given, parameters)
     if is_new:
         start_new(stack, given, arguments)
     upload.require_tools()
+    if is_dead:
+        delete_dead(stack)
     new = {name: parameter.default or "" for name, parameter in parameters.items()}
     new.update({name: value for name, value in live.items() if name in parameters})
     new.update(given)

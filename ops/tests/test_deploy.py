@@ -225,6 +225,24 @@ class Deploy(World):
         self.assertEqual(self.stack()["StackStatus"], "CREATE_COMPLETE")
         self.assertEqual(self.stack()["Parameters"]["MirrorApply"], "false", "nothing of the dead stack is taken over")
 
+    def test_stack_that_never_came_to_be_is_not_deleted_unasked_or_for_arguments_that_can_not_work(self):
+        for status in ["ROLLBACK_COMPLETE", "DELETE_FAILED"]:
+            self.cloud["stacks"] = []
+            self.add_stack(status=status)
+            self.cloud["stacks"][0]["EnableTerminationProtection"] = False
+            for arguments, error in [
+                (["--set", "Cache=none", "--yes"], "has to be deleted first: novi-bridge deploy without --yes, or "
+                                                   "novi-bridge remove"),
+                (["--set", "Cash=none"], "Cash is not a parameter of version 9.8.7"),
+                (["--set", "Cache=some"], "Cache is invalid"),
+            ]:
+                printed = " ".join(self.run_command("deploy", *arguments, answers=["y", *FIRST], code=1).split())
+                self.assertIn(error, printed)
+                self.assertEqual(self.calls_of("aws", "cloudformation", "delete-stack"), [])
+            self.run_command("deploy", "--set", "LogLevel=DEBUG", answers=["y", *FIRST])
+            self.assertEqual((self.stack()["StackStatus"], self.stack()["Parameters"]["LogLevel"]),
+                             ("CREATE_COMPLETE", "DEBUG"))
+
     def test_failed_deployment_names_its_cause_and_remedy(self):
         self.cloud["failure"] = ["MemberCache", "The subnet is in an Availability Zone that is not supported"]
         printed = self.run_command("deploy", answers=FIRST, code=1)
