@@ -141,7 +141,6 @@ def deploy(stack, given, where, arguments):
     if change_set is None:
         say("Nothing changes: the stack already is like this.")
         return False
-    stack.describe(again=True)
     return changes.confirm_and_execute(stack, change_set, arguments.yes)
 
 

@@ -46,16 +46,17 @@ def build(stack, architecture):
 
 def create_change_set(stack, template, values):
     """Uploads the functions. Returns the id of a change set that deploys them, or None if nothing would change."""
-    before = changes.list_ids(stack)
     overrides = [override(name, value) for name, value in values.items()]
     # A tag that isn't passed is deleted. AWS sets those of its own itself, and refuses them here.
     live = {entry["Key"]: entry["Value"] for entry in stack.describe().get("Tags", [])}
     tags = [tag(key, value) for key, value in {**live, **TAGS}.items() if not key.startswith("aws:")]
-    run(stack, ["sam", "deploy", "--template-file", str(template), "--stack-name", stack.name, "--region", stack.region,
-                "--resolve-s3", "--capabilities", changes.CAPABILITY, "--no-confirm-changeset",
-                "--no-execute-changeset", "--no-fail-on-empty-changeset", "--tags", *tags,
-                "--parameter-overrides", *overrides], UPLOAD_SECONDS)
-    return next((change_set for change_set in changes.list_ids(stack) if change_set not in before), None)
+    command = ["sam", "deploy", "--template-file", str(template), "--stack-name", stack.name, "--region", stack.region,
+               "--resolve-s3", "--capabilities", changes.CAPABILITY, "--no-confirm-changeset",
+               "--no-execute-changeset", "--no-fail-on-empty-changeset", "--tags", *tags,
+               "--parameter-overrides", *overrides]
+    with changes.discarding_unfinished(stack) as before:
+        run(stack, command, UPLOAD_SECONDS)
+        return next((change_set for change_set in changes.list_ids(stack) if change_set not in before), None)
 
 
 def override(name, value):

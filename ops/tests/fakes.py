@@ -3,7 +3,9 @@
 import json
 import os
 import re
+import signal
 import sys
+import time
 
 FOLDER = os.environ.get("FAKE_CLOUD", "")
 STACK_ID = "arn:aws:cloudformation:us-east-1:123456789012:stack/{}/1"
@@ -30,6 +32,13 @@ def save(cloud):
 def record(program, arguments, text=None):
     with open(path("calls.jsonl"), "a", encoding="utf-8") as file:
         file.write(json.dumps([program, *arguments] if text is None else [program, *arguments, {"stdin": text}]) + "\n")
+
+
+def interrupt_if_asked(cloud, operation):
+    """Interrupts the command that waits for this program, like Ctrl-C once AWS has done what was asked."""
+    if operation in cloud["interrupts"]:
+        os.kill(os.getppid(), signal.SIGINT)
+        time.sleep(60)
 
 
 def option(arguments, name):
@@ -249,6 +258,7 @@ def aws(arguments):
         name = "".join(word.title() for word in operation.split("-"))
         sys.exit(f"\nAn error occurred ({code}) when calling the {name} operation: {message}")
     save(cloud)
+    interrupt_if_asked(cloud, operation)
     if answer is not None:
         print(json.dumps(answer))
 
@@ -272,3 +282,4 @@ def sam(arguments):
     tags = dict(re.fullmatch(r'"([^"]+)"="([^"]*)"', text).groups() for text in options(arguments, "--tags"))
     add_change_set(cloud, stack, parameters)["tags"] = pairs(tags, "Key", "Value")
     save(cloud)
+    interrupt_if_asked(cloud, "sam deploy")

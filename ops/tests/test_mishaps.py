@@ -22,6 +22,42 @@ class Mishaps(World):
         self.run_command("deploy", answers=[*ENTER, "y"])
         self.assertEqual(self.stack()["Parameters"]["MirrorApply"], "false")
 
+    def test_change_set_of_a_command_that_was_interrupted_is_not_kept(self):
+        change = ["deploy", "--set", "MirrorApply=true", "--yes"]
+        first = ["deploy", "--set", "Cache=none", "--yes"]
+        for command, interrupted in [(change, "create-change-set"), (change, "describe-change-set"),
+                                     (["deploy", "--yes"], "sam deploy"), (first, "sam deploy"),
+                                     (first, "describe-change-set")]:
+            self.cloud.update(stacks=[], sets=[], events=[], interrupts=[interrupted])
+            if command is not first:
+                self.add_stack(MirrorApply="false")
+            before = [stack["StackName"] for stack in self.cloud["stacks"]]
+            self.assertIn("interrupted", self.run_command(*command, code=130))
+            self.assertEqual(len(self.calls_of("aws", "cloudformation", "delete-change-set")), 1, interrupted)
+            self.assertEqual(self.cloud["sets"], [], "it could still be executed")
+            self.assertEqual([stack["StackName"] for stack in self.cloud["stacks"]], before, "no empty stack is left")
+
+    def test_change_set_is_not_kept_if_aws_fails(self):
+        refused = "An error occurred (Throttling) when calling the X operation: Rate exceeded"
+        for call in ["describe-change-set 1", "describe-stack-events 1", "execute-change-set 1"]:
+            self.cloud.update(stacks=[], errors={
+                call: refused, "delete-change-set 1": "An error occurred (InvalidChangeSetStatus) when calling the "
+                                                      "DeleteChangeSet operation: it is CREATE_IN_PROGRESS"})
+            self.add_stack(MirrorApply="false")
+            self.assertIn("Rate exceeded", self.run_command("deploy", "--set", "MirrorApply=true", "--yes", code=1))
+            self.assertEqual(self.cloud["sets"], [], "it could still be executed")
+        # What can't be deleted is told, and the cause as well.
+        self.cloud["errors"]["delete-change-set"] = refused
+        printed = self.run_command("deploy", "--set", "MirrorApply=true", "--yes", code=1)
+        self.assertIn("could still be executed", printed)
+        self.assertIn("aws cloudformation execute-change-set failed: Rate exceeded", printed)
+
+    def test_execution_without_an_answer_is_not_called_off(self):
+        self.cloud["errors"]["execute-change-set"] = "Connection was closed before we received a valid response"
+        self.run_command("deploy", "--set", "Cache=none", "--yes", code=1)
+        self.assertEqual(self.calls_of("aws", "cloudformation", "delete-change-set"), [])
+        self.assertTrue((self.root / ".novi-bridge.json").exists())
+
     def test_mistyped_name_is_refused_before_anything_is_done(self):
         self.add_stack(MirrorApply="false")
         printed = self.run_command("deploy", "--set", "MirrorAply=true", code=1)

@@ -101,7 +101,7 @@ class World(unittest.TestCase):
             file.chmod(0o755)
         self.cloud = {
             "stacks": [], "sets": [], "events": [], "concurrency": {}, "results": [REPORT], "errors": {},
-            "counts": {},
+            "counts": {}, "interrupts": [],
             "failure": None, "has_role": True, "has_new_code": True, "ssm": [f"/idaa/{name}" for name in REQUIRED],
             "template": {name: {"ParameterType": parameter.type,
                                 "ParameterConstraints": {"AllowedValues": parameter.allowed}}
@@ -151,7 +151,8 @@ class World(unittest.TestCase):
         self.write_cloud()
         completed = subprocess.run(
             [sys.executable, str(self.command), *arguments], input="".join(f"{answer}\n" for answer in answers),
-            capture_output=True, text=True, env=self.environment(), cwd=self.folder, timeout=TIMEOUT, check=False)
+            capture_output=True, text=True, env=self.environment(), cwd=self.folder, timeout=TIMEOUT, check=False,
+            preexec_fn=accept_interrupts)
         self.read_cloud()
         self.printed = completed.stdout + completed.stderr
         self.assertNotIn("Traceback", self.printed)
@@ -212,5 +213,9 @@ def take_terminal():
     import fcntl
     import termios
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    accept_interrupts()
+
+
+def accept_interrupts():
     # What a shell script runs in the background ignores interrupts, and its children inherit that.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
