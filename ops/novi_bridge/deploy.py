@@ -131,6 +131,9 @@ def deploy(stack, given, where, arguments):
     values.check_values(new, parameters)
     check(live, new)
     preflight.unless_denied(preflight.check_quota, stack, live, new, given)
+    if not is_new:
+        # After the check of the quota, which can change ReserveConcurrency.
+        preflight.unless_denied(preflight.check_stopped, stack, live, new)
     preflight.unless_denied(preflight.check_zones, stack, live, new)
     preflight.unless_denied(preflight.check_parameters, stack, new["ParameterPrefix"])
     preflight.check_elasticache_role(stack, new, arguments.yes)
@@ -167,6 +170,7 @@ def check_account(stack, live, new, is_confirmed):
     """Checks what the changed parameters need of the account."""
     if new.get("ReserveConcurrency") != live.get("ReserveConcurrency"):
         preflight.unless_denied(preflight.check_quota, stack, live, new, {"ReserveConcurrency"})
+        preflight.unless_denied(preflight.check_stopped, stack, live, new)
     if new.get("Cache") != live.get("Cache"):
         preflight.check_elasticache_role(stack, new, is_confirmed)
         preflight.unless_denied(preflight.check_zones, stack, live, new)

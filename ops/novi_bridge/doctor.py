@@ -110,7 +110,10 @@ def check_quota(stack):
     if stack.parameters.get("ReserveConcurrency") == "true":
         return
     unreserved = preflight.unreserved_concurrency(stack)
-    if unreserved > preflight.UNRESERVABLE:
+    if unreserved > preflight.UNRESERVABLE and functions.is_stopped(stack, "mirror"):
+        yield Finding(NOTE, "no instance is reserved for the mirror, although the Lambda quota has room for it",
+                      "novi-bridge start, and only then novi-bridge deploy --set ReserveConcurrency=true")
+    elif unreserved > preflight.UNRESERVABLE:
         yield Finding(NOTE, "no instance is reserved for the mirror, although the Lambda quota has room for it",
                       "novi-bridge deploy --set ReserveConcurrency=true")
     else:

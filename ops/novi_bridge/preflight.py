@@ -2,7 +2,7 @@
 
 import re
 
-from novi_bridge import zones
+from novi_bridge import functions, zones
 from novi_bridge.errors import AwsError, Failure
 from novi_bridge.terminal import confirm, say, warn
 from novi_bridge.values import creates_network
@@ -91,6 +91,13 @@ def check_quota(stack, live, values, given):
         raise Failure(f"ReserveConcurrency=true is not possible: {cause}. Ask AWS to raise the quota first")
     warn(f"{cause}. ReserveConcurrency is set to false. Ask AWS to raise the quota.")
     values["ReserveConcurrency"] = "false"
+
+
+def check_stopped(stack, live, values):
+    """Ends the command if the deployment would start a mirror that the operator has stopped."""
+    if values["ReserveConcurrency"] != live.get("ReserveConcurrency") and functions.is_stopped(stack, "mirror"):
+        raise Failure("the mirror is stopped, and changing ReserveConcurrency would start it. First: novi-bridge start"
+                      f"{stack.options()}")
 
 
 def check_zones(stack, live, values):

@@ -1,11 +1,15 @@
-"""Stops functions at once, and starts them again. Neither needs a deployment, and a deployment changes neither."""
+"""Stops functions at once, and starts them again. Neither needs a deployment.
+
+A deployment leaves a stopped function stopped, unless it changes ReserveConcurrency, which `deploy` refuses.
+"""
 
 from novi_bridge import functions
 from novi_bridge.terminal import say
 
 STOPPED = {
     "mirror": "The mirror is stopped: no run starts until novi-bridge start. A run that is under way ends by itself "
-              "within 15 minutes. The alarm mirror-missing goes off when two runs are missing.",
+              "within 15 minutes. The alarm mirror-missing goes off when two runs are missing. A deployment leaves the "
+              "mirror stopped, and can't change ReserveConcurrency until it is started.",
     "verify": "verify is stopped: every request gets an error (503), so no member gets in until novi-bridge start "
               "verify.",
 }

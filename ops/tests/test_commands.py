@@ -72,6 +72,7 @@ class Commands(World):
         self.assertEqual([call[1:3] for call in self.calls], [["lambda", "put-function-concurrency"]])
         self.assertEqual(self.cloud["concurrency"], {"novi-bridge-mirror": 0})
         self.assertIn("The mirror is stopped", printed)
+        self.assertIn("can't change ReserveConcurrency until it is started", " ".join(printed.split()))
         self.run_command("start")
         self.assertEqual(self.cloud["concurrency"], {"novi-bridge-mirror": 1}, "as the template reserves it")
         self.assertIn("mirror isn't stopped", self.run_command("start"))
@@ -124,6 +125,15 @@ class Commands(World):
             self.assertIn(finding, printed)
             self.assertIn(fix, printed[printed.index(finding):].split(" problem ")[0])
         self.assertTrue(printed.endswith(" 12 problems"), printed)
+
+    def test_doctor_does_not_advise_a_stopped_mirror_to_be_started_by_a_deployment(self):
+        self.stack()["Parameters"]["ReserveConcurrency"] = "false"
+        advice = "Fix: novi-bridge deploy --set ReserveConcurrency=true"
+        self.assertIn(advice, self.run_command("doctor", "--no-invoke"))
+        self.cloud["concurrency"]["novi-bridge-mirror"] = 0
+        printed = self.run_command("doctor", "--no-invoke", code=1)
+        self.assertIn("Fix: novi-bridge start, and only then novi-bridge deploy --set ReserveConcurrency=true", printed)
+        self.assertNotIn(advice, printed)
 
     def test_doctor_goes_on_if_a_check_is_not_possible(self):
         self.cloud["errors"]["describe-alarms"] = (

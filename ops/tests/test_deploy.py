@@ -290,6 +290,24 @@ class Deploy(World):
         self.assertIn("the mirror is stopped, and stays so: novi-bridge start", printed)
         self.assertEqual(self.calls_of("aws", "lambda", "invoke"), [])
 
+    def test_stopped_mirror_is_not_started_by_a_change_of_its_reservation(self):
+        self.cloud["concurrency"]["novi-bridge-mirror"] = 0
+        for before, after in [("true", "false"), ("false", "true")]:
+            self.cloud["stacks"] = []
+            self.add_stack(ReserveConcurrency=before)
+            for arguments in [[], ["--all"]]:
+                printed = " ".join(self.run_command("deploy", *arguments, "--set", f"ReserveConcurrency={after}", "--yes",
+                                                    code=1).split())
+                self.assertIn("the mirror is stopped, and changing ReserveConcurrency would start it. First: "
+                              "novi-bridge start", printed)
+                self.assertEqual(self.calls_of("sam") + self.calls_of("aws", "cloudformation", "create-change-set"), [])
+        # Other changes leave it stopped.
+        self.run_command("deploy", "--set", "LogLevel=DEBUG", "--yes")
+        self.run_command("deploy", "--yes")
+        self.cloud["concurrency"] = {}
+        self.run_command("deploy", "--set", "ReserveConcurrency=true", "--yes")
+        self.assertEqual(self.stack()["Parameters"]["ReserveConcurrency"], "true")
+
     def test_check_after_a_deployment_that_fails_keeps_none_of_the_others_from_running(self):
         self.add_stack()
         self.cloud["errors"]["update-termination-protection"] = (
