@@ -142,8 +142,8 @@ class Deploy(World):
     def test_missing_ssm_parameters_are_named_before_the_build(self):
         self.cloud["ssm"].remove("/idaa/ledger_key")
         printed = self.run_command("deploy", answers=FIRST, code=1)
-        self.assertIn("SSM parameters are missing below /idaa in us-east-1: ledger_key. Write them first: novi-bridge param",
-                      " ".join(printed.split()))
+        self.assertIn("SSM parameters are missing below /idaa in us-east-1: ledger_key. Write them first: "
+                      "novi-bridge param", " ".join(printed.split()))
         self.assertEqual(self.calls_of("sam"), [])
         for call in self.calls_of("aws", "ssm"):
             self.assertNotIn("--with-decryption", call)
@@ -296,8 +296,8 @@ class Deploy(World):
             self.cloud["stacks"] = []
             self.add_stack(ReserveConcurrency=before)
             for arguments in [[], ["--all"]]:
-                printed = " ".join(self.run_command("deploy", *arguments, "--set", f"ReserveConcurrency={after}", "--yes",
-                                                    code=1).split())
+                printed = self.run_command("deploy", *arguments, "--set", f"ReserveConcurrency={after}", "--yes",
+                                           code=1)
                 self.assertIn("the mirror is stopped, and changing ReserveConcurrency would start it. First: "
                               "novi-bridge start", printed)
                 self.assertEqual(self.calls_of("sam") + self.calls_of("aws", "cloudformation", "create-change-set"), [])
