@@ -7,6 +7,8 @@ import subprocess
 
 from novi_bridge.errors import DENIED, AwsError, Failure
 
+# The most names that SSM's GetParameters and DeleteParameters take.
+MAX_NAMES = 10
 # The CLI retries, and gives up on a connection after a minute.
 TIMEOUT_SECONDS = 180
 
@@ -35,6 +37,11 @@ EXPLANATIONS = [
      "The AWS CLI is too old for this command. Update it: "
      "https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html"),
 ]
+
+
+def batches(names):
+    """Returns lists of at most as many names as one call of SSM takes."""
+    return [names[first:first + MAX_NAMES] for first in range(0, len(names), MAX_NAMES)]
 
 
 def environment(region):

@@ -10,8 +10,8 @@ import os
 import subprocess
 import tempfile
 
-# The most names that SSM's GetParameters takes.
-MAX_NAMES = 10
+from novi_bridge.aws import batches
+
 # The parameter that continues in NAME/1, NAME/2 and so on.
 MULTIPART = "novi_mailman_sync"
 # The maximum time in seconds of one call, retries of the CLI included.
@@ -94,8 +94,8 @@ class ParameterStore:
         """Returns the version of each parameter that exists, including the further parts of a multipart parameter."""
         paths = [self.path(name) for name in names]
         existing = []
-        for first in range(0, len(paths), MAX_NAMES):
-            existing += self._aws("get-parameters", "--names", *paths[first:first + MAX_NAMES])["Parameters"]
+        for batch in batches(paths):
+            existing += self._aws("get-parameters", "--names", *batch)["Parameters"]
         if MULTIPART in names:
             existing += self._aws("get-parameters-by-path", "--path", self.path(MULTIPART))["Parameters"]
         return {parameter["Name"][len(self.prefix) + 1:]: parameter["Version"] for parameter in existing}

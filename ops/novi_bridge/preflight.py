@@ -3,6 +3,7 @@
 import re
 
 from novi_bridge import functions, zones
+from novi_bridge.aws import batches
 from novi_bridge.errors import AwsError, Failure
 from novi_bridge.terminal import confirm, say, warn
 from novi_bridge.values import creates_network
@@ -12,8 +13,6 @@ MAX_STACK_NAME = 32
 # AWS requires this many instances to stay unreserved, and the mirror reserves one.
 UNRESERVABLE = 100
 ELASTICACHE_ROLE = "AWSServiceRoleForElastiCache"
-# The most names that SSM's GetParameters takes.
-MAX_NAMES = 10
 
 
 def check_name(name):
@@ -41,8 +40,8 @@ def ssm_parameters():
 def existing_parameters(stack, prefix, names):
     """Returns the names that exist below the prefix. Values aren't decrypted, and only names are kept."""
     found = []
-    for first in range(0, len(names), MAX_NAMES):
-        paths = [f"{prefix}/{name}" for name in names[first:first + MAX_NAMES]]
+    for batch in batches(names):
+        paths = [f"{prefix}/{name}" for name in batch]
         found += stack.aws("ssm", "get-parameters", "--names", *paths, "--query", "Parameters[].Name")
     return [name[len(prefix) + 1:] for name in found]
 

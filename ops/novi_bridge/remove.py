@@ -3,13 +3,11 @@
 import re
 
 from novi_bridge import memory, preflight
+from novi_bridge.aws import batches
 from novi_bridge.errors import AwsError, Failure
+from novi_bridge.parameter_store import MULTIPART
 from novi_bridge.progress import Progress
 from novi_bridge.terminal import ask, say, warn
-
-# The most names that SSM's DeleteParameters takes.
-MAX_NAMES = 10
-MULTIPART = "novi_mailman_sync"
 
 
 def add_arguments(parser):
@@ -97,8 +95,8 @@ def delete_parameters(stack, prefix):
     parts = stack.aws("ssm", "get-parameters-by-path", "--path", f"{prefix}/{MULTIPART}", "--query",
                       "Parameters[].Name")
     existing += [name[len(prefix) + 1:] for name in parts if re.fullmatch(r"\d+", name.rsplit("/", 1)[1])]
-    for first in range(0, len(existing), MAX_NAMES):
-        paths = [f"{prefix}/{name}" for name in existing[first:first + MAX_NAMES]]
+    for batch in batches(existing):
+        paths = [f"{prefix}/{name}" for name in batch]
         try:
             stack.aws("ssm", "delete-parameters", "--names", *paths)
         except AwsError as error:

@@ -3,16 +3,14 @@
 import json
 import os
 import pathlib
-import pty
-import select
 import subprocess
 import sys
 import tempfile
-import time
 import unittest
 
+from tests import terminal
+
 OPS = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(OPS))
 
 # The stack is passed in, so that nothing looks for a real one.
 PROGRAM = """
@@ -72,33 +70,9 @@ class ParametersCase(unittest.TestCase):
 
     def run_at_terminal(self, *arguments, dialog=()):
         """Runs the command at a terminal. A dialog has pairs: a text to wait for, and what is entered then."""
-        process, terminal = pty.fork()
-        if not process:
-            os.execve(sys.executable, self.command(arguments), self.environment())
-        output, position = "", 0
-        waiting = list(dialog)
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if waiting and waiting[0][0] in output[position:]:
-                expected, entered = waiting.pop(0)
-                position = output.index(expected, position) + len(expected)
-                os.write(terminal, entered.encode())
-            if not select.select([terminal], [], [], 0.1)[0]:
-                continue
-            try:
-                read = os.read(terminal, 65536)
-            except OSError:
-                # What Linux reports when the command has ended.
-                read = b""
-            if not read:
-                break
-            output += read.decode(errors="replace")
-        else:
-            os.kill(process, 9)
-        _, status = os.waitpid(process, 0)
-        os.close(terminal)
-        self.assertFalse(waiting, f"it never asked for {waiting[:1]}: {output}")
-        return Result(os.WEXITSTATUS(status) if os.WIFEXITED(status) else None, output.replace("\r\n", "\n"))
+        exited, printed, waiting = terminal.run(self.command(arguments), dialog, PATIENCE, env=self.environment())
+        self.assertFalse(waiting, f"it never asked for {waiting[:1]}: {printed}")
+        return Result(exited, printed.replace("\r\n", "\n"))
 
     def stored(self):
         path = self.folder / "store.json"

@@ -1,16 +1,12 @@
 """Tests how `novi-bridge parameters` makes, shows, takes and removes API keys."""
 
 import json
-import os
 import re
-import sys
 import unittest
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from parameters_case import ParametersCase
 
 from novi_bridge import api_keys
 from novi_bridge.parameter_values import InvalidValue
+from tests.parameters_case import ParametersCase
 
 RAW_KEY = "0123456789abcdef0123456789abcdef0123456789abcdef"
 OFFER = "Generate a key named frontend, and show it once? [Y/n] "

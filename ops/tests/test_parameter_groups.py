@@ -3,18 +3,14 @@
 import contextlib
 import http.server
 import json
-import os
-import sys
 import threading
 import time
 import unittest
 import urllib.parse
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from parameters_case import ParametersCase
-
 from novi_bridge import novi_groups
 from novi_bridge import novi_http
+from tests.parameters_case import ParametersCase
 
 KEY = "novis-key-of-this-test"
 

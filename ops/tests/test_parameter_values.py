@@ -1,16 +1,12 @@
 """Tests the checks of values, and that the example and the page about mappings fit them."""
 
 import json
-import os
 import re
-import sys
 import unittest
-
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from parameters_case import OPS
 
 from novi_bridge import parameter_prompt
 from novi_bridge import parameter_values as values
+from tests.parameters_case import OPS
 
 EXAMPLE = OPS / "mappings.example.json"
 PAGE = OPS.parent / "docs" / "mappings.md"

@@ -2,11 +2,9 @@
 
 import json
 import os
-import sys
 import unittest
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from parameters_case import ParametersCase
+from tests.parameters_case import ParametersCase
 
 GROUP = "39120341-3c8e-47b0-9a40-45b5659b2044"
 RAW_KEY = "0123456789abcdef0123456789abcdef0123456789abcdef"

@@ -1,6 +1,7 @@
 """The prompts at a terminal."""
 
-from tests.world import INTERRUPT, World
+from tests.terminal import INTERRUPT
+from tests.world import World
 
 
 class Terminal(World):

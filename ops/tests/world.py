@@ -3,9 +3,6 @@
 import json
 import os
 import pathlib
-import pty
-import select
-import signal
 import shutil
 import subprocess
 import sys
@@ -16,13 +13,13 @@ import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from novi_bridge import template
+from tests import terminal
 from tests.fakes import STACK_ID
 
 OPS = pathlib.Path(__file__).resolve().parent.parent
 ROOT = OPS.parent
 PARAMETERS = template.read(ROOT / "template.yaml")
 TIMEOUT = 60
-INTERRUPT = "\x03"
 REQUIRED = ["novi_idaa_api_key", "novi_api_root_url", "api_keys", "mailman_base_url", "mailman_username",
             "mailman_password", "novi_mailman_sync", "ledger_key"]
 REPORT = {"status": "ok", "dry_run": True, "novi_calls": 1, "mailman_calls": 1, "seconds": 1.0, "ledger": None,
@@ -152,7 +149,7 @@ class World(unittest.TestCase):
         completed = subprocess.run(
             [sys.executable, str(self.command), *arguments], input="".join(f"{answer}\n" for answer in answers),
             capture_output=True, text=True, env=self.environment(), cwd=self.folder, timeout=TIMEOUT, check=False,
-            preexec_fn=accept_interrupts)
+            preexec_fn=terminal.accept_interrupts)
         self.read_cloud()
         self.printed = completed.stdout + completed.stderr
         self.assertNotIn("Traceback", self.printed)
@@ -162,41 +159,10 @@ class World(unittest.TestCase):
     def run_at_terminal(self, *arguments, dialog, code=0):
         """Runs the command at a terminal. `dialog` is what it is expected to ask, with what is typed then."""
         self.write_cloud()
-        ours, theirs = pty.openpty()
-        process = subprocess.Popen([sys.executable, str(self.command), *arguments], stdin=theirs, stdout=theirs,
-                                   stderr=theirs,
-                                   env=self.environment(), cwd=self.folder, start_new_session=True,
-                                   preexec_fn=take_terminal)
-        os.close(theirs)
-        printed, position, deadline, answer = "", 0, time.monotonic() + TIMEOUT, ""
-        dialog = list(dialog)
-        try:
-            while True:
-                if not select.select([ours], [], [], 2)[0]:
-                    if time.monotonic() > deadline:
-                        self.fail(f"the command prints nothing more: {printed}")
-                    # An interrupt between the prompt and the reading of the answer is noticed only with the next key.
-                    if answer == INTERRUPT:
-                        os.write(ours, answer.encode())
-                    continue
-                try:
-                    data = os.read(ours, 4096)
-                except OSError:
-                    data = b""
-                if not data:
-                    break
-                printed += data.decode(errors="replace")
-                while dialog and dialog[0][0] in printed[position:]:
-                    question, answer = dialog.pop(0)
-                    position = printed.index(question, position) + len(question)
-                    os.write(ours, answer.encode())
-            self.assertEqual(process.wait(TIMEOUT), code, printed)
-        finally:
-            os.close(ours)
-            if process.poll() is None:
-                process.kill()
-                process.wait()
-        self.assertEqual(dialog, [], printed)
+        exited, printed, waiting = terminal.run([sys.executable, str(self.command), *arguments], dialog, TIMEOUT,
+                                                env=self.environment(), cwd=self.folder)
+        self.assertEqual(exited, code, printed)
+        self.assertEqual(waiting, [], printed)
         self.read_cloud()
         self.assertNotIn("Traceback", printed)
         return printed
@@ -206,16 +172,3 @@ class World(unittest.TestCase):
 
     def stack(self):
         return self.cloud["stacks"][0]
-
-
-def take_terminal():
-    """Makes the new terminal the one whose keys interrupt the command."""
-    import fcntl
-    import termios
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-    accept_interrupts()
-
-
-def accept_interrupts():
-    # What a shell script runs in the background ignores interrupts, and its children inherit that.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
