@@ -10,6 +10,9 @@ use crate::directory::GroupEnd;
 /// The maximum number of rows. Nothing is this large, and a server that generates rows without end must not be read
 /// forever.
 const MAX_ROWS: usize = 500_000;
+/// The maximum number of consecutive pages with nothing but rows without an id. If a server ignores the offset, such a page
+/// looks like a new one each time.
+const MAX_PAGES_WITHOUT_ID: usize = 10;
 
 /// A group, or the bulk list, that is being read.
 ///
@@ -22,6 +25,8 @@ pub(crate) struct Pages {
     pub(crate) members: Vec<MemberId>,
     seen: HashSet<MemberId>,
     pub(crate) rows_without_id: usize,
+    /// The number of consecutive pages in which no new row had an id.
+    pages_without_id: usize,
     /// The number of rows that were read. A row in which two pages overlap counts once.
     rows: usize,
     /// The index of the first row of the next page.
@@ -46,7 +51,7 @@ impl Pages {
             return incomplete("its TotalCount changed while it was being read");
         }
         let rows = page.rows.len();
-        let before = self.members.len() + self.rows_without_id;
+        let (members_before, before) = (self.members.len(), self.members.len() + self.rows_without_id);
         let overlaps = self.overlap.is_some();
         let has_shifted = overlaps && self.overlap != page.rows.first().copied();
         self.overlap = page.rows.last().copied().filter(|_| rows > 1);
@@ -60,6 +65,7 @@ impl Pages {
             }
         }
         let has_new_people = self.members.len() + self.rows_without_id != before;
+        self.pages_without_id = if self.members.len() == members_before { self.pages_without_id + 1 } else { 0 };
         // Without the overlap, a page without new people may be one that was read before.
         let may_repeat = !has_new_people && !overlaps && rows > 0;
         match page.total {
@@ -72,6 +78,7 @@ impl Pages {
             // The end is an empty page, or a page that only contains the overlapping row.
             None if rows == usize::from(overlaps) => Some(GroupEnd::Complete),
             None if !has_new_people => incomplete("its pages repeat"),
+            _ if self.pages_without_id > MAX_PAGES_WITHOUT_ID => incomplete("its pages repeat"),
             _ if self.rows > MAX_ROWS => incomplete("it has too many rows"),
             _ => None,
         }
@@ -134,6 +141,22 @@ mod tests {
             let ends = (0..6).map(|n| group.add(Page { total: None, rows: rows(1 + n * 100_000) }));
             assert_eq!(ends.flatten().next(), Some(too_many.clone()));
         }
+    }
+
+    #[test]
+    fn rows_without_an_id_that_repeat_cost_few_calls() {
+        for total in [None, Some(400_000)] {
+            for rows in 1..3 {
+                let mut group = Pages::default();
+                let ends = (0..15).filter_map(|_| group.add(Page { total, rows: vec![None; rows] }));
+                let expected = GroupEnd::Incomplete("its pages repeat".to_owned());
+                assert_eq!(ends.collect::<Vec<_>>().first(), Some(&expected), "{rows} rows of {total:?}");
+            }
+        }
+        // A few of them are read, however small the pages are.
+        let pages = [&[Some(1), Some(2)][..], &[Some(2), None], &[None, None], &[None, None], &[None]];
+        let rows = |page: &[Option<u128>]| page.iter().map(|n| n.and_then(id)).collect();
+        assert_eq!(read_all(pages.map(|page| Page { total: None, rows: rows(page) }).into()), (2, GroupEnd::Complete));
     }
 
     #[test]
