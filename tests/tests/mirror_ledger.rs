@@ -144,7 +144,7 @@ async fn changed_address_keeps_its_membership_and_preferences() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn address_that_belongs_to_another_user_joins_and_the_former_one_leaves() -> Result<()> {
+async fn former_address_leaves_if_its_membership_cannot_be_moved() -> Result<()> {
     let env = Env::start(12, json!({}), &[]).await?;
     assert_eq!(env.run().await?["status"], "ok");
     // Someone else has it in Mailman, on another list.
@@ -161,6 +161,20 @@ async fn address_that_belongs_to_another_user_joins_and_the_former_one_leaves() 
     assert_eq!(env.run().await?["status"], "ok");
     let roster = env.roster().await?;
     assert!(roster.contains("taken@example.org") && !roster.contains(&before));
+
+    // A banned address doesn't join either.
+    let bans = format!("lists/{LIST}/bans");
+    env.mirror.mailman.request(Method::POST, &bans, Some(json!({"email": "banned@example.org"}))).await?;
+    let member = env.members()[1];
+    let before = env.address(member);
+    env.set(member, "Email", json!("banned@example.org"));
+    assert_eq!(list(&env.run().await?, LIST)["unsubscribed"], 0);
+    assert!(env.roster().await?.contains(&before));
+    let report = env.run().await?;
+    let entry = list(&report, LIST);
+    assert_eq!((&entry["unsubscribed"], &entry["rejected"]["banned"]), (&json!(1), &json!(1)), "{report}");
+    let roster = env.roster().await?;
+    assert!(!roster.contains(&before) && !roster.contains("banned@example.org"));
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The part of a plan that was applied.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -37,9 +37,9 @@ pub(crate) struct Applied {
     pub(crate) unsubscribed: usize,
     /// The number of changed addresses with a membership that was moved.
     pub(crate) moved: usize,
-    /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
-    /// later.
-    pub(crate) not_movable: usize,
+    /// The former addresses with a membership that can't be moved, and the changed ones. These join, and the former ones
+    /// leave later.
+    pub(crate) not_movable: BTreeMap<Address, Address>,
     pub(crate) rejected: Rejected,
     /// The addresses with a subscription that Mailman may still be processing.
     pub(crate) open_subscriptions: HashSet<Address>,

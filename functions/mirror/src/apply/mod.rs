@@ -77,8 +77,10 @@ async fn apply_into(
     }
     if !moving.is_empty() {
         let impossible = move_all(mailman, &plan.list, moving, applied).await?;
-        applied.not_movable = impossible.len();
-        Subscriptions::new(mailman, &plan.list, impossible, applied).run().await?;
+        let pair = |moved: &&Move| (moved.from.clone(), moved.to.address.clone());
+        applied.not_movable = impossible.iter().map(pair).collect();
+        let joining = impossible.into_iter().map(|moved| &moved.to).collect();
+        Subscriptions::new(mailman, &plan.list, joining, applied).run().await?;
     }
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
     match additions.given_up {

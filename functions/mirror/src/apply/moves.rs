@@ -10,20 +10,20 @@ use crate::plan::{Move, Subscriber};
 /// The minimum time left to start a move, which takes up to ten requests.
 const MOVE_TIME: Duration = Duration::from_secs(10);
 
-/// Moves memberships, and returns the subscribers with a membership that can't be moved. They join instead, and their former
-/// addresses leave at the end of a pass.
+/// Moves memberships, and returns the moves that are impossible. The changed addresses join instead, and the former ones
+/// leave at the end of a pass.
 pub(super) async fn move_all<'p>(
     mailman: &Mailman<'_>,
     list: &ListId,
     moves: Vec<&'p Move>,
     applied: &mut Applied,
-) -> Result<Vec<&'p Subscriber>, MailmanError> {
+) -> Result<Vec<&'p Move>, MailmanError> {
     let mut impossible = Vec::new();
     for moved in moves {
         let mut is_open = false;
         match move_one(mailman, list, moved, &mut is_open).await {
             Ok(true) => applied.moved += 1,
-            Ok(false) => impossible.push(&moved.to),
+            Ok(false) => impossible.push(moved),
             Err(error) => {
                 if is_open {
                     applied.open_subscriptions.insert(moved.to.address.clone());

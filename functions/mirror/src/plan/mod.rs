@@ -82,7 +82,7 @@ impl Plan {
     ) -> Self {
         let Candidates { wanted, untouched, unwanted, mut skipped, hidden, unknown, not_read, not_asked } =
             Candidates::new(target, people, roster);
-        let moves = moves::moves(target, people, roster, &wanted, &untouched);
+        let moves = moves::moves(target, people, roster, &wanted, &untouched, &history.not_movable);
         let moving: HashSet<&Address> = moves.iter().flat_map(|moved| [&moved.from, &moved.to.address]).collect();
         let mut joins = joins(&wanted, &untouched, &moving, roster);
         let mut accepted = force.unwrap_or_default().left;

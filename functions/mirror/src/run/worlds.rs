@@ -14,8 +14,8 @@ use crate::directory::{Group, GroupEnd, MemberStatus, People};
 use crate::force::Force;
 use crate::ledger::{Allowance, ListResult, choose};
 use crate::mapping::{ListId, Mappings, Target};
-use crate::plan::Plan;
 use crate::plan::reason::reasons;
+use crate::plan::{Move, Plan};
 use crate::roster::Roster;
 use crate::status::Status;
 
@@ -39,6 +39,8 @@ struct World {
     people: BTreeMap<u128, Says>,
     groups: BTreeMap<u128, BTreeSet<u128>>,
     rosters: BTreeMap<&'static str, BTreeSet<String>>,
+    /// The addresses that Mailman neither adds nor moves a membership to.
+    banned: BTreeSet<String>,
     /// The ledger's content, as it is stored.
     ledger: Vec<u8>,
     now: u64,
@@ -72,6 +74,7 @@ impl World {
             people: BTreeMap::new(),
             groups: BTreeMap::from([(1, BTreeSet::new())]),
             rosters: BTreeMap::from([(LIST, BTreeSet::new())]),
+            banned: BTreeSet::new(),
             ledger: serde_json::to_vec(&Document::default()).unwrap(),
             now: 1_800_000_000,
             of_run: 10_000,
@@ -212,21 +215,32 @@ impl World {
         self.results.clear();
         for ((target, plan), before) in targets.iter().zip(&plans).zip(&rosters) {
             let roster = self.rosters.get_mut(target.list.as_str()).unwrap();
+            let mut result = ListResult::default();
             for subscriber in plan.subscribe() {
                 assert!(read_now.contains(subscriber.address.as_str()), "an address joins unread");
-                assert!(roster.insert(subscriber.address.as_str().to_owned()));
+                if self.banned.contains(subscriber.address.as_str()) {
+                    result.refused += 1;
+                } else {
+                    assert!(roster.insert(subscriber.address.as_str().to_owned()));
+                    result.added += 1;
+                }
             }
-            for moved in plan.moving() {
-                assert!(read_now.contains(moved.to.address.as_str()), "an address is moved to one that is unread");
-                assert!(roster.remove(moved.from.as_str()) && roster.insert(moved.to.address.as_str().to_owned()));
+            for Move { from, to } in plan.moving() {
+                assert!(read_now.contains(to.address.as_str()), "an address is moved to one that is unread");
+                if self.banned.contains(to.address.as_str()) {
+                    result.refused += 1;
+                    result.not_movable.insert(from.clone(), to.address.clone());
+                } else {
+                    assert!(roster.remove(from.as_str()) && roster.insert(to.address.as_str().to_owned()));
+                    result.moved += 1;
+                }
             }
             for leaver in plan.unsubscribe() {
                 assert!(roster.remove(leaver.as_str()));
+                result.removed += 1;
             }
             let entry = document.lists.get_mut(&target.list).unwrap();
             entry.about_to_change(plan, BTreeMap::new(), self.now);
-            let (added, removed) = (plan.subscribe().len(), plan.unsubscribe().len());
-            let result = ListResult { added, removed, moved: plan.moving().len(), ..ListResult::default() };
             entry.changed(target, before.as_ref().ok().unwrap(), plan, pass_began, &result, self.now);
             let reasons = reasons(plan);
             let status = reasons.iter().map(|(status, _)| *status).max().unwrap_or_default();
@@ -239,6 +253,13 @@ impl World {
         document.add_calls(read, self.now);
         self.ledger = serde_json::to_vec(&document).unwrap();
         self.results.get(LIST).map_or(Status::Ok, |(status, _)| *status)
+    }
+
+    fn ledger_has_impossible_move(&self) -> bool {
+        let document: Document = serde_json::from_slice(&self.ledger).unwrap();
+        let entry = &document.lists[&ListId::parse(LIST).unwrap()];
+        let target = Mappings::parse(self.mappings.clone()).targets.remove(0);
+        !entry.history(&target, self.now, self.now).not_movable.is_empty()
     }
 
     fn runs(&mut self, count: usize) -> Vec<Status> {
@@ -703,6 +724,33 @@ fn changed_address_keeps_its_membership() {
         }
         assert!(world.has((0..5).chain(6..90).chain(500..501)), "{}", world.reason());
     }
+}
+
+#[test]
+fn former_address_leaves_if_no_membership_can_move_to_the_changed_one() {
+    let mut world = World::settled(0..30);
+    world.banned.insert(address(500));
+    world.says(5, Says::Member(address(500)));
+    world.run();
+    assert!(world.has(0..30), "the former address stays until the next pass");
+    world.run();
+    assert!(world.has((0..5).chain(6..30)), "{}", world.reason());
+    // The changed address is not banned any more.
+    world.banned.clear();
+    world.run();
+    assert!(world.has((0..5).chain(6..30).chain(500..501)), "{}", world.reason());
+    // Another change, which can be made, is made.
+    let mut world = World::settled(0..30).passes_of(3);
+    world.now += DAY;
+    world.banned.insert(address(500));
+    world.says(5, Says::Member(address(500)));
+    while !world.ledger_has_impossible_move() {
+        world.run();
+    }
+    world.says(5, Says::Member(address(501)));
+    world.says(6, Says::Inactive(address(6)));
+    world.runs(7);
+    assert!(world.has((0..5).chain(7..30).chain(501..502)), "{}", world.reason());
 }
 
 #[test]
