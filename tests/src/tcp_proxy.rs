@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::process::free_port;
+use crate::process::{free_port, start_on_free_port};
 
 /// A fault that affects connections and requests.
 #[derive(Clone)]
@@ -88,15 +88,16 @@ impl TcpProxy {
             target,
             tls,
             fault: watch::Sender::new(None),
-            is_listening: watch::Sender::new(false),
+            is_listening: watch::Sender::new(true),
             disconnects: watch::Sender::new(Disconnects::default()),
             hits: AtomicUsize::new(0),
         });
-        let port = free_port()?;
-        tokio::spawn(Arc::clone(&shared).listen(port));
-        let mut is_listening = shared.is_listening.subscribe();
-        let listening = tokio::time::timeout(Duration::from_secs(5), is_listening.wait_for(|is| *is)).await;
-        listening.context("the proxy isn't listening")??;
+        let (port, listener) = start_on_free_port(async || {
+            let port = free_port()?;
+            Ok((port, TcpListener::bind((PROXY_ADDRESS, port)).await?))
+        })
+        .await?;
+        tokio::spawn(Arc::clone(&shared).listen(port, listener));
         Ok(Self { port, shared })
     }
 
@@ -136,15 +137,10 @@ impl TcpProxy {
 }
 
 impl Shared {
-    async fn listen(self: Arc<Self>, port: u16) {
+    async fn listen(self: Arc<Self>, port: u16, mut listener: TcpListener) {
         let mut fault = self.fault.subscribe();
         let is_refused = |fault: &Option<TcpFault>| matches!(fault, Some(TcpFault::Refused));
         loop {
-            if fault.wait_for(|fault| !is_refused(fault)).await.is_err() {
-                return;
-            }
-            let Ok(listener) = TcpListener::bind((PROXY_ADDRESS, port)).await else { return };
-            self.is_listening.send_replace(true);
             loop {
                 tokio::select! {
                     accepted = listener.accept() => {
@@ -157,6 +153,12 @@ impl Shared {
             }
             drop(listener);
             self.is_listening.send_replace(false);
+            if fault.wait_for(|fault| !is_refused(fault)).await.is_err() {
+                return;
+            }
+            let Ok(again) = TcpListener::bind((PROXY_ADDRESS, port)).await else { return };
+            listener = again;
+            self.is_listening.send_replace(true);
         }
     }
 
