@@ -153,4 +153,5 @@ def process(template, overrides):
     return {"Resources": resources, "Outputs": outputs}
 
 
-main()
+if __name__ == "__main__":
+    main()

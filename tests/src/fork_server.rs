@@ -1,5 +1,4 @@
-//! Processes that a fork server starts instead of this process, see
-//! `tests/mailman_fork_server.py`.
+//! Processes that a fork server starts instead of this process, see `tests/fork_server.py`.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;

@@ -255,7 +255,9 @@ impl Mailman {
     /// # Errors
     /// Fails if Mailman doesn't return the roster.
     pub async fn roster(&self, list: &str, role: &str) -> anyhow::Result<BTreeMap<String, String>> {
-        let body = self.expect(Method::GET, &format!("lists/{list}/roster/{role}"), None, 200).await?;
+        // The other fields take Mailman most of the time.
+        let path = format!("lists/{list}/roster/{role}?fields=email&fields=display_name");
+        let body = self.expect(Method::GET, &path, None, 200).await?;
         let entries = body["entries"].as_array().cloned().unwrap_or_default();
         let text = |entry: &Value, key: &str| entry[key].as_str().unwrap_or_default().to_owned();
         Ok(entries.iter().map(|entry| (text(entry, "email"), text(entry, "display_name"))).collect())
@@ -361,7 +363,7 @@ fn start_runner(release: Release, dir: &TempDir, port: u16) -> anyhow::Result<Se
     let config = dir.path().join("mailman.cfg").display().to_string();
     let arguments = ["-C", &config, "-r", "rest"];
     let log = dir.path().join("log");
-    let mut server = match (release, shared_servers::path(shared_servers::MAILMAN_FORK_SERVER)) {
+    let mut server = match (release, shared_servers::fork_server("runner")) {
         (Release::Newest, Some(socket)) => Server::fork(&socket, &arguments, log)?,
         (Release::Newest, None) => Server::start(&venv().join("bin/runner"), &arguments, &[], log)?,
         (Release::Old, _) => Server::start(&workspace().join("target/mailman-3.3.5/bin/runner"), &arguments, &[], log)?,

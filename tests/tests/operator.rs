@@ -18,7 +18,7 @@ use tests::harness::Mirror;
 use tests::lists::{Lists, People, people};
 use tests::novi::{Novi, NoviFault};
 use tests::privacy::Private;
-use tests::workspace;
+use tests::{shared_servers, workspace};
 
 /// Runs scripts of `ops/` with input on standard input. The `aws` in their `PATH` records its arguments and then does
 /// `action`.
@@ -29,7 +29,11 @@ struct Operator {
 impl Operator {
     /// Executes the real AWS CLI.
     fn new() -> Result<Self> {
-        Self::with_action(&format!("exec {} \"$@\"", venv().join("bin/aws").display()))
+        let aws: Vec<String> = shared_servers::python_program("aws", &[venv().join("bin/aws")])
+            .iter()
+            .map(|word| word.display().to_string())
+            .collect();
+        Self::with_action(&format!("exec {} \"$@\"", aws.join(" ")))
     }
 
     /// Keeps each event, and returns these results of invocations, one after the other.

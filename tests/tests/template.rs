@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tests::function::venv;
 use tests::redis::{Kind, Redis};
-use tests::workspace;
+use tests::{shared_servers, workspace};
 
 /// The resources that CloudFormation would create, by name.
 type Resources = BTreeMap<String, Value>;
@@ -15,8 +15,10 @@ type Resources = BTreeMap<String, Value>;
 /// Returns the processed template, or an `Error`, for each set of parameters. Importing SAM's translator takes longer
 /// than all of them.
 fn process_all(parameters: &[&Value]) -> Result<Vec<Value>> {
-    let output = Command::new(venv().join("bin/python"))
-        .arg(workspace().join("tests/process_template.py"))
+    let script = [venv().join("bin/python"), workspace().join("tests/process_template.py")];
+    let program = shared_servers::python_program("process_template", &script);
+    let output = Command::new(&program[0])
+        .args(&program[1..])
         .arg(workspace().join("template.yaml"))
         .arg(json!(parameters).to_string())
         .output()?;

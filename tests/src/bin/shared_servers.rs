@@ -46,17 +46,19 @@ async fn main() -> ExitCode {
 /// Runs a command and returns its exit code.
 async fn run(program: &str, arguments: &[String]) -> Result<u8> {
     let dir = directory()?;
-    let (socket, database) = (dir.path().join("mailman.socket"), dir.path().join("mailman.db"));
-    // It imports Mailman while the other servers start.
-    let mut fork_server = Server::start(
-        &venv().join("bin/python"),
-        &[&text(&workspace().join("tests/mailman_fork_server.py")), &text(&socket)],
-        &[],
-        dir.path().join("fork_server.log"),
-    )?;
+    let (sockets, database) = (dir.path().join("fork_servers"), dir.path().join("mailman.db"));
+    std::fs::create_dir(&sockets)?;
+    // They import their programs while the other servers start.
+    let mut fork_servers = shared_servers::FORKED_PROGRAMS
+        .iter()
+        .map(|program| start_fork_server(program, &sockets))
+        .collect::<Result<Vec<_>>>()?;
     let (moto, postgres) = (Moto::start_own()?, PostgresServer::start()?);
     Mailman::write_new_database(&database).await?;
-    fork_server.wait_for_socket(&socket, Duration::from_secs(60)).context("the fork server failed to start")?;
+    for (fork_server, program) in fork_servers.iter_mut().zip(shared_servers::FORKED_PROGRAMS) {
+        let started = fork_server.wait_for_socket(&sockets.join(program), Duration::from_secs(60));
+        started.with_context(|| format!("the fork server of {program} failed to start"))?;
+    }
 
     // The command gets the signals of their terminal too, and ends by itself.
     let _interrupts = signal(SignalKind::interrupt())?;
@@ -65,7 +67,7 @@ async fn run(program: &str, arguments: &[String]) -> Result<u8> {
         .args(arguments)
         .env(shared_servers::MOTO_URL, moto.url())
         .env(shared_servers::POSTGRES_PORT, postgres.port().to_string())
-        .env(shared_servers::MAILMAN_FORK_SERVER, &socket)
+        .env(shared_servers::FORK_SERVERS, &sockets)
         .env(shared_servers::MAILMAN_DATABASE, &database)
         .env("TMPDIR", dir.path())
         .spawn()
@@ -80,6 +82,12 @@ async fn run(program: &str, arguments: &[String]) -> Result<u8> {
             _ = terminate.recv() => kill(pid, Signal::SIGTERM)?,
         }
     }
+}
+
+fn start_fork_server(program: &str, sockets: &Path) -> Result<Server> {
+    let script = text(&workspace().join("tests/fork_server.py"));
+    let arguments = [&script, program, &text(&sockets.join(program))];
+    Server::start(&venv().join("bin/python"), &arguments, &[], sockets.join(format!("{program}.log")))
 }
 
 /// Creates the directory of all servers and tests, in memory if there is enough of it.
