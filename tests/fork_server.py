@@ -53,6 +53,7 @@ MAX_DESCRIPTORS = 64
 
 def preload_runner():
     import mailman
+    from sqlalchemy.orm import configure_mappers
 
     modules = pkgutil.walk_packages(mailman.__path__, "mailman.", onerror=lambda name: None)
     names = [module.name for module in modules if ".tests" not in module.name and ".docs" not in module.name]
@@ -60,10 +61,13 @@ def preload_runner():
         # A module that can't be imported yet is imported by the runner if it needs it.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
+    configure_mappers()
 
 
 def run_runner():
     os.nice(NICENESS)
+    # Requests leave cycles behind, but a test doesn't live long enough for them to matter.
+    gc.disable()
     from mailman.bin.runner import main
 
     return main()

@@ -55,6 +55,16 @@ impl Service {
     /// All services.
     pub const ALL: [Self; 6] = [Self::Ssm, Self::ElastiCache, Self::Redis, Self::Novi, Self::Mailman, Self::S3];
 
+    /// Returns the HTTP statuses with a special meaning for the service or its client.
+    fn meaningful_statuses(self) -> &'static [u16] {
+        match self {
+            // The SDK treats all transient statuses as 500, and all others as 403 if the body names no error.
+            Self::Ssm | Self::ElastiCache => &[400, 403, 429, 500, 503],
+            Self::S3 => &[400, 403, 404, 409, 429, 500, 503],
+            Self::Novi | Self::Mailman | Self::Redis => &[400, 401, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504],
+        }
+    }
+
     /// Returns the host name of the service.
     fn host(self) -> &'static str {
         match self {
@@ -507,7 +517,7 @@ impl Runner {
                         && (!matches!(service, Service::Ssm | Service::ElastiCache)
                             || matches!(fault.kind, FaultKind::Thaw)
                             || fault.status.is_some_and(|status| {
-                                coverage == Coverage::Full && !MEANINGFUL_STATUSES.contains(&status)
+                                coverage == Coverage::Full && !service.meaningful_statuses().contains(&status)
                             }))
                     {
                         continue;
@@ -710,7 +720,9 @@ impl Runner {
             ]);
         }
         let statuses = (400..=418).chain(421..=426).chain([428, 429, 431, 451]).chain(500..=511);
-        for status in statuses.filter(|status| coverage == Coverage::Full || MEANINGFUL_STATUSES.contains(status)) {
+        for status in
+            statuses.filter(|status| coverage == Coverage::Full || service.meaningful_statuses().contains(status))
+        {
             let kind = FaultKind::Network(http(status, "application/json", r#"{"Message":"injected fault"}"#));
             all.push(NamedFault { name: format!("status {status}"), kind, status: Some(status) });
         }
@@ -1042,9 +1054,6 @@ fn start(lambda: Lambda, variables: &[(String, String)], hosts: &Hosts, private:
     let borrowed: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Function::start_with_hosts(Some(&hosts.file), name, &json!({}), &borrowed, private)
 }
-
-/// The HTTP statuses with a special meaning for at least one of the services or their clients.
-const MEANINGFUL_STATUSES: [u16; 12] = [400, 401, 403, 404, 408, 409, 429, 500, 501, 502, 503, 504];
 
 /// Bodies with status 200 that are no records.
 const NOVI_BODIES: [&str; 9] = [
