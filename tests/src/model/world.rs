@@ -204,6 +204,9 @@ impl World {
     pub(super) fn lie(&mut self, rng: &mut Rng) -> Option<String> {
         let people: Vec<Uuid> = self.truth.people.keys().copied().collect();
         let lie = Lie::random(rng, &people, &self.groups)?;
+        if self.lies.iter().any(|told| told.hides(&lie)) {
+            return None;
+        }
         let description = lie.to_string();
         self.lies.push(lie);
         Some(description)
