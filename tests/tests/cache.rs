@@ -569,7 +569,7 @@ async fn idle_connection_that_died_silently_is_replaced_within_the_time_of_one_r
         cache.warm(Duration::from_secs(5)).await;
         let novi = RootDigest::unknown();
         let identity = Identity { full_name: Some("Ada L.".to_owned()), email: None };
-        cache.session(&novi).put(id, identity, SystemTime::now()).await;
+        cache.session(&novi).put(id, String::new(), identity, SystemTime::now()).await;
         let connections = || -> Result<u64> {
             let stats = redis.command(&["INFO", "stats"])?;
             let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));

@@ -154,10 +154,7 @@ impl Verifier {
         let outcome = self.query_novi(&mut cache, parameters, stranger, id, deadline).await;
         cache.limit(time_for_cache(deadline));
         match &outcome {
-            Ok(Some((identity, asked_at))) => {
-                cache.put(id, identity.clone(), *asked_at).await;
-                cache.remember(hash).await;
-            }
+            Ok(Some((identity, asked_at))) => cache.put(id, hash, identity.clone(), *asked_at).await,
             // A stale record must not be served again after Novi has reported that the member is gone.
             Ok(None) => cache.forget(id).await,
             Err(_) => {}

@@ -215,13 +215,25 @@ impl Session<'_> {
         }
     }
 
-    /// Stores a verified member. `asked_at` is when Novi was asked. A newer entry is left alone.
-    pub async fn put(&mut self, id: MemberId, identity: Identity, asked_at: SystemTime) {
+    /// Stores a verified member, and remembers the hash of the UUID for 30 days. `asked_at` is when Novi was asked. A newer
+    /// entry is left alone.
+    pub async fn put(&mut self, id: MemberId, hash: String, identity: Identity, asked_at: SystemTime) {
         let entry = Entry::new(identity, asked_at, &self.novi);
         match &self.cache.redis {
-            None => self.cache.local.put(id, entry),
+            None => {
+                self.cache.local.put(id, entry);
+                self.cache.local.remember(hash);
+            }
             Some(redis) => {
-                self.budget.run(redis, redis.put(self.budget.reconnect_wait, id, &entry, self.cache.ttls)).await;
+                let reconnect_wait = self.budget.reconnect_wait;
+                // Both on their way at once, because a request waits for them.
+                let writes = async {
+                    let put = redis.put(reconnect_wait, id, &entry, self.cache.ttls);
+                    let remember = redis.remember(reconnect_wait, &self.novi, std::slice::from_ref(&hash));
+                    let (put, remembered) = tokio::join!(put, remember);
+                    put.and(remembered)
+                };
+                self.budget.run(redis, writes).await;
             }
         }
     }
@@ -349,16 +361,6 @@ impl Session<'_> {
         self.cache.local.count_response();
         if let Some(redis) = self.cache.redis.as_ref().filter(|_| has_failures) {
             self.budget.run(redis, redis.count_response(self.budget.reconnect_wait, &self.novi)).await;
-        }
-    }
-
-    /// Remembers the hash of a verified UUID for 30 days.
-    pub async fn remember(&mut self, hash: String) {
-        match &self.cache.redis {
-            None => self.cache.local.remember(hash),
-            Some(redis) => {
-                self.budget.run(redis, redis.remember(self.budget.reconnect_wait, &self.novi, &[hash])).await;
-            }
         }
     }
 }
