@@ -191,6 +191,11 @@ impl People {
         self.directory.get(&member).is_some_and(|status| !matches!(status, MemberStatus::Unknown))
     }
 
+    /// True if this run asked about the person, and the record can't be read.
+    pub(crate) fn is_unreadable(&self, member: MemberId) -> bool {
+        matches!(self.directory.get(&member), Some(MemberStatus::Unknown))
+    }
+
     /// True if the pass has asked about the person, even if the record can't be read.
     pub(crate) fn is_asked(&self, member: MemberId) -> bool {
         self.directory.contains_key(&member)

@@ -33,6 +33,8 @@ pub(crate) struct Leaver {
     pub(super) is_only_opt_out: bool,
     /// The people who have to be read again before it leaves.
     pub(crate) to_read: BTreeSet<MemberId>,
+    /// True if one of them can't be read. The address stays until that is possible.
+    pub(super) is_stuck: bool,
     /// True if a complete pass knows that it leaves. Otherwise it waits for the end of a pass.
     pub(super) is_due: bool,
 }

@@ -115,6 +115,7 @@ impl Plan {
                 address: address.clone(),
                 reason: unwanted.map_or(LeaveReason::NoRecord, |unwanted| unwanted.reason),
                 is_only_opt_out: unwanted.is_some_and(|unwanted| unwanted.is_only_opt_out()),
+                is_stuck: not_asked == 0 && to_read.iter().any(|owner| people.is_unreadable(*owner)),
                 is_due: not_asked == 0 && was_subscribed(address) && to_read.is_empty(),
                 to_read,
             }
@@ -251,9 +252,18 @@ impl Plan {
             Verdict::Sound(removals) => {
                 let joining = self.joins.len() - self.subscribe().len();
                 let moving = if self.facts.is_unavailable { 0 } else { self.moves.len() - self.moving().len() };
-                (joining + moving, if removals == Removals::All { self.withheld() } else { 0 })
+                (joining + moving, if removals == Removals::All { self.withheld() - self.stuck() } else { 0 })
             }
             Verdict::Held { .. } | Verdict::Blocked(_) => (0, 0),
+        }
+    }
+
+    /// Returns the number of addresses that stay although all others leave, because a person who has or had one can't be read.
+    pub(crate) fn stuck(&self) -> usize {
+        let is_stuck = |leaver: &&Leaver| leaver.is_stuck && !leaver.is_only_opt_out;
+        match self.verdict {
+            Verdict::Sound(Removals::All) => self.leaves.iter().filter(is_stuck).count(),
+            _ => 0,
         }
     }
 

@@ -84,12 +84,24 @@ pub(crate) fn reasons(plan: &Plan) -> Vec<(Status, String)> {
     }
     let (joining, leaving) = plan.waiting();
     if joining > 0 {
-        let reason = format!("{joining} addresses join when a run has read their records again. The next run goes on.");
+        let (addresses, join) = if joining == 1 { ("address", "joins") } else { ("addresses", "join") };
+        let reason =
+            format!("{joining} {addresses} {join} when a run has read the records again. The next run goes on.");
         reasons.push((Status::Unfinished, reason));
     }
     if leaving > 0 {
-        let reason = format!("{leaving} addresses leave at the end of a pass. The next run goes on.");
+        let (addresses, leave) = if leaving == 1 { ("address", "leaves") } else { ("addresses", "leave") };
+        let reason = format!("{leaving} {addresses} {leave} at the end of a pass. The next run goes on.");
         reasons.push((Status::Unfinished, reason));
+    }
+    if plan.stuck() > 0 {
+        let (addresses, stay, them) =
+            if plan.stuck() == 1 { ("address", "stays", "it") } else { ("addresses", "stay", "them") };
+        let reason = format!(
+            "{} {addresses} {stay} on the list until a run can read the record of everyone who has or had {them}.",
+            plan.stuck()
+        );
+        reasons.push((Status::Partial, reason));
     }
     reasons.extend(verdict(plan));
     reasons

@@ -337,6 +337,24 @@ fn leavers_wait_for_one_force_if_a_record_can_never_be_read() {
 }
 
 #[test]
+fn address_of_a_person_who_can_never_be_read_stays() {
+    let mut world = World::settled(0..20);
+    world.says(5, Says::Unreadable);
+    world.says(6, Says::Inactive(address(6)));
+    assert_eq!(world.run(), Status::Partial);
+    assert!(world.has(0..20));
+    world.forced(Force { leaves: 2, unknown: 1, ..Force::default() });
+    for _ in 0..3 {
+        assert_eq!(world.run(), Status::Partial, "{}", world.reason());
+        assert!(world.reason().contains("1 address stays"), "{}", world.reason());
+        assert!(world.has((0..6).chain(7..20)));
+    }
+    world.says(5, Says::Inactive(address(5)));
+    assert_eq!(world.run(), Status::Ok, "{}", world.reason());
+    assert!(world.has((0..5).chain(7..20)));
+}
+
+#[test]
 fn vacant_group_is_in_doubt_until_it_is_forced_once() {
     let mut world = World::new().members(0..40).subscribed(0..55);
     world.mappings.push(mapping(2, LIST));
