@@ -1,9 +1,15 @@
-"""Runs the AWS CLI, and says in one line what to do if that fails."""
+"""Runs the AWS CLI, and says in one line what to do if that fails.
 
+Secrets are never passed to the CLI as an argument, which would expose them in the process list. They are also kept out
+of error messages.
+"""
+
+import contextlib
 import json
 import os
 import re
 import subprocess
+import tempfile
 
 from novi_bridge.errors import DENIED, AwsError, Failure
 
@@ -51,13 +57,37 @@ def environment(region):
     return {**os.environ, **regions, "AWS_PAGER": "", "SAM_CLI_TELEMETRY": "0"}
 
 
-def run(arguments, env, stdin=None, timeout=TIMEOUT_SECONDS):
+@contextlib.contextmanager
+def private_file(text):
+    """Yields a path from which only child processes can read `text`, any number of times, and the open files for that."""
+    if hasattr(os, "memfd_create"):
+        # Only in memory. The CLI reads the file twice, so a pipe wouldn't work.
+        with open(os.memfd_create("request"), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            yield f"/dev/fd/{file.fileno()}", (file.fileno(),)
+    else:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            yield file.name, ()
+
+
+def without_value(message, request):
+    """Removes the value that was to be written from a message of the CLI, which quotes a request that it can't use."""
+    value = (request or {}).get("Value")
+    for text in filter(None, (value, json.dumps(value)[1:-1] if value else None)):
+        message = message.replace(text, "(value)")
+    return message
+
+
+def run(arguments, env, stdin=None, timeout=TIMEOUT_SECONDS, pass_fds=()):
     """Runs the AWS CLI. Returns the completed process, also if it failed."""
     # Without input, the CLI must not read what is meant for this command.
     source = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
     try:
         return subprocess.run(["aws", *arguments], capture_output=True, text=True, check=False, env=env,
-                              timeout=timeout, **source)
+                              timeout=timeout, pass_fds=pass_fds, **source)
     except FileNotFoundError:
         raise Failure("the AWS CLI is missing. Install it: "
                       "https://docs.aws.amazon.com/cli/latest/userguide/getting-started-install.html") from None
@@ -65,11 +95,16 @@ def run(arguments, env, stdin=None, timeout=TIMEOUT_SECONDS):
         raise AwsError(f"aws {' '.join(arguments[:2])} timed out after {timeout} s. Check the network") from None
 
 
-def call(arguments, env, timeout=TIMEOUT_SECONDS):
-    """Returns what the AWS CLI answers, parsed. Raises AwsError if it fails."""
-    completed = run([*arguments, "--output", "json"], env, timeout=timeout)
+def call(arguments, env, timeout=TIMEOUT_SECONDS, request=None):
+    """Returns what the AWS CLI answers, parsed. `request` has what must not be an argument. Raises AwsError if it fails."""
+    words = [*arguments, "--output", "json"]
+    if request is None:
+        completed = run(words, env, timeout=timeout)
+    else:
+        with private_file(json.dumps(request)) as (path, files):
+            completed = run([*words, "--cli-input-json", f"file://{path}"], env, timeout=timeout, pass_fds=files)
     if completed.returncode:
-        raise explain(arguments, completed.stderr)
+        raise explain(arguments, without_value(completed.stderr, request))
     try:
         return json.loads(completed.stdout or "{}")
     except ValueError:

@@ -1,49 +1,13 @@
-"""Reads and writes parameters in SSM's Parameter Store with the AWS CLI.
-
-Secrets are never passed to a program as an argument, which would expose them in the process list. They are also kept
-out of error messages.
-"""
+"""Reads and writes parameters in SSM's Parameter Store with the AWS CLI."""
 
 import contextlib
 import json
-import os
-import subprocess
-import tempfile
 
-from novi_bridge.aws import batches
+from novi_bridge import aws
+from novi_bridge.errors import AwsError
 
 # The parameter that continues in NAME/1, NAME/2 and so on.
 MULTIPART = "novi_mailman_sync"
-# The maximum time in seconds of one call, retries of the CLI included.
-TIMEOUT = 120
-
-
-class AwsError(Exception):
-    """Raised if the AWS CLI fails. The message is the CLI's, without secrets."""
-
-
-@contextlib.contextmanager
-def private_file(text):
-    """Yields a path from which only child processes can read `text`, any number of times."""
-    if hasattr(os, "memfd_create"):
-        # Only in memory. The CLI reads the file twice, so a pipe wouldn't work.
-        with open(os.memfd_create("request", 0), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            yield f"/dev/fd/{file.fileno()}"
-    else:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            yield file.name
-
-
-def without_value(message, request):
-    """Removes the value that was to be written from a message of the CLI, which quotes a request that it can't use."""
-    value = (request or {}).get("Value")
-    for text in filter(None, (value, json.dumps(value)[1:-1] if value else None)):
-        message = message.replace(text, "(value)")
-    return message
 
 
 def comparable(value):
@@ -74,27 +38,13 @@ class ParameterStore:
         return (self.path(name) if name else self.prefix) + (f" in {region}" if region else "")
 
     def _aws(self, operation, *arguments, request=None):
-        """Runs `aws ssm`. `request` goes into a file, because arguments appear in the process list."""
-        command = ["aws", "ssm", operation, *arguments, "--output", "json"]
-        with private_file(json.dumps(request)) as path:
-            if request is not None:
-                command += ["--cli-input-json", f"file://{path}"]
-            try:
-                completed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                                           check=False, close_fds=False, env=self._environment, timeout=TIMEOUT)
-            except FileNotFoundError:
-                raise AwsError("the AWS CLI isn't installed: the program aws was not found") from None
-            except subprocess.TimeoutExpired:
-                raise AwsError(f"aws ssm {operation} failed: it took longer than {TIMEOUT} seconds") from None
-        if completed.returncode:
-            raise AwsError(f"aws ssm {operation} failed: {without_value(completed.stderr.strip(), request)}")
-        return json.loads(completed.stdout or "{}")
+        return aws.call(["ssm", operation, *arguments], self._environment, request=request)
 
     def versions(self, names):
         """Returns the version of each parameter that exists, including the further parts of a multipart parameter."""
         paths = [self.path(name) for name in names]
         existing = []
-        for batch in batches(paths):
+        for batch in aws.batches(paths):
             existing += self._aws("get-parameters", "--names", *batch)["Parameters"]
         if MULTIPART in names:
             existing += self._aws("get-parameters-by-path", "--path", self.path(MULTIPART))["Parameters"]

@@ -15,7 +15,7 @@ import sys
 from novi_bridge import api_keys, novi_groups, novi_root
 from novi_bridge import parameter_values as values
 from novi_bridge.parameter_prompt import InputEnded, confirm, is_terminal, read_input
-from novi_bridge.parameter_store import AwsError, ParameterStore
+from novi_bridge.parameter_store import ParameterStore
 from novi_bridge.parameter_values import MAX_BYTES, InvalidValue
 
 NOVI_KEY = "novi_idaa_api_key"
@@ -279,7 +279,7 @@ def main(argv, stack):
             list_groups(store)
         else:
             prompt(store, arguments)
-    except (AwsError, InvalidValue, novi_groups.GroupsError) as error:
+    except (InvalidValue, novi_groups.GroupsError) as error:
         sys.exit(str(error))
     except InputEnded:
         sys.exit("\nThe input ended. Nothing was written.")

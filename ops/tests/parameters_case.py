@@ -17,6 +17,7 @@ PROGRAM = """
 import json, os, sys
 sys.path.insert(0, sys.argv[1])
 from novi_bridge import parameters
+from novi_bridge.errors import Failure
 
 class Stack:
     parameters = json.loads(sys.argv[2])
@@ -27,7 +28,10 @@ class Stack:
     def environment(self):
         return dict(os.environ)
 
-parameters.main(sys.argv[3:], Stack())
+try:
+    parameters.main(sys.argv[3:], Stack())
+except Failure as error:
+    sys.exit(str(error))
 """
 # The maximum time in seconds to wait for a prompt.
 PATIENCE = 60

@@ -100,7 +100,7 @@ class ApiKeysTest(ParametersCase):
         for arguments in [("--add-key", "backend"), ("--remove-key", "frontend")]:
             result = self.run_with_input(*arguments)
             self.assertEqual(result.code, 1)
-            self.assertIn("AccessDenied", result.errors)
+            self.assertIn("the AWS identity may not do this", result.errors)
         self.misbehave("")
         self.store("api_keys", '{"hush"')
         result = self.run_with_input("--add-key", "backend")

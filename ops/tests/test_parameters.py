@@ -155,21 +155,12 @@ class AwsCliTest(ParametersCase):
         self.assertIn("(value)", result.errors)
         self.assertNotIn("word", result.text.replace("mailman_password", "").replace("Password", ""))
 
-    def test_cli_that_is_missing_or_hangs_is_named(self):
-        from novi_bridge import parameter_store
+    def test_cli_that_hangs_is_named(self):
+        from novi_bridge import aws, errors
 
-        store = parameter_store.ParameterStore("/idaa", {**self.environment(), "PATH": "/nowhere"})
-        path = os.environ["PATH"]
-        self.addCleanup(os.environ.__setitem__, "PATH", path)
-        os.environ["PATH"] = "/nowhere"
-        with self.assertRaisesRegex(parameter_store.AwsError, "isn't installed"):
-            store.value("api_keys")
-        os.environ["PATH"] = path
         self.misbehave("slow")
-        self.addCleanup(setattr, parameter_store, "TIMEOUT", parameter_store.TIMEOUT)
-        parameter_store.TIMEOUT = 1
-        with self.assertRaisesRegex(parameter_store.AwsError, "get-parameters failed: it took longer than 1 seconds"):
-            parameter_store.ParameterStore("/idaa", self.environment()).value("api_keys")
+        with self.assertRaisesRegex(errors.AwsError, "aws ssm get-parameters timed out after 1 s"):
+            aws.call(["ssm", "get-parameters", "--names", "/idaa/api_keys"], self.environment(), timeout=1)
 
     def test_cli_does_not_read_the_answers(self):
         # Such as with AWS_CLI_AUTO_PROMPT.
@@ -179,12 +170,12 @@ class AwsCliTest(ParametersCase):
         self.assertIn("2 written", result.text)
 
     def test_request_is_in_a_private_file_on_systems_without_files_in_memory(self):
-        from novi_bridge import parameter_store
+        from novi_bridge import aws, parameter_store
 
         if hasattr(os, "memfd_create"):
             self.addCleanup(setattr, os, "memfd_create", os.memfd_create)
             del os.memfd_create
-        with parameter_store.private_file("secret") as path:
+        with aws.private_file("secret") as (path, _):
             self.assertEqual(os.stat(path).st_mode & 0o777, 0o600)
             with open(path, encoding="utf-8") as file:
                 self.assertEqual(file.read(), "secret")
