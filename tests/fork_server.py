@@ -132,10 +132,15 @@ class ForkServer:
     def accept(self):
         client, _ = self.listener.accept()
         data, files, _, _ = socket.recv_fds(client, 65_536, MAX_DESCRIPTORS)
-        if not data:
+        if data and not data.endswith(b"\n"):
+            data += client.makefile("rb").readline()
+        if not data.endswith(b"\n"):
+            # The client has disconnected.
             client.close()
+            for file in files:
+                os.close(file)
             return
-        request = json.loads(data if data.endswith(b"\n") else data + client.makefile("rb").readline())
+        request = json.loads(data)
         pid = os.fork()
         if pid == 0:
             self.selector.close()
@@ -149,12 +154,16 @@ class ForkServer:
             os.close(file)
         self.clients.add(client)
         exited = os.pidfd_open(pid)
-        client.sendall(f"{pid}\n".encode())
+        with contextlib.suppress(OSError):
+            client.sendall(f"{pid}\n".encode())
         self.selector.register(client, selectors.EVENT_READ, lambda: self.kill(pid, client))
         self.selector.register(exited, selectors.EVENT_READ, lambda: self.reap(pid, exited, client))
 
     def kill(self, pid, client):
         """Kills the process of a client that has disconnected."""
+        if client not in self.clients:
+            # The process has exited in the same moment.
+            return
         self.selector.unregister(client)
         # The process may have exited by itself, or may not have become a group yet.
         for kill in (os.killpg, os.kill):
@@ -186,6 +195,8 @@ def prepare(files, arguments, directory, output=None, environment=None, descript
         files = [os.open(os.devnull, os.O_RDONLY), file, file]
     # Not on a number that another one needs.
     moved = [fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, MAX_DESCRIPTORS) for file in files]
+    for file in set(files):
+        os.close(file)
     for file, descriptor in zip(moved, descriptors, strict=True):
         os.dup2(file, descriptor)
         os.close(file)
