@@ -12,6 +12,7 @@ use tests::aws::Moto;
 use tests::directory::Directory;
 use tests::function::Function;
 use tests::harness::{Mirror, ledger_key, list, report as report_of};
+use tests::http_proxy::HttpFault;
 use uuid::Uuid;
 
 const LIST: &str = "members.lists.example.org";
@@ -73,6 +74,17 @@ impl Env {
         self.mirror.novi.state().directory.person(member)[field] = value;
     }
 
+    /// Changes a member's address to one that someone else has in Mailman, on another list, so that the membership can't move.
+    /// Returns the former address.
+    async fn change_to_taken_address(&self) -> Result<String> {
+        self.mirror.mailman.create_list("others").await?;
+        self.mirror.mailman.subscribe("others.lists.example.org", "taken@example.org", "member").await?;
+        let member = self.members()[0];
+        let before = self.address(member);
+        self.set(member, "Email", json!("taken@example.org"));
+        Ok(before)
+    }
+
     async fn roster(&self) -> Result<BTreeSet<String>> {
         Ok(self.mirror.mailman.roster(LIST, "member").await?.into_keys().collect())
     }
@@ -126,6 +138,10 @@ async fn changed_address_keeps_its_membership_and_preferences() -> Result<()> {
     let member = env.members()[0];
     let before = env.address(member);
     env.choose(&before, "delivery_mode", "mime_digests").await?;
+    // This is for all lists of the address.
+    let of_address = |address: &str| format!("addresses/{address}/preferences");
+    let chosen = json!({"receive_own_postings": "false"});
+    assert_eq!(env.mirror.mailman.request(Method::PATCH, &of_address(&before), Some(chosen)).await?.0, 204);
     let id = env.membership(&before).await?;
     env.set(member, "Email", json!("new.address@example.org"));
     let report = env.run().await?;
@@ -138,6 +154,8 @@ async fn changed_address_keeps_its_membership_and_preferences() -> Result<()> {
     assert!(!env.roster().await?.contains(&before));
     assert_eq!(env.membership("new.address@example.org").await?, id);
     assert_eq!(env.preference("new.address@example.org", "delivery_mode").await?, "mime_digests");
+    let (_, chosen) = env.mirror.mailman.request(Method::GET, &of_address("new.address@example.org"), None).await?;
+    assert_eq!(chosen["receive_own_postings"], false, "{chosen}");
     assert_eq!(env.run().await?["status"], "ok");
     assert_eq!(env.mirror.mailman.outgoing_emails()?, 0, "no one is mailed");
     Ok(())
@@ -147,12 +165,7 @@ async fn changed_address_keeps_its_membership_and_preferences() -> Result<()> {
 async fn former_address_leaves_if_its_membership_cannot_be_moved() -> Result<()> {
     let env = Env::start(12, json!({}), &[]).await?;
     assert_eq!(env.run().await?["status"], "ok");
-    // Someone else has it in Mailman, on another list.
-    env.mirror.mailman.create_list("others").await?;
-    env.mirror.mailman.subscribe("others.lists.example.org", "taken@example.org", "member").await?;
-    let member = env.members()[0];
-    let before = env.address(member);
-    env.set(member, "Email", json!("taken@example.org"));
+    let before = env.change_to_taken_address().await?;
     let report = env.run().await?;
     let entry = list(&report, LIST);
     // The former address is still there.
@@ -175,6 +188,28 @@ async fn former_address_leaves_if_its_membership_cannot_be_moved() -> Result<()>
     assert_eq!((&entry["unsubscribed"], &entry["rejected"]["banned"]), (&json!(1), &json!(1)), "{report}");
     let roster = env.roster().await?;
     assert!(!roster.contains(&before) && !roster.contains("banned@example.org"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn former_address_stays_while_the_changed_one_fails() -> Result<()> {
+    let mut env = Env::start(12, json!({}), &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.mirror.insert_proxy().await?;
+    assert_eq!(env.run().await?["status"], "ok");
+    let before = env.change_to_taken_address().await?;
+    let subscription = "\"send_welcome_message\":\"false\",\"subscriber\":\"taken@example.org\"";
+    proxy.fail(subscription, usize::MAX, HttpFault::Respond(500, "<html></html>"));
+    for run in 1..=3 {
+        let report = env.run().await?;
+        assert!(env.roster().await?.contains(&before), "run {run}: {report}");
+        let tried = proxy.requests().iter().filter(|request| request.body.contains(subscription)).count();
+        assert!(tried >= run, "run {run}: {report}");
+    }
+    proxy.clear_faults();
+    env.run().await?;
+    assert_eq!(env.run().await?["status"], "ok");
+    let roster = env.roster().await?;
+    assert!(roster.contains("taken@example.org") && !roster.contains(&before));
     Ok(())
 }
 

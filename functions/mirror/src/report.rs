@@ -149,11 +149,11 @@ impl ListReport {
             );
             report.add_reason(Status::Partial, &reason);
         }
-        if !applied.not_movable.is_empty() {
+        if applied.not_movable > 0 {
             let reason = format!(
-                "The memberships of {} could not be moved, so the changed addresses join with new ones. The former \
-                 addresses leave at the end of a pass.",
-                addresses(applied.not_movable.len())
+                "The memberships of {} could not be moved, so the changed addresses join with new ones, if Mailman lets \
+                 them. The former addresses leave at the end of a pass.",
+                addresses(applied.not_movable)
             );
             report.add_reason(Status::Unfinished, &reason);
         }

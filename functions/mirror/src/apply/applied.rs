@@ -1,6 +1,6 @@
 //! The part of a plan that was applied.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -25,6 +25,11 @@ impl Rejected {
         }
     }
 
+    /// Returns the number that Mailman will reject again, because of the addresses themselves.
+    pub(crate) fn by_address(self) -> usize {
+        self.invalid + self.banned
+    }
+
     pub(crate) fn total(self) -> usize {
         self.invalid + self.banned + self.other
     }
@@ -37,9 +42,11 @@ pub(crate) struct Applied {
     pub(crate) unsubscribed: usize,
     /// The number of changed addresses with a membership that was moved.
     pub(crate) moved: usize,
-    /// The former addresses with a membership that can't be moved, and the changed ones. These join, and the former ones
-    /// leave later.
-    pub(crate) not_movable: BTreeMap<Address, Address>,
+    /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
+    /// later.
+    pub(crate) not_movable: usize,
+    /// Those of them that Mailman refuses, each after its former address.
+    pub(crate) refused_moves: BTreeSet<(Address, Address)>,
     pub(crate) rejected: Rejected,
     /// The addresses with a subscription that Mailman may still be processing.
     pub(crate) open_subscriptions: HashSet<Address>,

@@ -7,7 +7,7 @@ use crate::mailman::{AddressOwner, Mailman, MailmanError, Preferences, Retries, 
 use crate::mapping::ListId;
 use crate::plan::{Move, Subscriber};
 
-/// The minimum time left to start a move, which takes up to ten requests.
+/// The minimum time left to start a move, which takes up to thirteen requests.
 const MOVE_TIME: Duration = Duration::from_secs(10);
 
 /// Moves memberships, and returns the moves that are impossible. The changed addresses join instead, and the former ones
@@ -85,6 +85,7 @@ async fn try_move(mailman: &Mailman<'_>, list: &ListId, moved: &Move) -> Result<
         return Ok(false);
     }
     mailman.verify_address(to).await?;
+    mailman.copy_preferences(from, to).await?;
     mailman.set_address(&membership.id, to).await?;
     let preferences = mailman.preferences(&membership).await?;
     if preferences.get("delivery_status").is_some_and(|status| status == "by_bounces") {

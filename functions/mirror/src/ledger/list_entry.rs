@@ -41,10 +41,10 @@ pub(crate) struct ListEntry {
     gone: BTreeSet<Address>,
     /// The addresses that left the list by themselves.
     left: BTreeSet<Address>,
-    /// The former addresses with a membership that can't be moved, and the changed ones. An earlier release wrote a ledger
-    /// without them.
+    /// The changed addresses that Mailman refuses, each after its former address, which leaves. An earlier release wrote a
+    /// ledger without them.
     #[serde(default)]
-    not_movable: BTreeMap<Address, Address>,
+    refused_moves: BTreeSet<(Address, Address)>,
     /// The memberships that the mirror removed in the last 30 days, with what their people had chosen.
     removed: BTreeMap<Address, Removed>,
     /// The changes of the last 24 hours.
@@ -123,8 +123,8 @@ pub(crate) struct ListResult {
     pub(crate) removed: usize,
     /// The number of addresses that were moved.
     pub(crate) moved: usize,
-    /// The former addresses with a membership that can't be moved, and the changed ones.
-    pub(crate) not_movable: BTreeMap<Address, Address>,
+    /// The changed addresses that Mailman refuses, each after its former address.
+    pub(crate) refused_moves: BTreeSet<(Address, Address)>,
     /// The number of addresses that Mailman refuses to add.
     pub(crate) refused: usize,
     /// True if nothing prevented the plan from being applied.
@@ -134,7 +134,7 @@ pub(crate) struct ListResult {
 /// The result of a plan that has nothing to apply.
 impl Default for ListResult {
     fn default() -> Self {
-        Self { added: 0, removed: 0, moved: 0, not_movable: BTreeMap::new(), refused: 0, is_complete: true }
+        Self { added: 0, removed: 0, moved: 0, refused_moves: BTreeSet::new(), refused: 0, is_complete: true }
     }
 }
 
@@ -147,7 +147,7 @@ impl From<&Applied> for ListResult {
             added: applied.subscribed,
             removed: applied.unsubscribed,
             moved: applied.moved,
-            not_movable: applied.not_movable.clone(),
+            refused_moves: applied.refused_moves.clone(),
             refused: applied.rejected.total(),
             is_complete,
         }
@@ -185,7 +185,7 @@ impl ListEntry {
             (self.on_list, self.left, self.gone) = Default::default();
         }
         self.left.retain(|address| !roster.contains(address));
-        self.not_movable.retain(|from, to| roster.contains(from) && !roster.contains(to));
+        self.refused_moves.retain(|(from, to)| roster.contains(from) && !roster.contains(to));
         let is_gone = |address: &&Address| !roster.contains(address) && !self.left.contains(*address);
         self.gone = self.on_list.iter().flatten().filter(is_gone).cloned().collect();
         self.removed.retain(|_, removed| removed.at + UNDO_PERIOD > now);
@@ -219,7 +219,7 @@ impl ListEntry {
             has_lost_group: self.groups.iter().any(|group| !target.groups.contains(group)),
             left: self.left.union(&self.gone).cloned().collect(),
             gone: self.gone.len(),
-            not_movable: self.not_movable.clone(),
+            refused_moves: self.refused_moves.clone(),
             accepted: self.accepted_doubts.clone(),
             today: Today {
                 removed: unforced().map(|change| change.removed).sum(),
@@ -334,7 +334,7 @@ impl ListEntry {
         if !target.resubscribes && !plan.is_list_replaced() {
             self.note_who_is_on_the_list(roster, plan, result);
         }
-        self.not_movable.extend(result.not_movable.clone());
+        self.refused_moves.extend(result.refused_moves.iter().cloned());
         self.force = self.force_before.take().or(self.force);
         self.changes.retain(|change| change.at != now);
         self.add_change(result.added, result.removed, result.moved, now);
@@ -347,7 +347,8 @@ impl ListEntry {
             self.end_fill(now);
         }
         // A run that only adds adopts nothing.
-        let is_forced = self.force.is_some() && !target.is_add_only && plan.is_sound() && plan.withheld() == 0;
+        let leaves_all = plan.is_sound() && plan.withheld() == plan.stuck();
+        let is_forced = self.force.is_some() && !target.is_add_only && leaves_all;
         if is_complete && result.is_complete && (is_forced || plan.knows_everyone_and_finds_no_leaver()) {
             self.is_adopted = true;
         }

@@ -162,27 +162,50 @@ impl Mailman<'_> {
 
     /// Reads what a person has chosen for a membership.
     pub(crate) async fn preferences(&self, membership: &Membership) -> Result<Preferences, MailmanError> {
-        let url = self.url(&["members", &membership.id, "preferences"]);
-        let response = self.send(&Method::GET, url, None).await;
-        let mut preferences: Preferences = response?.parse("the preferences of a member are not the expected JSON")?;
-        preferences.retain(|name, value| PREFERENCES.contains(&name.as_str()) && !value.is_null());
+        let mut preferences = self.preferences_at(&["members", &membership.id, "preferences"]).await?;
         preferences.extend(membership.moderation.clone().map(|action| (MODERATION.to_owned(), Value::String(action))));
         Ok(preferences)
     }
 
     /// Sets preferences of a membership.
     pub(crate) async fn set_preferences(&self, member_id: &str, preferences: &Preferences) -> Result<(), MailmanError> {
+        let (moderation, chosen): (Vec<_>, Vec<_>) = preferences.iter().partition(|(name, _)| *name == MODERATION);
+        self.set_at(&["members", member_id, "preferences"], chosen).await?;
+        self.set_at(&["members", member_id], moderation).await
+    }
+
+    /// Gives an address what its person has chosen for all lists of the former one, unless they have chosen something else
+    /// for it. That the former one bounced says nothing about it.
+    pub(crate) async fn copy_preferences(&self, from: &Address, to: &Address) -> Result<(), MailmanError> {
+        let mut preferences = self.preferences_at(&["addresses", from.as_str(), "preferences"]).await?;
+        preferences.retain(|_, value| value != "by_bounces");
+        if preferences.is_empty() {
+            return Ok(());
+        }
+        let path = ["addresses", to.as_str(), "preferences"];
+        let own = self.preferences_at(&path).await?;
+        self.set_at(&path, preferences.iter().filter(|(name, _)| !own.contains_key(*name))).await
+    }
+
+    /// Reads what a person has chosen at this path.
+    async fn preferences_at(&self, path: &[&str]) -> Result<Preferences, MailmanError> {
+        let response = self.send(&Method::GET, self.url(path), None).await;
+        let mut preferences: Preferences = response?.parse("preferences are not the expected JSON")?;
+        preferences.retain(|name, value| PREFERENCES.contains(&name.as_str()) && !value.is_null());
+        Ok(preferences)
+    }
+
+    async fn set_at(
+        &self,
+        path: &[&str],
+        values: impl IntoIterator<Item = (&String, &Value)>,
+    ) -> Result<(), MailmanError> {
         // As text, because some versions of Mailman fail on JSON booleans.
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let (moderation, chosen): (Vec<_>, Vec<_>) = preferences.iter().partition(|(name, _)| *name == MODERATION);
-        for (path, values) in
-            [(&["members", member_id, "preferences"][..], chosen), (&["members", member_id], moderation)]
-        {
-            let body: BTreeMap<&str, String> =
-                values.into_iter().map(|(name, value)| (name.as_str(), text(value))).collect();
-            if !body.is_empty() {
-                self.write(&Method::PATCH, self.url(path), &json!(body)).await?;
-            }
+        let body: BTreeMap<&str, String> =
+            values.into_iter().map(|(name, value)| (name.as_str(), text(value))).collect();
+        if !body.is_empty() {
+            self.write(&Method::PATCH, self.url(path), &json!(body)).await?;
         }
         Ok(())
     }

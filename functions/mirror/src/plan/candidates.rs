@@ -23,7 +23,7 @@ pub(crate) struct Skipped {
     pub(crate) not_yet_read: usize,
     /// Another record with the same address is already wanted.
     pub(crate) duplicate: usize,
-    /// The member left the list. Always zero, because only the ledger knows.
+    /// The member left the list. Zero without a ledger.
     pub(crate) left: usize,
 }
 

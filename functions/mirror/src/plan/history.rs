@@ -1,6 +1,6 @@
 //! What earlier runs saw of one list.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use crate::address::Address;
 use crate::plan::changes::Doubt;
@@ -21,9 +21,8 @@ pub(crate) struct History<'l> {
     pub(crate) left: BTreeSet<Address>,
     /// The number of addresses that are gone since the last run, although the mirror didn't remove them.
     pub(crate) gone: usize,
-    /// The former addresses with a membership that can't be moved, and the changed ones. These join, and the former ones
-    /// leave.
-    pub(crate) not_movable: BTreeMap<Address, Address>,
+    /// The changed addresses that Mailman refuses, each after its former address. The former ones leave.
+    pub(crate) refused_moves: BTreeSet<(Address, Address)>,
     /// The doubts that a force has accepted, until their cause changes.
     pub(crate) accepted: BTreeSet<Doubt>,
     pub(crate) today: Today,
@@ -51,7 +50,7 @@ impl Default for History<'_> {
             has_lost_group: false,
             left: BTreeSet::new(),
             gone: 0,
-            not_movable: BTreeMap::new(),
+            refused_moves: BTreeSet::new(),
             accepted: BTreeSet::new(),
             today: Today::default(),
             pass_roster: None,

@@ -82,7 +82,7 @@ impl Plan {
     ) -> Self {
         let Candidates { wanted, untouched, unwanted, mut skipped, hidden, unknown, not_read, not_asked } =
             Candidates::new(target, people, roster);
-        let moves = moves::moves(target, people, roster, &wanted, &untouched, &history.not_movable);
+        let moves = moves::moves(target, people, roster, &wanted, &untouched, &history.refused_moves);
         let moving: HashSet<&Address> = moves.iter().flat_map(|moved| [&moved.from, &moved.to.address]).collect();
         let mut joins = joins(&wanted, &untouched, &moving, roster);
         let mut accepted = force.unwrap_or_default().left;
@@ -258,7 +258,8 @@ impl Plan {
         }
     }
 
-    /// Returns the number of addresses that stay although all others leave, because a person who has or had one can't be read.
+    /// Returns the number of addresses that stay although all others leave, because the record of a person who has or had
+    /// one can't be read.
     pub(crate) fn stuck(&self) -> usize {
         let is_stuck = |leaver: &&Leaver| leaver.is_stuck && !leaver.is_only_opt_out;
         match self.verdict {

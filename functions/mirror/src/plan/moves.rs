@@ -1,6 +1,6 @@
 //! Changed addresses, and the memberships that move to them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use shared::member::MemberId;
 
@@ -14,7 +14,7 @@ use crate::roster::Roster;
 /// Returns the memberships to move, sorted: the ledger knows that a person had an address that is on the roster, and the
 /// person's record has another one now that isn't.
 ///
-/// Pairs of addresses in `not_movable` are left out. No one else may have either address. That can't be known if a record wasn't read and the ledger doesn't know its
+/// Pairs in `refused` are left out, because Mailman doesn't accept the new address. No one else may have either address. That can't be known if a record wasn't read and the ledger doesn't know its
 /// address.
 pub(super) fn moves(
     target: &Target,
@@ -22,7 +22,7 @@ pub(super) fn moves(
     roster: &Roster,
     wanted: &HashMap<&Address, Wanted<'_>>,
     untouched: &HashSet<&Address>,
-    not_movable: &BTreeMap<Address, Address>,
+    refused: &BTreeSet<(Address, Address)>,
 ) -> Vec<Move> {
     if people.earlier.is_empty() {
         return Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn moves(
                 return None;
             }
             let mut past = people.past_addresses(*member).filter(|from| *from != to && roster.contains(from));
-            let is_movable = |from: &Address| not_movable.get(from) != Some(to);
+            let is_movable = |from: &Address| !refused.iter().any(|(former, changed)| former == from && changed == to);
             let from = past.find(|from| is_free(from) && !target.keep.contains(*from) && is_movable(from))?;
             Some((*member, from, to))
         })

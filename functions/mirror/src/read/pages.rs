@@ -10,8 +10,8 @@ use crate::directory::GroupEnd;
 /// The maximum number of rows. Nothing is this large, and a server that generates rows without end must not be read
 /// forever.
 const MAX_ROWS: usize = 500_000;
-/// The maximum number of consecutive pages with nothing but rows without an id. If a server ignores the offset, such a page
-/// looks like a new one each time.
+/// The maximum number of consecutive pages in which no row has a new id. If a server ignores the offset, a page of rows
+/// without an id looks like a new one each time.
 const MAX_PAGES_WITHOUT_ID: usize = 10;
 
 /// A group, or the bulk list, that is being read.

@@ -229,7 +229,7 @@ impl World {
                 assert!(read_now.contains(to.address.as_str()), "an address is moved to one that is unread");
                 if self.banned.contains(to.address.as_str()) {
                     result.refused += 1;
-                    result.not_movable.insert(from.clone(), to.address.clone());
+                    result.refused_moves.insert((from.clone(), to.address.clone()));
                 } else {
                     assert!(roster.remove(from.as_str()) && roster.insert(to.address.as_str().to_owned()));
                     result.moved += 1;
@@ -255,11 +255,11 @@ impl World {
         self.results.get(LIST).map_or(Status::Ok, |(status, _)| *status)
     }
 
-    fn ledger_has_impossible_move(&self) -> bool {
+    fn ledger_has_refused_move(&self) -> bool {
         let document: Document = serde_json::from_slice(&self.ledger).unwrap();
         let entry = &document.lists[&ListId::parse(LIST).unwrap()];
         let target = Mappings::parse(self.mappings.clone()).targets.remove(0);
-        !entry.history(&target, self.now, self.now).not_movable.is_empty()
+        !entry.history(&target, self.now, self.now).refused_moves.is_empty()
     }
 
     fn runs(&mut self, count: usize) -> Vec<Status> {
@@ -579,6 +579,20 @@ fn list_of_another_tool_is_adopted_by_a_force_or_add_only() {
 }
 
 #[test]
+fn force_adopts_a_list_although_an_address_has_to_stay() {
+    let mut world = World::settled(0..20);
+    let mut document: Document = serde_json::from_slice(&world.ledger).unwrap();
+    document.lists.clear();
+    world.ledger = serde_json::to_vec(&document).unwrap();
+    world.says(5, Says::Unreadable);
+    world.leave(6..7);
+    world.run();
+    world.forced(Force { leaves: 2, unknown: 1, ..Force::default() }).run();
+    assert!(world.has((0..6).chain(7..20)), "{}", world.reason());
+    assert_eq!(world.runs(2), [Status::Partial; 2], "{}", world.reason());
+}
+
+#[test]
 fn list_in_sync_is_adopted_and_its_first_leaver_leaves() {
     let mut world = World::settled(0..50);
     world.leave(0..1);
@@ -762,13 +776,25 @@ fn former_address_leaves_if_no_membership_can_move_to_the_changed_one() {
     world.now += DAY;
     world.banned.insert(address(500));
     world.says(5, Says::Member(address(500)));
-    while !world.ledger_has_impossible_move() {
+    while !world.ledger_has_refused_move() {
         world.run();
     }
     world.says(5, Says::Member(address(501)));
     world.says(6, Says::Inactive(address(6)));
     world.runs(7);
     assert!(world.has((0..5).chain(7..30).chain(501..502)), "{}", world.reason());
+}
+
+#[test]
+fn shared_former_address_leaves_if_all_changed_ones_are_banned() {
+    let mut world = World::settled(0..30);
+    world.says(5, Says::Member(address(6)));
+    world.runs(2);
+    world.banned.extend([address(500), address(501)]);
+    world.says(5, Says::Member(address(500)));
+    world.says(6, Says::Member(address(501)));
+    world.runs(5);
+    assert!(world.has((0..5).chain(7..30)), "{} {:?}", world.reason(), world.rosters[LIST]);
 }
 
 #[test]
