@@ -4,8 +4,8 @@
 //!
 //! Tests that share a server can't see each other's data: each has a parameter path of
 //! its own in moto, a database of its own in PostgreSQL, and a Mailman of its own,
-//! which is only started faster, as is the AWS CLI. A test that kills, freezes or locks a server, or that
-//! depends on its name, starts its own.
+//! which is only started faster, as is the AWS CLI. A test that kills, freezes or locks
+//! a server, or that depends on its name, starts its own.
 
 use std::path::PathBuf;
 

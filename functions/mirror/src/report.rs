@@ -13,7 +13,7 @@ use crate::apply::{Applied, Rejected};
 use crate::mail::{Changes, ListSummary};
 use crate::mailman::{MailmanError, OLDEST_VERSION, Version};
 use crate::mapping::{InvalidMapping, ListId};
-use crate::plan::reason::reasons;
+use crate::plan::reason::{addresses, reasons};
 use crate::plan::{Plan, Skipped};
 use crate::read::ReadingEnd;
 use crate::report::size::{Cut, MAX_LOGGED, MAX_RESULT, escaped_size};
@@ -293,10 +293,6 @@ impl ListReport {
         let before = self.reason.take().map(|before| before + " ").unwrap_or_default();
         self.reason = Some(before + reason);
     }
-}
-
-fn addresses(count: usize) -> String {
-    if count == 1 { "1 address".to_owned() } else { format!("{count} addresses") }
 }
 
 fn status_of(error: MailmanError) -> Status {

@@ -25,11 +25,6 @@ impl Rejected {
         }
     }
 
-    /// Returns the number that Mailman will reject again, because of the addresses themselves.
-    pub(crate) fn by_address(self) -> usize {
-        self.invalid + self.banned
-    }
-
     pub(crate) fn total(self) -> usize {
         self.invalid + self.banned + self.other
     }
@@ -45,9 +40,9 @@ pub(crate) struct Applied {
     /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
     /// later.
     pub(crate) not_movable: usize,
-    /// Those of them that Mailman refuses, each after its former address.
-    pub(crate) refused_moves: BTreeSet<(Address, Address)>,
     pub(crate) rejected: Rejected,
+    /// The addresses that Mailman rejected because of themselves: invalid and banned ones.
+    pub(crate) refused_addresses: BTreeSet<Address>,
     /// The addresses with a subscription that Mailman may still be processing.
     pub(crate) open_subscriptions: HashSet<Address>,
     /// The addresses with a removal that Mailman may still be processing.

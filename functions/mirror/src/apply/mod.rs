@@ -78,14 +78,8 @@ async fn apply_into(
     if !moving.is_empty() {
         let impossible = move_all(mailman, &plan.list, moving, applied).await?;
         applied.not_movable = impossible.len();
-        for Move { from, to } in impossible {
-            let refused = applied.rejected.by_address();
-            Subscriptions::new(mailman, &plan.list, vec![to], applied).run().await?;
-            // If it failed for another reason, it may join next time, and its former address must not leave before that.
-            if applied.rejected.by_address() > refused {
-                applied.refused_moves.insert((from.clone(), to.address.clone()));
-            }
-        }
+        let joining = impossible.into_iter().map(|moved| &moved.to).collect();
+        Subscriptions::new(mailman, &plan.list, joining, applied).run().await?;
     }
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
     match additions.given_up {

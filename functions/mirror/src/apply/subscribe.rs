@@ -66,7 +66,7 @@ impl Pending<'_> {
 #[derive(Default)]
 struct BatchResult<'p> {
     subscribed: usize,
-    refused: Vec<Refusal>,
+    refused: Vec<(&'p Subscriber, Refusal)>,
     unexplained: Vec<Pending<'p>>,
     requested: Vec<Pending<'p>>,
     failed: Vec<(Pending<'p>, MailmanError)>,
@@ -228,7 +228,12 @@ impl<'a> Subscriptions<'a> {
     async fn run_batch(&mut self) -> Vec<(Pending<'a>, MailmanError)> {
         let batch = subscribe_batch(self.mailman, self.list, &mut self.queue).await;
         self.applied.subscribed += batch.subscribed;
-        batch.refused.iter().for_each(|refusal| self.applied.rejected.count(*refusal));
+        for (subscriber, refusal) in &batch.refused {
+            self.applied.rejected.count(*refusal);
+            if *refusal != Refusal::Other {
+                self.applied.refused_addresses.insert(subscriber.address.clone());
+            }
+        }
         let decided = batch.subscribed + batch.refused.len() + batch.requested.len();
         if decided > 0 {
             self.done += batch.subscribed + batch.refused.len();
@@ -392,14 +397,16 @@ async fn subscribe_batch<'p>(
         match in_flight.next().await {
             None => return batch,
             Some((Ok(Subscription::Done), _)) => batch.subscribed += 1,
-            Some((Ok(Subscription::Refused(refusal)), _)) => batch.refused.push(refusal),
+            Some((Ok(Subscription::Refused(refusal)), pending)) => batch.refused.push((pending.subscriber, refusal)),
             Some((Ok(Subscription::Unexplained), pending))
                 if pending.unexplained == 0 || (pending.unexplained == 1 && pending.name().is_some()) =>
             {
                 batch.unexplained.push(Pending { unexplained: pending.unexplained + 1, ..pending });
             }
             Some((Ok(Subscription::Pending), pending)) if !pending.is_discarded => batch.requested.push(pending),
-            Some((Ok(Subscription::Unexplained | Subscription::Pending), _)) => batch.refused.push(Refusal::Other),
+            Some((Ok(Subscription::Unexplained | Subscription::Pending), pending)) => {
+                batch.refused.push((pending.subscriber, Refusal::Other));
+            }
             Some((Err(error), pending)) => batch.failed.push((pending, error)),
         }
     }

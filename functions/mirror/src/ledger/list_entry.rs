@@ -123,10 +123,10 @@ pub(crate) struct ListResult {
     pub(crate) removed: usize,
     /// The number of addresses that were moved.
     pub(crate) moved: usize,
-    /// The changed addresses that Mailman refuses, each after its former address.
-    pub(crate) refused_moves: BTreeSet<(Address, Address)>,
     /// The number of addresses that Mailman refuses to add.
     pub(crate) refused: usize,
+    /// Those of them that it will refuse again, because they are invalid or banned.
+    pub(crate) refused_addresses: BTreeSet<Address>,
     /// True if nothing prevented the plan from being applied.
     pub(crate) is_complete: bool,
 }
@@ -134,7 +134,7 @@ pub(crate) struct ListResult {
 /// The result of a plan that has nothing to apply.
 impl Default for ListResult {
     fn default() -> Self {
-        Self { added: 0, removed: 0, moved: 0, refused_moves: BTreeSet::new(), refused: 0, is_complete: true }
+        Self { added: 0, removed: 0, moved: 0, refused: 0, refused_addresses: BTreeSet::new(), is_complete: true }
     }
 }
 
@@ -147,8 +147,8 @@ impl From<&Applied> for ListResult {
             added: applied.subscribed,
             removed: applied.unsubscribed,
             moved: applied.moved,
-            refused_moves: applied.refused_moves.clone(),
             refused: applied.rejected.total(),
+            refused_addresses: applied.refused_addresses.clone(),
             is_complete,
         }
     }
@@ -334,7 +334,9 @@ impl ListEntry {
         if !target.resubscribes && !plan.is_list_replaced() {
             self.note_who_is_on_the_list(roster, plan, result);
         }
-        self.refused_moves.extend(result.refused_moves.iter().cloned());
+        // A new address that failed for another reason may join next time, and the former one must not leave before that.
+        let refused = plan.moving().into_iter().filter(|moved| result.refused_addresses.contains(&moved.to.address));
+        self.refused_moves.extend(refused.map(|moved| (moved.from.clone(), moved.to.address.clone())));
         self.force = self.force_before.take().or(self.force);
         self.changes.retain(|change| change.at != now);
         self.add_change(result.added, result.removed, result.moved, now);

@@ -14,8 +14,8 @@ use crate::roster::Roster;
 /// Returns the memberships to move, sorted: the ledger knows that a person had an address that is on the roster, and the
 /// person's record has another one now that isn't.
 ///
-/// Pairs in `refused` are left out, because Mailman doesn't accept the new address. No one else may have either address. That can't be known if a record wasn't read and the ledger doesn't know its
-/// address.
+/// Pairs in `refused` are left out, because Mailman doesn't accept the new address. No one else may have either address.
+/// That can't be known if a record wasn't read and the ledger doesn't know its address.
 pub(super) fn moves(
     target: &Target,
     people: &People,
@@ -37,7 +37,7 @@ pub(super) fn moves(
                 return None;
             }
             let mut past = people.past_addresses(*member).filter(|from| *from != to && roster.contains(from));
-            let is_movable = |from: &Address| !refused.iter().any(|(former, changed)| former == from && changed == to);
+            let is_movable = |from: &Address| !refused.contains(&(from.clone(), to.clone()));
             let from = past.find(|from| is_free(from) && !target.keep.contains(*from) && is_movable(from))?;
             Some((*member, from, to))
         })

@@ -84,27 +84,31 @@ pub(crate) fn reasons(plan: &Plan) -> Vec<(Status, String)> {
     }
     let (joining, leaving) = plan.waiting();
     if joining > 0 {
-        let (addresses, join) = if joining == 1 { ("address", "joins") } else { ("addresses", "join") };
-        let reason =
-            format!("{joining} {addresses} {join} when a run has read the records again. The next run goes on.");
+        let join = if joining == 1 { "joins" } else { "join" };
+        let joining = addresses(joining);
+        let reason = format!("{joining} {join} when a run has read the records again. The next run goes on.");
         reasons.push((Status::Unfinished, reason));
     }
     if leaving > 0 {
-        let (addresses, leave) = if leaving == 1 { ("address", "leaves") } else { ("addresses", "leave") };
-        let reason = format!("{leaving} {addresses} {leave} at the end of a pass. The next run goes on.");
+        let leave = if leaving == 1 { "leaves" } else { "leave" };
+        let leaving = addresses(leaving);
+        let reason = format!("{leaving} {leave} at the end of a pass. The next run goes on.");
         reasons.push((Status::Unfinished, reason));
     }
     if plan.stuck() > 0 {
-        let (addresses, stay, them) =
-            if plan.stuck() == 1 { ("address", "stays", "it") } else { ("addresses", "stay", "them") };
-        let reason = format!(
-            "{} {addresses} {stay} on the list until a run can read the record of everyone who has or had {them}.",
-            plan.stuck()
-        );
+        let (stay, them) = if plan.stuck() == 1 { ("stays", "it") } else { ("stay", "them") };
+        let stuck = addresses(plan.stuck());
+        let reason =
+            format!("{stuck} {stay} on the list until a run can read the record of everyone who has or had {them}.");
         reasons.push((Status::Partial, reason));
     }
     reasons.extend(verdict(plan));
     reasons
+}
+
+/// Returns a number of addresses in words.
+pub(crate) fn addresses(count: usize) -> String {
+    if count == 1 { "1 address".to_owned() } else { format!("{count} addresses") }
 }
 
 /// Returns the sentence about what happens until then. An add-only list removes no one anyway.
@@ -128,10 +132,7 @@ fn verdict(plan: &Plan) -> Vec<(Status, String)> {
                 };
                 reasons.push((Status::Partial, reason));
             }
-            let withheld = match plan.withheld() {
-                1 => "If 1 address should leave now".to_owned(),
-                withheld => format!("If {withheld} addresses should leave now"),
-            };
+            let withheld = format!("If {} should leave now", addresses(plan.withheld()));
             reasons.extend(remedy(plan, &withheld).map(|remedy| (Status::Partial, remedy)));
         }
         Verdict::Sound(_) => {}

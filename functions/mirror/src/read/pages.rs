@@ -51,7 +51,7 @@ impl Pages {
             return incomplete("its TotalCount changed while it was being read");
         }
         let rows = page.rows.len();
-        let (members_before, before) = (self.members.len(), self.members.len() + self.rows_without_id);
+        let before = (self.members.len(), self.rows_without_id);
         let overlaps = self.overlap.is_some();
         let has_shifted = overlaps && self.overlap != page.rows.first().copied();
         self.overlap = page.rows.last().copied().filter(|_| rows > 1);
@@ -64,8 +64,8 @@ impl Pages {
                 None => self.rows_without_id += 1,
             }
         }
-        let has_new_people = self.members.len() + self.rows_without_id != before;
-        self.pages_without_id = if self.members.len() == members_before { self.pages_without_id + 1 } else { 0 };
+        let has_new_people = (self.members.len(), self.rows_without_id) != before;
+        self.pages_without_id = if self.members.len() == before.0 { self.pages_without_id + 1 } else { 0 };
         // Without the overlap, a page without new people may be one that was read before.
         let may_repeat = !has_new_people && !overlaps && rows > 0;
         match page.total {

@@ -155,7 +155,7 @@ impl World {
     /// Runs the mirror an hour after the last run, and returns the status of the first list.
     fn run(&mut self) -> Status {
         self.now += HOUR;
-        let mut document: Document = serde_json::from_slice(&self.ledger).unwrap();
+        let mut document = self.document();
         let mappings = Mappings::parse(self.mappings.clone());
         let targets: Vec<&Target> = mappings.targets.iter().collect();
         let group = |members: &BTreeSet<u128>| Group {
@@ -229,7 +229,7 @@ impl World {
                 assert!(read_now.contains(to.address.as_str()), "an address is moved to one that is unread");
                 if self.banned.contains(to.address.as_str()) {
                     result.refused += 1;
-                    result.refused_moves.insert((from.clone(), to.address.clone()));
+                    result.refused_addresses.insert(to.address.clone());
                 } else {
                     assert!(roster.remove(from.as_str()) && roster.insert(to.address.as_str().to_owned()));
                     result.moved += 1;
@@ -255,9 +255,13 @@ impl World {
         self.results.get(LIST).map_or(Status::Ok, |(status, _)| *status)
     }
 
+    /// Returns the ledger's content.
+    fn document(&self) -> Document {
+        serde_json::from_slice(&self.ledger).unwrap()
+    }
+
     fn ledger_has_refused_move(&self) -> bool {
-        let document: Document = serde_json::from_slice(&self.ledger).unwrap();
-        let entry = &document.lists[&ListId::parse(LIST).unwrap()];
+        let entry = &self.document().lists[&ListId::parse(LIST).unwrap()];
         let target = Mappings::parse(self.mappings.clone()).targets.remove(0);
         !entry.history(&target, self.now, self.now).refused_moves.is_empty()
     }
@@ -581,7 +585,7 @@ fn list_of_another_tool_is_adopted_by_a_force_or_add_only() {
 #[test]
 fn force_adopts_a_list_although_an_address_has_to_stay() {
     let mut world = World::settled(0..20);
-    let mut document: Document = serde_json::from_slice(&world.ledger).unwrap();
+    let mut document = world.document();
     document.lists.clear();
     world.ledger = serde_json::to_vec(&document).unwrap();
     world.says(5, Says::Unreadable);
@@ -738,7 +742,7 @@ fn who_opts_out_leaves_before_the_pass_is_complete() {
 #[test]
 fn every_mapped_list_is_known() {
     let world = World::settled(0..3);
-    let document: Document = serde_json::from_slice(&world.ledger).unwrap();
+    let document = world.document();
     assert!(document.lists.contains_key(&ListId::parse(LIST).unwrap()));
 }
 
