@@ -230,6 +230,19 @@ struct Usage {
 }
 
 impl Usage {
+    /// Returns the lower of each figure.
+    fn lower(self, other: Self) -> Self {
+        let (this, that) = (self.process, other.process);
+        Self {
+            process: ResourceUsage {
+                memory: this.memory.min(that.memory),
+                files: this.files.min(that.files),
+                threads: this.threads.min(that.threads),
+            },
+            tasks: self.tasks.min(other.tasks),
+        }
+    }
+
     /// True if the usage has grown no more than by normal fluctuation.
     fn is_close_to(self, before: Self) -> bool {
         const MEMORY_TOLERANCE: usize = 8 << 20;
@@ -538,20 +551,23 @@ impl Runner {
     /// Fails if one of the tests fails, or resources leak.
     pub async fn repeat(&mut self, service: Service, name: &str, rounds: usize) -> Result<String> {
         const WARM_UP: usize = 10;
+        /// The rounds before and after, of which the lowest usage counts: how many connections a round leaves idle depends
+        /// on how many calls happened to be in flight at once, and a leak stays.
+        const COMPARED: usize = 5;
         let faults = self.faults(service, Coverage::Kinds)?;
         let fault =
             faults.into_iter().find(|fault| fault.name == name).with_context(|| format!("unknown fault {name}"))?;
-        let mut before = self.usage()?;
+        let mut usages = Vec::new();
         for round in 0..rounds + WARM_UP {
-            if round == WARM_UP {
-                before = self.usage()?;
-            }
             let row = self.test_fault(service, &fault, Timing::Warm).await?;
             if !row.errors.is_empty() {
                 bail!("round {round} of {service:?}, {name}: {}: {}", row.result, row.errors.join("; "));
             }
+            usages.push(self.usage()?);
         }
-        let after = self.usage()?;
+        let lowest = |usages: &[Usage]| usages.iter().copied().reduce(Usage::lower).context("expected a round");
+        let before = lowest(&usages[WARM_UP - COMPARED..WARM_UP])?;
+        let after = lowest(&usages[usages.len() - COMPARED..])?;
         let summary =
             format!("{:?}, {service:?}, {name}, {rounds} times: before: {before}; after: {after}", self.lambda);
         if !after.is_close_to(before) {
