@@ -144,22 +144,23 @@ impl Facts {
         if self.groups == GroupsEnd::Missing {
             return None;
         }
-        let grows_too_much = |people| self.grows_too_much(people, None);
         // As long as other people are missing, accepting some of them removes no one.
         let is_readable = self.groups != GroupsEnd::Incomplete && self.not_yet_read == 0;
         // Those can't be accepted.
         let unread = self.not_yet_read + self.missing_rows;
-        let holds_growth = grows_too_much(self.unknown + unread) && !grows_too_much(unread);
+        let needs_joins = |people| self.grows_too_much(people, None) || self.has_unadopted_joins(None);
+        let joins = |people| if needs_joins(people) { self.joining } else { 0 };
+        // Even if those who were seen may join.
+        let seen = Some(Force { joins: joins(unread), ..Force::default() });
+        let holds_growth = self.grows_too_much(self.unknown + unread, seen) && !self.grows_too_much(unread, seen);
         let unknown = if (self.leaving > 0 && is_readable) || holds_growth { self.unknown } else { 0 };
         let rest = Self { unknown: self.unknown - unknown, ..*self };
         let needs_leaves = self.is_in_doubt
             || (!self.is_adopted && self.leaving > 0)
             || self.groups == GroupsEnd::Empty
             || rest.breaks_removal_limit(self.leaving, None).is_some();
-        // Only those who were seen may join.
-        let needs_joins = grows_too_much(rest.unknown + unread) || self.has_unadopted_joins(None);
         Some(Force {
-            joins: if needs_joins { self.joining } else { 0 },
+            joins: joins(rest.unknown + unread),
             leaves: if needs_leaves { self.leaving } else { 0 },
             moves: if self.breaks_move_limit(None) { self.moving } else { 0 },
             left: if self.is_replaced(None) { self.gone } else { 0 },

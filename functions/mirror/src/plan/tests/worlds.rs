@@ -83,6 +83,17 @@ fn record_that_can_never_be_read_is_accepted_by_one_force() {
 }
 
 #[test]
+fn joiners_and_records_that_cannot_be_read_are_accepted_by_one_force() {
+    let scenario = || Scenario::new().wanted(m(0..10)).subscribed(m(0..1)).unknown(6).with_limits(0, 0);
+    let plan = scenario().plan();
+    assert_eq!(plan.blocks(), [Block::Growth]);
+    let force = plan.facts.sufficient_force().unwrap();
+    assert_eq!(force, Force { joins: 9, unknown: 6, ..Force::default() });
+    assert!(plan.reason().contains(&force.event(&plan.list).to_string()), "{}", plan.reason());
+    assert_eq!(scenario().forced(force).plan().subscribe().len(), 9);
+}
+
+#[test]
 fn empty_list_is_filled_and_a_fill_that_is_cut_short_needs_a_force() {
     let mut scenario = Scenario::new().wanted(m(0..800));
     assert_eq!(scenario.run(), Status::Ok);
