@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use shared::cache::{Lookup, MemberCache, Refusal, Session, SessionBudget};
+use shared::cache::{Lookup, MemberCache, Place, Refusal, Session, SessionBudget};
 use shared::http_client::ceil_seconds;
 use shared::member::{Identity, MemberId, MemberRules, Verdict};
 use shared::metrics::{self, Metric};
@@ -64,15 +64,14 @@ const PLACE_PATIENCE: Duration = Duration::from_secs(4);
 /// The time that is left for the call after that wait.
 const CALL_RESERVE: Duration = Duration::from_millis(500);
 
-/// Waits for a place in the budget of calls to Novi. Returns true if the last calls had no response.
-async fn take_place(cache: &mut Session<'_>, stranger: Option<&str>, deadline: Instant) -> Result<bool, Refusal> {
+/// Waits for a place in the budget of calls to Novi.
+async fn take_place(cache: &mut Session<'_>, stranger: Option<&str>, deadline: Instant) -> Result<Place, Refusal> {
     let time_left = deadline.saturating_duration_since(Instant::now()).saturating_sub(CALL_RESERVE);
     let place = cache.admit(stranger, time_left.min(PLACE_PATIENCE)).await?;
-    metrics::emit(&[Metric::Count("NoviCallsToday", place.calls_today)]);
     if !place.wait.is_zero() {
         tokio::time::sleep(place.wait).await;
     }
-    Ok(place.has_failures)
+    Ok(place)
 }
 
 /// Returns the problem of a request that may not call Novi. Its `Retry-After` is spread, so that callers don't return
@@ -194,15 +193,15 @@ impl Verifier {
         id: MemberId,
         deadline: Instant,
     ) -> Result<(Verdict, SystemTime), Problem> {
-        let has_failures = take_place(cache, stranger, deadline).await.map_err(refused)?;
-        let verdict = match self.fetch(cache, parameters, id, deadline).await {
+        let place = take_place(cache, stranger, deadline).await.map_err(refused)?;
+        let verdict = match self.fetch(cache, parameters, id, place, deadline).await {
             Ok(answered) => self.classify(answered),
             Err(failure) => Err(failure),
         };
         match verdict {
             Ok((verdict, asked_at)) => {
                 cache.limit(time_for_cache(deadline));
-                cache.count_response(has_failures).await;
+                cache.count_response(place.has_failures).await;
                 if matches!(verdict, Verdict::NoIdentity) {
                     cache.count_unknown().await;
                 }
@@ -217,7 +216,7 @@ impl Verifier {
                 // own time is over doesn't wait for this.
                 match error {
                     NoviError::Unreachable(_) => cache.count_failure().await,
-                    _ => cache.count_response(has_failures).await,
+                    _ => cache.count_response(place.has_failures).await,
                 }
                 let code = match error {
                     NoviError::RateLimited(_) => {
@@ -269,13 +268,14 @@ impl Verifier {
     }
 
     /// Fetches the record. Retries once after a transient failure. Retries once more if Novi rejects the current
-    /// parameters and they have changed since they were read. No attempt starts before Novi's `Retry-After` is over, and
-    /// all of them end by `deadline`.
+    /// parameters and they have changed since they were read. The first attempt uses this place in the budget. No attempt
+    /// starts before Novi's `Retry-After` is over, and all of them end by `deadline`.
     async fn fetch(
         &self,
         cache: &mut Session<'_>,
         parameters: &mut Arc<Parameters>,
         id: MemberId,
+        mut place: Place,
         deadline: Instant,
     ) -> Result<Answered, Failure> {
         let (mut retried, mut refreshed) = (false, false);
@@ -283,7 +283,11 @@ impl Verifier {
             let started = Instant::now();
             let result = self.novi.customer(&parameters.novi, id, deadline).await;
             let latency_ms = started.elapsed().as_secs_f64() * 1e3;
-            let mut call_metrics = vec![Metric::Count("NoviCalls", 1), Metric::Milliseconds("NoviLatency", latency_ms)];
+            let mut call_metrics = vec![
+                Metric::Count("NoviCalls", 1),
+                Metric::Count("NoviCallsToday", place.calls_today),
+                Metric::Milliseconds("NoviLatency", latency_ms),
+            ];
             call_metrics
                 .extend(result.as_ref().err().and_then(|f| f.error.metric()).map(|name| Metric::Count(name, 1)));
             metrics::emit(&call_metrics);
@@ -309,7 +313,7 @@ impl Verifier {
             }
             tokio::time::sleep(pause).await;
             // A retry is another call, and the rate limit may not allow one.
-            take_place(cache, None, deadline).await.map_err(|_| failure)?;
+            place = take_place(cache, None, deadline).await.map_err(|_| failure)?;
         }
     }
 }

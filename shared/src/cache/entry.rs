@@ -53,7 +53,8 @@ impl Entry {
         Self { verified: true, identity, cached_at: unix(asked_at), novi: Some(novi.as_str().to_owned()) }
     }
 
-    /// Classifies the entry at `now`, for a Novi. An entry of another Novi is a miss. So is an entry from the future is a miss, because one of the clocks must be wrong.
+    /// Classifies the entry at `now`, for a Novi. An entry of another Novi is a miss. So is an entry from the future, because
+    /// one of the clocks must be wrong.
     pub(super) fn lookup(self, novi: &RootDigest, ttls: CacheTtls, now: u64) -> Lookup {
         match now.checked_sub(self.cached_at) {
             _ if !self.verified || self.novi.as_deref() != Some(novi.as_str()) => Lookup::Miss,

@@ -16,6 +16,9 @@ mod local;
 mod redis;
 mod rejections;
 
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, SystemTime};
 
 use futures_util::{StreamExt, stream};
@@ -372,7 +375,15 @@ impl SessionBudget {
             return None;
         }
         let (started, generation) = (Instant::now(), redis.generation());
-        let outcome = tokio::time::timeout(self.time_left, work).await;
+        let mut work = pin!(work);
+        // Setting a timer takes system calls, so the command goes out first.
+        let outcome = match poll_fn(|context| Poll::Ready(work.as_mut().poll(context))).await {
+            Poll::Ready(outcome) => Ok(outcome),
+            Poll::Pending => {
+                tokio::task::yield_now().await;
+                tokio::time::timeout_at(started + self.time_left, work).await
+            }
+        };
         let waited = started.elapsed();
         self.time_left = self.time_left.saturating_sub(waited);
         let outcome = outcome.unwrap_or_else(|_| {
