@@ -64,7 +64,8 @@ class Setup(unittest.TestCase):
         self.write(self.bin / "python3", PYTHON.format(python=sys.executable, version=version))
 
     def run_command(self, *command: str) -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": str(self.bin), "HOME": str(self.root)}
+        # Not a Python outside PATH.
+        environment = {"PATH": str(self.bin), "HOME": str(self.root), "PYTHON": "python3"}
         return subprocess.run(
             command, cwd=self.root, env=environment, check=False, timeout=60, capture_output=True, text=True,
             stdin=subprocess.DEVNULL,
