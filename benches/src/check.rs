@@ -5,26 +5,22 @@
 //! startup.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tests::workspace;
 
+use crate::counted::{Counted, LONG_TIMEOUTS};
 use crate::growth::simulated_mailman;
 use crate::mirror::{Mirror, configure};
 use crate::novi::People;
-use crate::runtime::Instance;
 use crate::table::progress;
 use crate::verification::{Environment, ensure_origin};
 
 /// The maximum relative difference from the baseline.
 const TOLERANCE: f64 = 0.10;
-/// Settings with long timeouts, because Valgrind is some fifty times slower. With `CONFIG_FILE`, parameters are read
-/// from a file.
-const LONG_TIMEOUTS: [(&str, &str); 3] =
-    [("CACHE_TIMEOUT_MS", "10000"), ("NOVI_TIMEOUT_MS", "25000"), ("CONFIG_FILE", "")];
 
 /// Counts instructions, and compares them with the baseline. With `accept`, writes the counts as the new baseline.
 pub(crate) async fn check(accept: bool) -> Result<()> {
@@ -70,7 +66,7 @@ async fn verify(origin: &str) -> Result<u64> {
     let mut environment = Environment::start(2 + SHORT_RUN + LONG_RUN, Duration::ZERO, &LONG_TIMEOUTS).await?;
     let mut totals = Vec::new();
     for times in [SHORT_RUN, LONG_RUN] {
-        let mut counted = Counted::start("verify", environment.variables()).await?;
+        let mut counted = Counted::start(&release_binary("verify")?, environment.variables()).await?;
         let cached = environment.uncached_member()?;
         counted.instance.invoke(&cached).await?;
         for _ in 0..times {
@@ -93,7 +89,7 @@ async fn plan() -> Result<u64> {
         let group = people.group(0..PEOPLE);
         let config =
             configure(people, &upstream.url(), "a password", &[(group, LIST.to_owned())], &LONG_TIMEOUTS[..2]).await?;
-        let counted = Counted::start("mirror", &config.variables).await?;
+        let counted = Counted::start(&release_binary("mirror")?, &config.variables).await?;
         let mut mirror = Mirror::new(config, counted.instance);
         for _ in 0..times {
             mirror.run(&json!({})).await?;
@@ -109,29 +105,4 @@ fn release_binary(name: &str) -> Result<PathBuf> {
     let path = workspace().join("target/bench-check/functions").join(architecture).join(name).join("bootstrap");
     ensure!(path.is_file(), "{} doesn't exist. make bench-check builds it", path.display());
     Ok(path)
-}
-
-/// An instance that runs under Valgrind, which counts its instructions.
-struct Counted {
-    instance: Instance,
-    out: tempfile::TempPath,
-}
-
-impl Counted {
-    /// Starts a function under Valgrind.
-    async fn start(name: &str, variables: &[(String, String)]) -> Result<Self> {
-        let out = tempfile::NamedTempFile::new()?.into_temp_path();
-        let program = release_binary(name)?.display().to_string();
-        let arguments = ["--quiet", "--tool=callgrind", &format!("--callgrind-out-file={}", out.display()), &program];
-        let instance = Instance::start(Path::new("valgrind"), &arguments, variables).await?;
-        Ok(Self { instance, out })
-    }
-
-    /// Terminates the instance. Returns its total number of instructions.
-    fn total(self) -> Result<u64> {
-        self.instance.terminate()?;
-        let profile = std::fs::read_to_string(&self.out)?;
-        let total = profile.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
-        total.context("expected a total in the output of valgrind")
-    }
 }

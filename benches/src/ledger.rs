@@ -2,6 +2,7 @@
 //!
 //! The ledger is a file in memory. In S3, the four requests of a run take the way there and back in addition.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::function::binary;
 
+use crate::counted::{Counted, LONG_TIMEOUTS};
 use crate::growth::{DOMAIN, simulated_mailman};
 use crate::mirror::{Mirror, MirrorConfig, configure};
 use crate::novi::{People, Reads};
@@ -27,6 +29,8 @@ const PERIOD: Duration = Duration::from_secs(3_600);
 const DAY: usize = 24;
 /// The default of `NOVI_MAX_PER_DAY`.
 const MAX_PER_DAY: u32 = 50_000;
+/// The members of each of many lists.
+const PER_LIST: usize = 200;
 /// The maximum number of measurements with 100,000 people, each of which takes seconds.
 const MAX_ROUNDS: usize = 5;
 
@@ -203,22 +207,16 @@ async fn cost(rounds: usize, table: &mut Table) -> Result<()> {
 
 /// Measures runs over many lists.
 async fn many_lists(rounds: usize, table: &mut Table) -> Result<()> {
-    const PER_LIST: usize = 200;
-    let mut before: Option<[Series; 2]> = None;
+    let mut before: Option<[Series; 3]> = None;
     for count in [100, 1_000] {
         let size = count * PER_LIST;
-        let list = |n: usize| format!("list{n}.lists.example.org");
-        let members = |n: usize| n * PER_LIST..(n + 1) * PER_LIST;
-        let mailman = simulated_mailman((0..count).map(|n| (list(n), members(n).collect())).collect()).await?;
+        let mailman = simulated_mailman((0..count).map(|n| (list(n), members_of(n).collect())).collect()).await?;
         let (mut time, mut memory, mut reports) =
             (Series::new(Unit::Seconds), Series::new(Unit::Mebibytes), Series::new(Unit::Kilobytes));
         for _ in 0..rounds.min(MAX_ROUNDS) {
-            let mut people = People::new(size, DOMAIN);
-            let mappings: Vec<_> = (0..count).map(|n| (people.group(members(n)), list(n))).collect();
-            let dir = memory_dir()?;
-            let location = format!("file://{}", dir.path().join("ledger").display());
-            let variables = [("LEDGER", location.as_str())];
-            let mut mirror = Mirror::start(people, &mailman.url(), "a password", &mappings, &variables).await?;
+            let ManyLists { config, _dir } = ManyLists::new(count, &mailman, &[]).await?;
+            let instance = Instance::start(&binary("mirror")?, &[], &config.variables).await?;
+            let mut mirror = Mirror::new(config, instance);
             let (report, took) = mirror.run(&json!({})).await?;
             ensure!(report["ledger"]["people"] == size, "{report}");
             time.time(took);
@@ -226,17 +224,58 @@ async fn many_lists(rounds: usize, table: &mut Table) -> Result<()> {
             #[expect(clippy::cast_precision_loss, reason = "some hundreds of kilobytes")]
             reports.push(report.to_string().len() as f64 / 1e3);
         }
+        let instructions = Series::exact(Unit::Instructions, instructions(count, &mailman).await?);
         let what = format!("{size} members in {count} lists, with `GET /members` and a ledger");
-        if let Some([time_before, memory_before]) = &before {
+        if let Some([time_before, memory_before, instructions_before]) = &before {
             let name = "with a tenth of both";
             table.compare(&format!("a run over {what}"), &time, name, time_before, Goal::MaxRatio(10.0));
+            // Sorting takes more than linear time.
+            table.compare("its instructions", &instructions, name, instructions_before, Goal::MaxRatio(11.0));
             table.compare("its peak memory", &memory, name, memory_before, Goal::MaxRatio(10.0));
             table.at_most("its peak memory", &memory, 512.0);
             table.at_most("its result", &reports, 5_000.0);
         }
-        before = Some([time, memory]);
+        before = Some([time, memory, instructions]);
     }
     Ok(())
+}
+
+fn list(n: usize) -> String {
+    format!("list{n}.lists.example.org")
+}
+
+fn members_of(n: usize) -> Range<usize> {
+    n * PER_LIST..(n + 1) * PER_LIST
+}
+
+/// The configuration of a mirror with many lists and an empty ledger.
+struct ManyLists {
+    config: MirrorConfig,
+    _dir: TempDir,
+}
+
+impl ManyLists {
+    async fn new(count: usize, mailman: &Upstream, extra: &[(&str, &str)]) -> Result<Self> {
+        let mut people = People::new(count * PER_LIST, DOMAIN);
+        let mappings: Vec<_> = (0..count).map(|n| (people.group(members_of(n)), list(n))).collect();
+        let dir = memory_dir()?;
+        let location = format!("file://{}", dir.path().join("ledger").display());
+        let variables: Vec<_> = extra.iter().copied().chain([("LEDGER", location.as_str())]).collect();
+        let config = configure(people, &mailman.url(), "a password", &mappings, &variables).await?;
+        Ok(Self { config, _dir: dir })
+    }
+}
+
+/// Returns how many million instructions a run over many lists takes, the start included.
+async fn instructions(count: usize, mailman: &Upstream) -> Result<f64> {
+    let ManyLists { config, _dir } = ManyLists::new(count, mailman, &LONG_TIMEOUTS[..2]).await?;
+    let Counted { instance, out } = Counted::start(&binary("mirror")?, &config.variables).await?;
+    let mut mirror = Mirror::new(config, instance);
+    mirror.run(&json!({})).await?;
+    let total = Counted { instance: mirror.instance, out }.total()?;
+    #[expect(clippy::cast_precision_loss, reason = "some billions")]
+    let millions = total as f64 / 1e6;
+    Ok(millions)
 }
 
 /// Measures the start of the mirror, and the size of its binary.

@@ -4,6 +4,7 @@
 
 mod budget;
 mod check;
+mod counted;
 mod growth;
 mod ledger;
 mod mirror;

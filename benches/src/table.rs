@@ -20,6 +20,8 @@ pub(crate) enum Unit {
     Kilobytes,
     Calls,
     Runs,
+    /// Millions of instructions.
+    Instructions,
 }
 
 impl Unit {
@@ -36,6 +38,7 @@ impl Unit {
             Self::Calls => format!("{value:.0} calls"),
             Self::Runs if value < 1.5 => format!("{value:.0} run"),
             Self::Runs => format!("{value:.0} runs"),
+            Self::Instructions => format!("{value:.0} million"),
         }
     }
 }
