@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::json;
 use tests::workspace;
 
-use crate::counted::{Counted, LONG_TIMEOUTS};
+use crate::counter::{Counter, LONG_TIMEOUTS};
 use crate::growth::simulated_mailman;
 use crate::mirror::{Mirror, configure};
 use crate::novi::People;
@@ -66,14 +66,14 @@ async fn verify(origin: &str) -> Result<u64> {
     let mut environment = Environment::start(2 + SHORT_RUN + LONG_RUN, Duration::ZERO, &LONG_TIMEOUTS).await?;
     let mut totals = Vec::new();
     for times in [SHORT_RUN, LONG_RUN] {
-        let mut counted = Counted::start(&release_binary("verify")?, environment.variables()).await?;
+        let (mut instance, counter) = Counter::start(&release_binary("verify")?, environment.variables()).await?;
         let cached = environment.uncached_member()?;
-        counted.instance.invoke(&cached).await?;
+        instance.invoke(&cached).await?;
         for _ in 0..times {
             let event = if origin == "hit" { cached.clone() } else { environment.uncached_member()? };
-            ensure_origin(&counted.instance.invoke(&event).await?.0, origin)?;
+            ensure_origin(&instance.invoke(&event).await?.0, origin)?;
         }
-        totals.push(counted.total()?);
+        totals.push(counter.total(instance)?);
     }
     Ok((totals[1] - totals[0]) / (LONG_RUN - SHORT_RUN) as u64)
 }
@@ -89,12 +89,12 @@ async fn plan() -> Result<u64> {
         let group = people.group(0..PEOPLE);
         let config =
             configure(people, &upstream.url(), "a password", &[(group, LIST.to_owned())], &LONG_TIMEOUTS[..2]).await?;
-        let counted = Counted::start(&release_binary("mirror")?, &config.variables).await?;
-        let mut mirror = Mirror::new(config, counted.instance);
+        let (instance, counter) = Counter::start(&release_binary("mirror")?, &config.variables).await?;
+        let mut mirror = Mirror::new(config, instance);
         for _ in 0..times {
             mirror.run(&json!({})).await?;
         }
-        totals.push(Counted { instance: mirror.instance, out: counted.out }.total()?);
+        totals.push(counter.total(mirror.instance)?);
     }
     Ok((totals[1] - totals[0]) / 2)
 }

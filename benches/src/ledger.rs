@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::function::binary;
 
-use crate::counted::{Counted, LONG_TIMEOUTS};
+use crate::counter::{Counter, LONG_TIMEOUTS};
 use crate::growth::{DOMAIN, simulated_mailman};
 use crate::mirror::{Mirror, MirrorConfig, configure};
 use crate::novi::{People, Reads};
@@ -214,7 +214,7 @@ async fn many_lists(rounds: usize, table: &mut Table) -> Result<()> {
         let (mut time, mut memory, mut reports) =
             (Series::new(Unit::Seconds), Series::new(Unit::Mebibytes), Series::new(Unit::Kilobytes));
         for _ in 0..rounds.min(MAX_ROUNDS) {
-            let ManyLists { config, _dir } = ManyLists::new(count, &mailman, &[]).await?;
+            let (config, _dir) = configure_many(count, &mailman, &[]).await?;
             let instance = Instance::start(&binary("mirror")?, &[], &config.variables).await?;
             let mut mirror = Mirror::new(config, instance);
             let (report, took) = mirror.run(&json!({})).await?;
@@ -248,31 +248,23 @@ fn members_of(n: usize) -> Range<usize> {
     n * PER_LIST..(n + 1) * PER_LIST
 }
 
-/// The configuration of a mirror with many lists and an empty ledger.
-struct ManyLists {
-    config: MirrorConfig,
-    _dir: TempDir,
-}
-
-impl ManyLists {
-    async fn new(count: usize, mailman: &Upstream, extra: &[(&str, &str)]) -> Result<Self> {
-        let mut people = People::new(count * PER_LIST, DOMAIN);
-        let mappings: Vec<_> = (0..count).map(|n| (people.group(members_of(n)), list(n))).collect();
-        let dir = memory_dir()?;
-        let location = format!("file://{}", dir.path().join("ledger").display());
-        let variables: Vec<_> = extra.iter().copied().chain([("LEDGER", location.as_str())]).collect();
-        let config = configure(people, &mailman.url(), "a password", &mappings, &variables).await?;
-        Ok(Self { config, _dir: dir })
-    }
+/// Configures a mirror with many lists, and an empty ledger in the returned directory.
+async fn configure_many(count: usize, mailman: &Upstream, extra: &[(&str, &str)]) -> Result<(MirrorConfig, TempDir)> {
+    let mut people = People::new(count * PER_LIST, DOMAIN);
+    let mappings: Vec<_> = (0..count).map(|n| (people.group(members_of(n)), list(n))).collect();
+    let dir = memory_dir()?;
+    let location = format!("file://{}", dir.path().join("ledger").display());
+    let variables: Vec<_> = extra.iter().copied().chain([("LEDGER", location.as_str())]).collect();
+    Ok((configure(people, &mailman.url(), "a password", &mappings, &variables).await?, dir))
 }
 
 /// Returns how many million instructions a run over many lists takes, the start included.
 async fn instructions(count: usize, mailman: &Upstream) -> Result<f64> {
-    let ManyLists { config, _dir } = ManyLists::new(count, mailman, &LONG_TIMEOUTS[..2]).await?;
-    let Counted { instance, out } = Counted::start(&binary("mirror")?, &config.variables).await?;
+    let (config, _dir) = configure_many(count, mailman, &LONG_TIMEOUTS[..2]).await?;
+    let (instance, counter) = Counter::start(&binary("mirror")?, &config.variables).await?;
     let mut mirror = Mirror::new(config, instance);
     mirror.run(&json!({})).await?;
-    let total = Counted { instance: mirror.instance, out }.total()?;
+    let total = counter.total(mirror.instance)?;
     #[expect(clippy::cast_precision_loss, reason = "some billions")]
     let millions = total as f64 / 1e6;
     Ok(millions)

@@ -4,7 +4,7 @@
 
 mod budget;
 mod check;
-mod counted;
+mod counter;
 mod growth;
 mod ledger;
 mod mirror;

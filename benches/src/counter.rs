@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use tempfile::TempPath;
 
 use crate::runtime::Instance;
 
@@ -11,26 +12,22 @@ use crate::runtime::Instance;
 pub(crate) const LONG_TIMEOUTS: [(&str, &str); 3] =
     [("CACHE_TIMEOUT_MS", "10000"), ("NOVI_TIMEOUT_MS", "25000"), ("CONFIG_FILE", "")];
 
-/// An instance that runs under Valgrind, which counts its instructions.
-pub(crate) struct Counted {
-    pub(crate) instance: Instance,
-    pub(crate) out: tempfile::TempPath,
-}
+/// What Valgrind counts of one instance.
+pub(crate) struct Counter(TempPath);
 
-impl Counted {
+impl Counter {
     /// Starts a function under Valgrind.
-    pub(crate) async fn start(program: &Path, variables: &[(String, String)]) -> Result<Self> {
+    pub(crate) async fn start(program: &Path, variables: &[(String, String)]) -> Result<(Instance, Self)> {
         let out = tempfile::NamedTempFile::new()?.into_temp_path();
         let program = program.display().to_string();
         let arguments = ["--quiet", "--tool=callgrind", &format!("--callgrind-out-file={}", out.display()), &program];
-        let instance = Instance::start(Path::new("valgrind"), &arguments, variables).await?;
-        Ok(Self { instance, out })
+        Ok((Instance::start(Path::new("valgrind"), &arguments, variables).await?, Self(out)))
     }
 
     /// Terminates the instance. Returns its total number of instructions.
-    pub(crate) fn total(self) -> Result<u64> {
-        self.instance.terminate()?;
-        let profile = std::fs::read_to_string(&self.out)?;
+    pub(crate) fn total(self, instance: Instance) -> Result<u64> {
+        instance.terminate()?;
+        let profile = std::fs::read_to_string(&self.0)?;
         let total = profile.lines().find_map(|line| line.strip_prefix("totals: ")?.trim().parse().ok());
         total.context("expected a total in the output of valgrind")
     }
