@@ -211,3 +211,27 @@ async fn mirror_waits_while_verification_cools_down_and_takes_its_share() -> Res
     assert_eq!(hashes.trim(), "6");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mirror_that_has_used_up_its_share_says_so() -> Result<()> {
+    const LIST: &str = "members.lists.example.org";
+    let redis = Redis::start(Kind::Plain)?;
+    let mut directory = Directory::default();
+    let group = directory.add_plain_group(&mut Rng::new(), 6);
+    let mappings = json!([{"group_guid": group, "list_id": LIST}]);
+    let mut variables = redis.variables();
+    // The group, the list of all records, and three people.
+    variables.push(("NOVI_MAX_PER_DAY".to_owned(), "5".to_owned()));
+    let env = Mirror::start(directory, mappings, &borrowed(&variables)).await?;
+    env.mailman.create_list("members").await?;
+    for (subscribed, calls, outcome) in [(3, 5, ""), (0, 0, ", so the list is left unchanged")] {
+        let report = env.run(json!({})).await?;
+        let list = &report["lists"][0];
+        let expected = (&json!("unfinished"), &json!(subscribed), &json!(calls));
+        assert_eq!((&list["status"], &list["subscribed"], &report["novi_calls"]), expected, "{report}");
+        let cause = format!("Novi's allowance had no room for more calls{outcome}.");
+        assert!(list["reason"].as_str().is_some_and(|reason| reason.contains(&cause)), "{report}");
+    }
+    assert_eq!(env.mailman.memberships(LIST).await?.len(), 3);
+    Ok(())
+}

@@ -250,7 +250,7 @@ impl NoviProbe<'_> {
             }
         };
         let error = self.caller.call(MAX_ATTEMPTS, request).await.err();
-        if matches!(error, Some(CallError::Ended(ReadingEnd::OutOfTime | ReadingEnd::Paused(_)))) {
+        if matches!(error, Some(CallError::Ended(ReadingEnd::OutOfTime | ReadingEnd::NoRoom | ReadingEnd::Paused(_)))) {
             lock(&self.facts).out_of_time = true;
         }
         Call { observation: last.into_inner().unwrap_or_default(), error }

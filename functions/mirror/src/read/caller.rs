@@ -246,8 +246,10 @@ impl<'r> Caller<'r> {
             } else if wait.is_pause {
                 let until = self.skipped_until.get_or_init(|| SystemTime::now() + wait.duration);
                 return Err(CallError::Ended(ReadingEnd::Paused(*until)));
+            } else if wait.is_exhausted {
+                self.is_exhausted.store(true, Ordering::Relaxed);
+                return Err(CallError::Ended(ReadingEnd::NoRoom));
             } else {
-                self.is_exhausted.fetch_or(wait.is_exhausted, Ordering::Relaxed);
                 return Err(CallError::Ended(ReadingEnd::OutOfTime));
             }
         }

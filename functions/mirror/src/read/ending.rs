@@ -8,6 +8,8 @@ use std::time::SystemTime;
 pub(crate) enum ReadingEnd {
     /// The time for reading is over.
     OutOfTime,
+    /// The shared budget has no room before the time for reading is over.
+    NoRoom,
     /// Too many calls in a row got no response.
     NoResponse,
     /// Novi's `Retry-After` ends at this time, which is after the time for reading.
@@ -18,6 +20,7 @@ impl fmt::Display for ReadingEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OutOfTime => f.write_str("Time ran out while reading Novi"),
+            Self::NoRoom => f.write_str("Novi's allowance had no room for more calls"),
             Self::NoResponse => f.write_str("Novi failed to respond too often in a row"),
             Self::Paused(until) => {
                 let until = httpdate::fmt_http_date(*until);
