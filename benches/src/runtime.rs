@@ -17,8 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::faults::library;
 use tests::http_server::Server;
+use tests::process::library;
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::processor::CpuAffinity;

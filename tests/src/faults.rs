@@ -10,7 +10,7 @@ use std::fmt;
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine;
@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::api::{Request, Response};
 use crate::aws::{CREDENTIALS, ElastiCache, KnownCache, Moto};
+use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::function::Function;
 use crate::harness;
@@ -261,32 +262,6 @@ impl fmt::Display for Usage {
     }
 }
 
-/// The clock of a function, which tests can advance.
-struct Clock {
-    file: PathBuf,
-    offset_seconds: u64,
-}
-
-impl Clock {
-    fn new(dir: &Path) -> Result<Self> {
-        let clock = Self { file: dir.join("clock"), offset_seconds: 0 };
-        clock.write()?;
-        Ok(clock)
-    }
-
-    fn advance(&mut self, seconds: u64) -> Result<()> {
-        self.offset_seconds += seconds;
-        self.write()
-    }
-
-    /// Replaces the file atomically, because libfaketime reads it whenever the function gets the time.
-    fn write(&self) -> Result<()> {
-        let new = self.file.with_extension("new");
-        std::fs::write(&new, format!("+{}", self.offset_seconds))?;
-        Ok(std::fs::rename(new, &self.file)?)
-    }
-}
-
 /// The host names that a function can resolve: a file in place of its `/etc/hosts`.
 struct Hosts {
     file: PathBuf,
@@ -319,16 +294,6 @@ impl Hosts {
         };
         Service::ALL.into_iter().map(lines).collect()
     }
-}
-
-/// Returns the path of a library to preload into a function.
-///
-/// # Errors
-/// Fails if the library isn't installed.
-pub fn library(path: &str) -> Result<String> {
-    let candidates = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(path));
-    let found = candidates.into_iter().find(|library| library.is_file());
-    Ok(found.with_context(|| format!("{path} is missing. `make setup` installs it."))?.display().to_string())
 }
 
 /// A function with all the services that it depends on.
@@ -441,7 +406,6 @@ impl Runner {
             Lambda::Verify => String::new(),
         };
         let (clock, hosts) = (Clock::new(dir.path())?, Hosts::new(dir.path())?);
-        let preloaded = library("faketime/libfaketimeMT.so.1")?;
         let mut variables: Vec<(String, String)> =
             CREDENTIALS.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         variables.iter().filter(|(name, _)| name != "AWS_REGION").for_each(|(_, secret)| private.add(secret));
@@ -472,12 +436,10 @@ impl Runner {
             ("VERIFY_UNKNOWN_PER_MINUTE", "100000".to_owned()),
             ("VERIFY_UNKNOWN_PER_DAY", "100000".to_owned()),
             ("AWS_LAMBDA_FUNCTION_TIMEOUT", INVOCATION_TIMEOUT_SECONDS.to_owned()),
-            ("LD_PRELOAD", preloaded),
-            ("FAKETIME_TIMESTAMP_FILE", clock.file.display().to_string()),
-            ("FAKETIME_NO_CACHE", "1".to_owned()),
         ] {
             variables.push((name.to_owned(), value));
         }
+        variables.extend(clock.variables()?);
         let digest = root_digest(&format!("{}/api", url(Service::Novi)));
         let function = start(lambda, &variables, &hosts, &private)?;
         let runner = Self {
@@ -954,7 +916,7 @@ impl Runner {
         let id = self.stale_member;
         let key = format!("idaa:novi_member:{}", id.hyphenated());
         let address = self.novi.state().directory.address(id);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + self.clock.offset_seconds;
+        let now = self.clock.now();
         let cached_at = now - TTL_SECONDS.parse::<u64>()? - 60;
         let entry = json!({
             "verified": true, "full_name": "Stale S.", "email": address, "cached_at": cached_at, "novi": self.digest,

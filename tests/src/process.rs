@@ -119,6 +119,16 @@ pub async fn start_on_free_port<T, F: Future<Output = anyhow::Result<T>>>(start:
     start().await
 }
 
+/// Returns the path of a library to preload into a process.
+///
+/// # Errors
+/// Fails if the library isn't installed.
+pub fn library(path: &str) -> anyhow::Result<String> {
+    let candidates = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(path));
+    let found = candidates.into_iter().find(|library| library.is_file());
+    Ok(found.with_context(|| format!("{path} is missing. `make setup` installs it."))?.display().to_string())
+}
+
 /// Waits until no process listens on `port`.
 ///
 /// # Errors

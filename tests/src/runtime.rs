@@ -41,6 +41,8 @@ struct Api {
     pending: Arc<Mutex<HashMap<String, oneshot::Sender<Bytes>>>>,
     /// The timeout that the function is told.
     timeout: Arc<Mutex<Duration>>,
+    /// How far the function's clock is ahead.
+    clock_offset: Arc<Mutex<Duration>>,
 }
 
 impl Instance {
@@ -61,6 +63,7 @@ impl Instance {
             events: Arc::new(AsyncMutex::new(events)),
             pending: Arc::default(),
             timeout: Arc::new(Mutex::new(TIMEOUT)),
+            clock_offset: Arc::default(),
         };
         let handler = api.clone();
         let server = Server::start(move |request| handler.clone().handle(request)).await?;
@@ -87,6 +90,11 @@ impl Instance {
     /// Sets the timeout that the function is told from the next invocation on. Later responses are accepted.
     pub fn set_timeout(&self, timeout: Duration) {
         *lock(&self.api.timeout) = timeout;
+    }
+
+    /// Tells how far the function's clock is ahead, so that deadlines are by that clock.
+    pub fn set_clock_offset(&self, offset: Duration) {
+        *lock(&self.api.clock_offset) = offset;
     }
 
     /// Kills the instance. Its invocations in flight never end.
@@ -126,8 +134,8 @@ impl Api {
         let path = request.uri().path().to_owned();
         if path.ends_with("/invocation/next") {
             let (id, event) = self.events.lock().await.recv().await.context("there are no more events")?;
-            let deadline =
-                (SystemTime::now() + *lock(&self.timeout)).duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
+            let deadline = SystemTime::now() + *lock(&self.clock_offset) + *lock(&self.timeout);
+            let deadline = deadline.duration_since(SystemTime::UNIX_EPOCH)?.as_millis();
             return Ok(Response::builder()
                 .header("Lambda-Runtime-Aws-Request-Id", id)
                 .header("Lambda-Runtime-Deadline-Ms", deadline.to_string())

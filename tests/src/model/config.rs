@@ -22,6 +22,7 @@ pub(super) struct Mapping {
     max_growth_percent: Option<usize>,
     may_be_empty: bool,
     removals: bool,
+    resubscribes: bool,
 }
 
 /// The list of a mapping.
@@ -45,6 +46,8 @@ pub(super) struct ListConfig {
     pub(super) max_growth_percent: usize,
     /// False if no one may leave the list.
     pub(super) removals: bool,
+    /// False if no one is added again who left the list by themselves.
+    pub(super) resubscribes: bool,
 }
 
 impl Default for ListConfig {
@@ -55,6 +58,7 @@ impl Default for ListConfig {
             max_removal_percent: 30,
             max_growth_percent: 100,
             removals: true,
+            resubscribes: true,
         }
     }
 }
@@ -78,14 +82,15 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// Maps a list to each of these groups, with random options.
-    pub(super) fn new(rng: &mut Rng, names: &[String], groups_of_lists: &[&[Uuid]]) -> Self {
+    /// Maps a list to each of these groups, with random options. Only a mirror with a ledger knows who left by themselves.
+    pub(super) fn new(rng: &mut Rng, names: &[String], groups_of_lists: &[&[Uuid]], has_ledger: bool) -> Self {
         let mut mappings = Vec::new();
         for (list, groups) in groups_of_lists.iter().enumerate() {
             let max_removal_percent = [None, None, Some(20), Some(100)][rng.usize(..4)];
             let max_growth_percent = [None, None, None, Some(50), Some(1_000)][rng.usize(..5)];
             let keep = keep(rng, list);
             let removals = rng.u8(..8) != 0;
+            let resubscribes = !has_ledger || rng.u8(..4) != 0;
             for group in *groups {
                 mappings.push(Mapping {
                     group: *group,
@@ -96,6 +101,7 @@ impl Config {
                     max_growth_percent,
                     may_be_empty: rng.u8(..4) == 0,
                     removals,
+                    resubscribes,
                 });
             }
         }
@@ -132,6 +138,9 @@ impl Config {
         if !mapping.removals {
             json["removals"] = json!(false);
         }
+        if !mapping.resubscribes {
+            json["resubscribe"] = json!(false);
+        }
         json
     }
 
@@ -162,6 +171,7 @@ impl Config {
             max_removal_percent: percents(|mapping| mapping.max_removal_percent, default.max_removal_percent),
             max_growth_percent: percents(|mapping| mapping.max_growth_percent, default.max_growth_percent),
             removals: mappings().all(|mapping| mapping.removals),
+            resubscribes: mappings().all(|mapping| mapping.resubscribes),
         })
     }
 

@@ -10,6 +10,7 @@ use fastrand::Rng;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::clock::Clock;
 use crate::directory::Directory;
 use crate::harness::ledger_key;
 use crate::http_proxy::HttpProxy;
@@ -39,26 +40,32 @@ pub(super) struct Environment {
     pub(super) proxy: HttpProxy,
     pub(super) has_redis: bool,
     pub(super) ledger: Option<LedgerFile>,
+    /// The mirror's clock.
+    pub(super) clock: Clock,
+    /// The number of calls to Novi that a run may make if not everyone fits into one run.
+    pub(super) calls_of_run: Option<usize>,
     private: Private,
     config: Value,
+    variables: Vec<(String, String)>,
     instance: Instance,
     /// True if the instance has not run yet.
     pub(super) is_new: bool,
     /// True if a write of this instance may still arrive at Mailman, or may have been lost, so that the instance
     /// remembers its address.
     has_memory: bool,
+    _dir: TempDir,
 }
 
 /// The ledger of a sequence's mirror.
 pub(super) struct LedgerFile {
     dir: TempDir,
-    /// The content before a run that was killed. Its claim stands until time passes.
-    before_kill: Option<Option<Vec<u8>>>,
+    /// True if the claim of a run that was killed may stand, until time passes.
+    pub(super) may_be_claimed: bool,
 }
 
 impl LedgerFile {
     fn new() -> Result<Self> {
-        Ok(Self { dir: TempDir::new()?, before_kill: None })
+        Ok(Self { dir: TempDir::new()?, may_be_claimed: false })
     }
 
     fn path(&self) -> PathBuf {
@@ -78,11 +85,6 @@ impl LedgerFile {
             None => {}
         }
         Ok(())
-    }
-
-    /// True if the claim of a run that was killed may stand.
-    pub(super) fn may_be_claimed(&self) -> bool {
-        self.before_kill.is_some()
     }
 }
 
@@ -116,14 +118,20 @@ impl Disturbance {
     }
 }
 
+const HOUR: u64 = 3_600;
+
 /// The time that an invocation has if nothing shortens it. Mailman may be slow on a busy machine.
 const TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Environment {
-    /// Starts the rest of the servers, with these mappings, and often with a ledger.
-    pub(super) async fn start(servers: Servers, rng: &mut Rng, mappings: Value) -> Result<Self> {
+    /// Starts the rest of the servers, with these mappings. With a ledger, passes sometimes take several runs.
+    pub(super) async fn start(servers: Servers, rng: &mut Rng, mappings: Value, has_ledger: bool) -> Result<Self> {
         let has_redis = rng.bool();
-        let ledger = if rng.bool() { Some(LedgerFile::new()?) } else { None };
+        let ledger = if has_ledger { Some(LedgerFile::new()?) } else { None };
+        let is_limited = ledger.is_some() && rng.bool();
+        let calls_of_run = is_limited.then(|| rng.usize(18..50));
+        let dir = TempDir::new()?;
+        let clock = Clock::new(dir.path())?;
         let private = Private::default();
         let novi = Novi::start(Directory::default(), private.clone()).await?;
         let proxy = HttpProxy::start(servers.mailman.base_url()).await?;
@@ -137,12 +145,31 @@ impl Environment {
             "novi_mailman_sync": mappings,
             "ledger_key": ledger_key(),
         });
-        let instance = start_instance(&servers, has_redis, ledger.as_ref(), &config, &private).await?;
-        Ok(Self { servers, novi, proxy, has_redis, ledger, private, config, instance, is_new: true, has_memory: false })
+        let mut variables = variables_of(&servers, has_redis, ledger.as_ref(), calls_of_run);
+        variables.extend(clock.variables()?);
+        let instance = start_instance(&config, &variables, &private).await?;
+        Ok(Self {
+            servers,
+            novi,
+            proxy,
+            has_redis,
+            ledger,
+            clock,
+            calls_of_run,
+            private,
+            config,
+            variables,
+            instance,
+            is_new: true,
+            has_memory: false,
+            _dir: dir,
+        })
     }
 
     async fn another_instance(&self) -> Result<Instance> {
-        start_instance(&self.servers, self.has_redis, self.ledger.as_ref(), &self.config, &self.private).await
+        let instance = start_instance(&self.config, &self.variables, &self.private).await?;
+        instance.set_clock_offset(self.clock.offset());
+        Ok(instance)
     }
 
     /// Replaces the instance by one that remembers nothing.
@@ -186,7 +213,6 @@ impl Environment {
         self.has_memory |= has_faults || !matches!(disturbance, Disturbance::Nothing | Disturbance::SecondInstance);
         let timeout = if let Disturbance::ShortTime(timeout) = disturbance { timeout } else { TIMEOUT };
         self.instance.set_timeout(timeout);
-        let ledger_before = self.ledger.as_ref().and_then(LedgerFile::read);
         let invocation = self.instance.invoke(event);
         let is_killed = match disturbance {
             Disturbance::Nothing | Disturbance::ShortTime(_) => return Ok(vec![invocation.await?]),
@@ -220,26 +246,24 @@ impl Environment {
         if is_killed {
             self.instance.kill();
             if let Some(ledger) = &mut self.ledger {
-                // An earlier claim may still stand in the content.
-                ledger.before_kill.get_or_insert(ledger_before);
+                ledger.may_be_claimed = true;
             }
             self.restart().await?;
         }
         Ok(Vec::new())
     }
 
-    /// Lets so much time pass that every delayed request arrives, and everything that expires has expired.
-    pub(super) async fn pass_time(&mut self, lists: &[String]) -> Result<()> {
+    /// Lets so many hours pass. Every delayed request arrives, and locks expire.
+    pub(super) async fn pass_time(&mut self, hours: u64) -> Result<()> {
         self.proxy.wait_for_delayed().await;
-        if let Some(ledger) = &mut self.ledger
-            && let Some(before) = ledger.before_kill.take()
-        {
-            ledger.replace(before.as_deref())?;
+        self.clock.advance(hours * HOUR)?;
+        self.instance.set_clock_offset(self.clock.offset());
+        if let Some(ledger) = &mut self.ledger {
+            ledger.may_be_claimed = false;
         }
         if self.has_redis {
-            for list in lists {
-                self.servers.redis.command(&["DEL", &format!("idaa:mirror:{list}")])?;
-            }
+            // Redis has a clock of its own, by which it also counts the calls of a day.
+            self.servers.redis.command(&["FLUSHALL"])?;
         }
         if self.has_memory {
             self.restart().await?;
@@ -296,18 +320,19 @@ impl Environment {
     }
 }
 
-async fn start_instance(
+/// Returns the environment variables of every instance. `calls_of_run` is the number of calls to Novi that a run may make.
+fn variables_of(
     servers: &Servers,
     has_redis: bool,
     ledger: Option<&LedgerFile>,
-    config: &Value,
-    private: &Private,
-) -> Result<Instance> {
+    calls_of_run: Option<usize>,
+) -> Vec<(String, String)> {
+    let calls_of_day = calls_of_run.map_or(1_000_000, |calls| calls * 24);
     let mut variables = vec![
         ("MIRROR_APPLY".to_owned(), "true".to_owned()),
         ("NOVI_MAX_PER_SECOND".to_owned(), "10000".to_owned()),
         ("NOVI_MAX_PER_MINUTE".to_owned(), "100000".to_owned()),
-        ("NOVI_MAX_PER_DAY".to_owned(), "1000000".to_owned()),
+        ("NOVI_MAX_PER_DAY".to_owned(), calls_of_day.to_string()),
         ("NOVI_TOTAL_PER_SECOND".to_owned(), "1000000".to_owned()),
         ("NOVI_TIMEOUT_MS".to_owned(), "500".to_owned()),
         ("MAILMAN_RETRY_SECONDS".to_owned(), "4".to_owned()),
@@ -319,6 +344,10 @@ async fn start_instance(
         variables.extend(servers.redis.variables());
         variables.push(("CACHE_TIMEOUT_MS".to_owned(), "1000".to_owned()));
     }
+    variables
+}
+
+async fn start_instance(config: &Value, variables: &[(String, String)], private: &Private) -> Result<Instance> {
     let borrowed: Vec<(&str, &str)> = variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     Instance::start("mirror", 1, config, &borrowed, private).await.context("starting the mirror failed")
 }

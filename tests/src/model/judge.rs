@@ -68,6 +68,7 @@ pub(super) struct Force {
     pub(super) joins: usize,
     pub(super) leaves: usize,
     pub(super) moves: usize,
+    pub(super) left: usize,
     pub(super) unknown: usize,
 }
 
@@ -83,6 +84,7 @@ impl Force {
             joins: self.joins.max(other.joins),
             leaves: self.leaves.max(other.leaves),
             moves: self.moves.max(other.moves),
+            left: self.left.max(other.left),
             unknown: self.unknown.max(other.unknown),
         }
     }

@@ -1,4 +1,5 @@
-//! What the ledger may remember about a list, as far as it makes the mirror do more than it would do without.
+//! What the ledger may remember about a list, as far as it makes the mirror do more than it would do without, and what it
+//! must remember of the last day.
 //!
 //! It is an upper bound: a ledger may always remember less.
 
@@ -7,33 +8,100 @@ use std::collections::BTreeSet;
 use super::config::ListConfig;
 use super::judge::Force;
 
+/// How long a change counts, in seconds: a day, less what the mirror's time may differ from the model's.
+const DAY: u64 = 86_400 - 600;
+
 /// What the ledger may remember about a list.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    /// The largest roster that a run has found. The limits of a day may refer to it.
-    pub(super) largest_roster: usize,
+    /// The sizes of the rosters that runs have found, with the time of each. The limits of a day may refer to those of
+    /// the last day, and the one before.
+    rosters: Vec<(u64, usize)>,
+    /// What unforced runs did.
+    changes: Vec<DayChange>,
     /// True if the list may be being filled, so that its growth isn't judged.
     pub(super) may_be_filling: bool,
     /// What may be left of earlier forces.
     pub(super) force: Force,
+    /// The time of the last force.
+    forced: u64,
     /// True if a force may have accepted a doubt, which then lasts until its cause changes.
     pub(super) may_accept_doubt: bool,
 }
 
+/// What one unforced run did.
+#[derive(Clone, Copy, Default)]
+pub(super) struct DayChange {
+    /// The time of the run.
+    pub(super) at: u64,
+    pub(super) left: usize,
+    pub(super) moved: usize,
+    /// Zero if the list may have been being filled.
+    pub(super) joined: usize,
+}
+
 impl Memory {
     /// Notes what a run finds.
-    pub(super) fn found(&mut self, config: &ListConfig, roster: &BTreeSet<String>, force: Force) {
-        self.largest_roster = self.largest_roster.max(roster.len());
+    pub(super) fn found(&mut self, now: u64, config: &ListConfig, roster: &BTreeSet<String>, force: Force) {
+        self.rosters.push((now, roster.len()));
+        let old = self.rosters.iter().take_while(|(at, _)| *at + 2 * DAY <= now).count();
+        self.rosters.drain(..old.saturating_sub(1));
+        self.changes.retain(|change| change.at + DAY > now);
         self.may_be_filling |= roster.is_subset(&config.keep);
-        self.may_accept_doubt |= force != Force::default();
-        self.force = self.force.max(force);
+        if force != Force::default() {
+            self.may_accept_doubt = true;
+            self.force = self.force.max(force);
+            self.forced = now;
+        }
     }
 
-    /// Notes the status that a run reported.
-    pub(super) fn reported(&mut self, status: &str) {
-        // Then a complete pass has ended every fill and every force, and nothing is unknown.
+    /// Returns the largest roster that the limits of a day may refer to.
+    pub(super) fn largest_roster(&self) -> usize {
+        self.rosters.iter().map(|(_, size)| *size).max().unwrap_or_default()
+    }
+
+    /// Returns the sums of what unforced runs of the last day did.
+    pub(super) fn today(&self) -> DayChange {
+        self.changes.iter().fold(DayChange::default(), |sum, change| DayChange {
+            at: 0,
+            left: sum.left + change.left,
+            moved: sum.moved + change.moved,
+            joined: sum.joined + change.joined,
+        })
+    }
+
+    /// Notes what an unforced run did, if the ledger remembers it.
+    pub(super) fn changed(&mut self, change: DayChange) {
+        self.changes.push(change);
+    }
+
+    /// Notes the status that a run reported. `pass_began_after` is a time before the pass began.
+    pub(super) fn reported(&mut self, status: &str, pass_began_after: u64) {
+        // Then a complete pass has ended every fill, and nothing is unknown.
         if status == "ok" {
-            (self.may_be_filling, self.force) = (false, Force::default());
+            self.may_be_filling = false;
+            if pass_began_after >= self.forced {
+                self.force = Force::default();
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn changes_count_for_a_day() {
+        let mut memory = Memory::default();
+        let change = DayChange { at: 1_000, left: 2, moved: 0, joined: 3 };
+        let roster = BTreeSet::from(["ann@mail.example.org".to_owned()]);
+        let find = |memory: &mut Memory, now| memory.found(now, &ListConfig::default(), &roster, Force::default());
+        find(&mut memory, 1_000);
+        memory.changed(change);
+        find(&mut memory, 1_000 + 80_000);
+        assert_eq!((memory.today().left, memory.today().joined, memory.largest_roster()), (2, 3, 1));
+        find(&mut memory, 1_000 + 86_400);
+        assert_eq!(memory.today().left, 0);
     }
 }

@@ -12,22 +12,36 @@
 //! - `ok` means that the list is what Novi says.
 //! - A run that nothing disturbs does exactly what the rules say.
 //! - No address has two memberships.
+//! - Preferences stay with a membership, also if it moves. With a ledger, people who were removed and come back within 30
+//!   days have them again.
 //!
-//! Half of the mirrors have a ledger, which is sometimes deleted, damaged or replaced by an older copy. They may do less than these
-//! rules allow, because the ledger knows the limits of a day and which lists are adopted. Beyond the rules, they only move
-//! memberships to the changed addresses of their people.
+//! Half of the mirrors have a ledger, which is sometimes deleted, damaged or replaced by an older copy. They may do less
+//! than these rules allow, because the ledger knows which lists are adopted. Beyond the rules, they only move memberships to
+//! the changed addresses of their people. The clock advances by hours or days, and no more people join, leave or move in
+//! 24 hours than the limits of a day allow.
+//!
+//! If a mapping says so, people who left a list by themselves aren't added again.
+//!
+//! The passes of some of these mirrors take several runs. They decide by what was read in earlier runs:
+//!
+//! - No one joins or moves but because of a record that was read in the same run.
+//! - No one leaves before the pass has asked about everyone in the list's groups, and not if the last record of one of them
+//!   has the address.
 //!
 //! At the end, Novi tells the truth and nothing fails. Every list then becomes what it should be, or its report names the
 //! event that makes it so. A sequence is determined by its seed.
 
+mod choices;
 mod config;
 mod environment;
 mod faults;
 mod field;
 mod judge;
+mod leavers;
 mod lies;
 mod memory;
 mod oracle;
+mod readings;
 mod sequence;
 mod tally;
 mod world;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::config::ListConfig;
 use super::judge::{Contents, Force, Judgment, Verdict, growth_limit, judge, move_limit, removal_limit};
-use super::memory::Memory;
+use super::memory::{DayChange, Memory};
 use super::tally::Tally;
 
 /// The circumstances of a run.
@@ -16,8 +16,12 @@ pub(super) struct Circumstances {
     pub(super) is_mailman_well: bool,
     /// False if the run was killed, disturbed or short of time.
     pub(super) is_undisturbed: bool,
+    /// True if passes may take several runs, so that removals depend on what earlier runs have read.
+    pub(super) has_long_passes: bool,
     /// True if the run may write to the list.
     pub(super) may_write: bool,
+    /// The time of the run.
+    pub(super) now: u64,
     /// The number of concurrent instances.
     pub(super) instances: usize,
 }
@@ -25,7 +29,12 @@ pub(super) struct Circumstances {
 impl Circumstances {
     /// True if the run can read everyone. With a ledger, a list is otherwise compared with what earlier runs read.
     pub(super) fn reads_everyone(self) -> bool {
-        self.is_novi_readable && self.is_undisturbed
+        self.knows_everyone() && self.is_undisturbed
+    }
+
+    /// True if nothing keeps the run from reading everyone but an end of its time.
+    pub(super) fn knows_everyone(self) -> bool {
+        self.is_novi_readable && !self.has_long_passes
     }
 
     /// True if nothing keeps the run from doing exactly what the rules say.
@@ -75,7 +84,7 @@ impl<'a> Expectation<'a> {
         let leaving = judgment.leaves.iter().filter(|address| !changed_addresses.iter().any(|(of, _)| of == *address));
         let joining = judgment.joins.iter().filter(|address| !changed_addresses.iter().any(|(_, to)| to == *address));
         let (leaving, joining) = (leaving.count(), joining.count());
-        let base = judgment.base.max(memory.largest_roster);
+        let base = judgment.base.max(memory.largest_roster());
         let excess = leaving.saturating_sub(memory.force.leaves);
         let is_everyone = leaving >= judgment.base && self.config.max_removal_percent < 100;
         judgment.too_many_leave = excess > 0 && (is_everyone || excess > move_limit(self.config, base));
@@ -90,7 +99,13 @@ impl<'a> Expectation<'a> {
 
     /// Returns the number of addresses that the limits are at most a percentage of.
     fn limit_base(&self) -> usize {
-        self.judgment.base.max(self.memory.map_or(0, |memory| memory.largest_roster))
+        self.judgment.base.max(self.memory.map_or(0, Memory::largest_roster))
+    }
+
+    /// Returns what unforced runs did in the last 24 hours, if a ledger remembers it.
+    fn today(&self) -> DayChange {
+        // What a force accepts is judged by itself.
+        self.memory.filter(|_| self.force.is_none()).map_or_else(DayChange::default, Memory::today)
     }
 
     /// True if growth is judged.
@@ -99,16 +114,16 @@ impl<'a> Expectation<'a> {
     }
 
     /// True if a force may have accepted a doubt.
-    fn may_accept_doubt(&self) -> bool {
+    pub(super) fn may_accept_doubt(&self) -> bool {
         self.force.is_some() || self.memory.is_some_and(|memory| memory.may_accept_doubt)
     }
 
     /// True if this membership may move from one address to another.
-    fn may_move(&self, from: &String, to: &String, is_novi_readable: bool) -> bool {
+    fn may_move(&self, from: &String, to: &String, knows_everyone: bool) -> bool {
         let Contents { wanted, untouched, .. } = &self.contents;
         self.changed_addresses.contains(&(from.clone(), to.clone()))
             && !self.config.keep.contains(from)
-            && (!is_novi_readable || !(wanted.contains(from) || untouched.contains(from) || untouched.contains(to)))
+            && (!knows_everyone || !(wanted.contains(from) || untouched.contains(from) || untouched.contains(to)))
     }
 
     /// Returns the roster after a run that nothing disturbs.
@@ -147,6 +162,8 @@ pub(super) struct Change<'a> {
     pub(super) banned: &'a BTreeSet<String>,
     /// The addresses that Mailman fails for.
     pub(super) poisoned: &'a BTreeSet<String>,
+    /// The addresses that were on the list at any time.
+    pub(super) former: &'a BTreeSet<String>,
     /// True if the mirror has a ledger, so that memberships may move.
     pub(super) has_ledger: bool,
 }
@@ -217,14 +234,14 @@ pub(super) fn check_run(
     // Who may join, and who may leave.
     let may_join = |address: &&String| {
         contents.wanted.contains(*address)
-            && (!contents.untouched.contains(*address) || !circumstances.is_novi_readable)
+            && (!contents.untouched.contains(*address) || !circumstances.knows_everyone())
     };
     let wrongly_added: Vec<&String> = joined.iter().filter(|address| !may_join(address)).collect();
     if !wrongly_added.is_empty() {
         tally.wrongly_added += wrongly_added.len();
         violations.push(format!("gained {wrongly_added:?}"));
     }
-    let may_move = |(from, to): &&(String, String)| expectation.may_move(from, to, circumstances.is_novi_readable);
+    let may_move = |(from, to): &&(String, String)| expectation.may_move(from, to, circumstances.knows_everyone());
     let wrongly_moved: Vec<&(String, String)> = moved.iter().filter(|moved| !may_move(moved)).collect();
     if !wrongly_moved.is_empty() {
         tally.wrongly_added += wrongly_moved.len();
@@ -232,6 +249,10 @@ pub(super) fn check_run(
     }
     let is_forced = expectation.may_accept_doubt();
     let may_leave = |address: &&String| {
+        if circumstances.has_long_passes {
+            // See `Readings::reason_to_stay`.
+            return config.removals && !config.keep.contains(*address) && (is_forced || !judgment.is_in_doubt);
+        }
         let leavers = if is_forced { &judgment.leaves } else { &judgment.removals };
         // If the record that wants the address can't be read, one that has opted out decides.
         leavers.contains(*address) || (!circumstances.is_novi_readable && contents.opted_out.contains(*address))
@@ -249,7 +270,7 @@ pub(super) fn check_run(
     }
     // How many.
     let is_changed = !joined.is_empty() || !left.is_empty() || !moved.is_empty();
-    if is_changed && judgment.too_many_leave {
+    if is_changed && judgment.too_many_leave && !circumstances.has_long_passes {
         violations.push(format!(
             "was changed ({} joined, {} left), although {} of {} would leave",
             joined.len(),
@@ -258,7 +279,7 @@ pub(super) fn check_run(
             judgment.base
         ));
     }
-    if is_changed && judgment.too_many_join && circumstances.is_novi_readable {
+    if is_changed && judgment.too_many_join && config.resubscribes && circumstances.knows_everyone() {
         violations.push(format!(
             "was changed ({} joined, {} left), although {} would join a list of {}",
             joined.len(),
@@ -271,17 +292,22 @@ pub(super) fn check_run(
         violations.push("was changed, although a group is missing".to_owned());
     }
     let base = expectation.limit_base();
-    let growth = growth_limit(config, base) * circumstances.instances + force.joins;
-    if expectation.has_growth_limit() && joined.len() > growth {
-        violations.push(format!("gained {} of {}, of at most {growth}", joined.len(), judgment.base));
+    let today = expectation.today();
+    let [growth, removal, moves] = [growth_limit, removal_limit, move_limit].map(|limit| limit(config, base));
+    let most = growth * circumstances.instances + force.joins;
+    let (all, count) = (today.joined + joined.len(), joined.len());
+    if expectation.has_growth_limit() && count > 0 && all > most {
+        violations.push(format!("gained {count} of {}, {all} today, of at most {most}", judgment.base));
     }
-    let removal = removal_limit(config, base) * circumstances.instances + force.leaves;
-    if left.len() > removal {
-        violations.push(format!("lost {} of {}, of at most {removal}", left.len(), judgment.base));
+    let most = removal * circumstances.instances + force.leaves;
+    let (all, count) = (today.left + left.len(), left.len());
+    if count > 0 && all > most {
+        violations.push(format!("lost {count} of {}, {all} today, of at most {most}", judgment.base));
     }
-    let moves = move_limit(config, base) * circumstances.instances + force.moves;
-    if moved.len() > moves {
-        violations.push(format!("moved {} of {}, of at most {moves}", moved.len(), judgment.base));
+    let most = moves * circumstances.instances + force.moves;
+    let (all, count) = (today.moved + moved.len(), moved.len());
+    if count > 0 && all > most {
+        violations.push(format!("moved {count} of {}, {all} today, of at most {most}", judgment.base));
     }
     violations.extend(check_status(expectation, change, circumstances));
     violations
@@ -295,8 +321,10 @@ fn check_status(expectation: &Expectation<'_>, change: &Change<'_>, circumstance
     let mut violations = Vec::new();
     let is_ok_by_novi = expectation.memory.is_none() || circumstances.reads_everyone();
     if change.status == Some("ok") && circumstances.may_write && is_ok_by_novi {
-        let lacking: Vec<&String> =
-            contents.wanted.difference(&after).filter(|address| !contents.untouched.contains(*address)).collect();
+        let has_to_join = |address: &&String| {
+            !contents.untouched.contains(*address) && (config.resubscribes || !change.former.contains(*address))
+        };
+        let lacking: Vec<&String> = contents.wanted.difference(&after).filter(has_to_join).collect();
         let belongs =
             |address: &String| contents.wanted.contains(address) || config.keep.contains(address) || !config.removals;
         let extra: Vec<&String> = after.iter().filter(|address| !belongs(address)).collect();

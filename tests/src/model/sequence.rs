@@ -7,15 +7,20 @@ use anyhow::{Result, ensure};
 use fastrand::Rng;
 use http::Method;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
+use super::choices::Choices;
 use super::config::{ListConfig, ListState};
 use super::environment::{Disturbance, Environment, Servers};
 use super::faults::ActiveFaults;
 use super::judge::{Contents, Force, Unreadable, Verdict};
-use super::memory::Memory;
+use super::leavers::Leavers;
+use super::memory::{DayChange, Memory};
 use super::oracle::{Change, Circumstances, Expectation, Series, check_run, check_unchanged};
+use super::readings::{Has, Readings};
 use super::tally::Tally;
 use super::world::World;
+use crate::directory::Directory;
 use crate::harness::report;
 
 /// The memberships of one list: addresses by Mailman's id of the membership.
@@ -29,6 +34,8 @@ pub(super) struct Sequence {
     faults: ActiveFaults,
     /// Addresses that Mailman rejects on every list.
     banned: BTreeSet<String>,
+    /// The addresses that were on a list at any time, by list.
+    former: BTreeMap<usize, BTreeSet<String>>,
     /// The addresses in requests that may still arrive, by list.
     late: BTreeMap<String, BTreeSet<String>>,
     /// The series of runs with the same contents of Novi, by list.
@@ -36,10 +43,11 @@ pub(super) struct Sequence {
     /// What the instance's previous run could not read of each list. A list is absent if the instance doesn't know, and
     /// has no value if that isn't clear.
     unread_before: BTreeMap<usize, Option<Unreadable>>,
-    /// What the ledger may remember, by list.
-    memories: BTreeMap<usize, Memory>,
+    /// What the ledger may remember.
+    remembered: Remembered,
     /// Older copies of the ledger, with what each may remember.
-    copies: Vec<(Vec<u8>, BTreeMap<usize, Memory>)>,
+    copies: Vec<(Vec<u8>, Remembered)>,
+    choices: Choices,
     /// What the ledger was before it was damaged, while it is.
     undamaged: Option<Vec<u8>>,
     /// The events that the latest reports name to force a list.
@@ -54,10 +62,24 @@ pub(super) struct Sequence {
     tally: Tally,
 }
 
+/// What the ledger may remember.
+#[derive(Clone, Default)]
+struct Remembered {
+    /// By list.
+    memories: BTreeMap<usize, Memory>,
+    /// By list, of those whose members aren't added again.
+    leavers: BTreeMap<usize, Leavers>,
+    readings: Readings,
+}
+
 /// The reports of a run.
 struct Outcome {
     /// The reports, none if the run was killed.
     reports: Vec<Value>,
+    /// The people whose records the run asked for.
+    asked: BTreeSet<Uuid>,
+    /// True if the ledger certainly remembers the run.
+    is_remembered: bool,
 }
 
 impl Outcome {
@@ -90,19 +112,28 @@ impl Sequence {
     pub(super) async fn start(servers: Servers, seed: u64) -> Result<Self> {
         let mut rng = Rng::with_seed(seed);
         let name = format!("s{seed:x}");
-        let world = World::new(&mut rng, &name);
+        let has_ledger = rng.bool();
+        let world = World::new(&mut rng, &name, has_ledger);
         for number in 0..world.lists.len() {
             servers.mailman.create_list(&format!("{name}n{number}")).await?;
         }
-        let environment = Environment::start(servers, &mut rng, world.config.to_json()).await?;
+        let environment = Environment::start(servers, &mut rng, world.config.to_json(), has_ledger).await?;
         {
             let mut state = environment.novi.state();
             (state.has_total_count, state.wraps_records, state.page_limit) = (rng.bool(), rng.bool(), rng.usize(2..15));
-            state.bulk_hidden_fields = rng.bool().then(Vec::new);
+            let is_limited = environment.calls_of_run.is_some();
+            if is_limited {
+                // Otherwise, the groups alone take all calls of a run.
+                state.page_limit = rng.usize(10..20);
+            }
+            // A bulk list is a whole pass.
+            let has_bulk_list = if is_limited { rng.u8(..5) == 0 } else { rng.bool() };
+            state.bulk_hidden_fields = has_bulk_list.then(Vec::new);
         }
         let with = |has: bool| if has { "with a" } else { "without a" };
-        let steps =
-            vec![format!("{} Redis, {} ledger", with(environment.has_redis), with(environment.ledger.is_some()))];
+        let [redis, ledger] = [environment.has_redis, environment.ledger.is_some()].map(with);
+        let calls = environment.calls_of_run.map(|calls| format!(", {calls} calls a run")).unwrap_or_default();
+        let steps = vec![format!("{redis} Redis, {ledger} ledger{calls}")];
         Ok(Self {
             seed,
             rng,
@@ -110,11 +141,13 @@ impl Sequence {
             environment,
             faults: ActiveFaults::default(),
             banned: BTreeSet::new(),
+            former: BTreeMap::new(),
             late: BTreeMap::new(),
             series: BTreeMap::new(),
             unread_before: BTreeMap::new(),
-            memories: BTreeMap::new(),
+            remembered: Remembered::default(),
             copies: Vec::new(),
+            choices: Choices::default(),
             undamaged: None,
             forcing_events: BTreeMap::new(),
             steps,
@@ -132,7 +165,9 @@ impl Sequence {
             self.publish().await?;
             self.run(&json!({}), Disturbance::Nothing).await?;
         }
-        for _ in 0..self.rng.usize(2..=4) {
+        // So that the truth changes during a pass and during a day.
+        let rounds = if self.environment.ledger.is_some() { 4..=8 } else { 2..=4 };
+        for _ in 0..self.rng.usize(rounds) {
             self.round().await?;
         }
         self.end().await?;
@@ -213,7 +248,7 @@ impl Sequence {
 
     /// Sometimes copies the ledger, deletes it, replaces it by an older copy, damages it, or rotates its key.
     async fn disturb_ledger(&mut self) -> Result<()> {
-        let Some(ledger) = self.environment.ledger.as_ref().filter(|ledger| !ledger.may_be_claimed()) else {
+        let Some(ledger) = self.environment.ledger.as_ref().filter(|ledger| !ledger.may_be_claimed) else {
             return Ok(());
         };
         if self.undamaged.is_some() {
@@ -224,20 +259,20 @@ impl Sequence {
         }
         let done = match self.rng.u8(..18) {
             0..=3 => {
-                self.copies.extend(ledger.read().map(|content| (content, self.memories.clone())));
+                self.copies.extend(ledger.read().map(|content| (content, self.remembered.clone())));
                 return Ok(());
             }
             4 => {
                 ledger.replace(None)?;
-                self.memories.clear();
+                self.remembered = Remembered::default();
+                self.choices.ledger_lost();
                 "the ledger is deleted"
             }
             5 | 6 if !self.copies.is_empty() => {
-                let (content, memories) = &self.copies[self.rng.usize(..self.copies.len())];
+                let (content, remembered) = &self.copies[self.rng.usize(..self.copies.len())];
                 ledger.replace(Some(content))?;
-                self.memories.clone_from(memories);
-                // What it remembers may allow more.
-                self.series.clear();
+                self.remembered.clone_from(remembered);
+                self.choices.ledger_lost();
                 "the ledger is replaced by an older copy"
             }
             7 | 8 => {
@@ -324,6 +359,11 @@ impl Sequence {
         self.series.clear();
         let said = self.world.said();
         self.world.remember_addresses(&said);
+        for (list, leavers) in &mut self.remembered.leavers {
+            if let ListState::Mapped(config) = self.world.config.list(*list) {
+                leavers.published(|address| self.world.keepers(&said, &config, address));
+            }
+        }
         self.environment.novi.state().directory = said;
         if self.environment.mappings() != &self.world.config.to_json() {
             self.pass_time().await?;
@@ -332,13 +372,19 @@ impl Sequence {
         Ok(())
     }
 
+    /// Lets an hour pass, or sometimes more.
     async fn pass_time(&mut self) -> Result<()> {
-        self.environment.pass_time(&self.world.lists).await?;
+        let hours = [1, 1, 1, 1, 2, 6, 25, 200][self.rng.usize(..8)];
+        self.pass_hours(hours).await
+    }
+
+    async fn pass_hours(&mut self, hours: u64) -> Result<()> {
+        self.environment.pass_time(hours).await?;
         self.late.clear();
         self.is_unsettled = false;
         if !self.has_time_passed {
             self.has_time_passed = true;
-            self.step("time passes");
+            self.step(format!("time passes: {hours} h"));
         }
         Ok(())
     }
@@ -359,6 +405,8 @@ impl Sequence {
             self.unread_before.clear();
         }
         let late = self.late.clone();
+        let now = self.environment.clock.now();
+        let calls_before = self.environment.novi.state().calls.len();
         let started = Instant::now();
         let returned = self.environment.run(event, disturbance, self.faults.any_of_mailman()).await?;
         let seconds = started.elapsed().as_secs_f64();
@@ -377,7 +425,11 @@ impl Sequence {
             }
         }
         let after = self.all_memberships().await?;
-        let mut outcome = Outcome { reports: Vec::new() };
+        let is_dry_run = event["dry_run"] == true;
+        let is_completed = matches!(disturbance, Disturbance::Nothing | Disturbance::SecondInstance);
+        let is_remembered =
+            self.environment.ledger.is_some() && self.undamaged.is_none() && is_completed && !is_dry_run;
+        let mut outcome = Outcome { reports: Vec::new(), asked: self.asked_since(calls_before), is_remembered };
         for returned in returned {
             match report(returned) {
                 Ok(report) => outcome.reports.push(report),
@@ -386,7 +438,6 @@ impl Sequence {
         }
         self.step(format!("run {event}, disturbed: {}, {seconds:.1} s{}", disturbance.name(), outcome.summary()));
         let (banned, poisoned) = (self.banned.clone(), self.faults.poisoned.clone());
-        let is_dry_run = event["dry_run"] == true;
         if is_dry_run && self.environment.writes() > 0 {
             self.violation("a dry run sent a write to Mailman");
         }
@@ -394,10 +445,18 @@ impl Sequence {
             is_novi_readable: !self.faults.novi,
             is_mailman_well: !self.faults.mailman,
             is_undisturbed: disturbance == Disturbance::Nothing && !self.is_unsettled,
+            has_long_passes: self.environment.calls_of_run.is_some(),
             may_write: !is_dry_run,
+            now,
             instances: if disturbance == Disturbance::SecondInstance { 2 } else { 1 },
         };
         self.is_unsettled |= disturbance != Disturbance::Nothing || self.faults.any_of_mailman();
+        self.note_readings(&outcome, event, now);
+        if self.environment.calls_of_run.is_some() {
+            for pass in outcome.reports.iter().filter_map(|report| report["ledger"]["pass"].as_str()) {
+                *self.tally.passes.entry(pass.to_owned()).or_default() += 1;
+            }
+        }
         for list in 0..self.world.lists.len() {
             let id = self.world.lists[list].clone();
             let late = late.get(&id).cloned().unwrap_or_default();
@@ -408,6 +467,9 @@ impl Sequence {
             if let Some(forcing) = outcome.list(&id).and_then(forcing_event) {
                 self.forcing_events.insert(id.clone(), forcing);
             }
+            let former = self.former.entry(list).or_default();
+            former.extend(before[list].values().cloned());
+            let former = former.clone();
             let change = Change {
                 before: &before[list],
                 after: &after[list],
@@ -415,6 +477,7 @@ impl Sequence {
                 late: &late,
                 banned: &banned,
                 poisoned: &poisoned,
+                former: &former,
                 has_ledger: self.environment.ledger.is_some(),
             };
             let is_selected =
@@ -422,12 +485,21 @@ impl Sequence {
             let violations = match self.world.config.list(list) {
                 ListState::Mapped(config) if is_selected => {
                     self.note_misled(list, &change);
-                    self.check_mapped(list, &config, &change, circumstances, event)
+                    self.check_mapped(list, &config, &change, circumstances, event, &outcome)
                 }
                 _ => check_unchanged(&change),
             };
             for violation in violations {
                 self.violation(&format!("{id} {violation}"));
+            }
+            for violation in self.check_leavers(list, &change, circumstances, &outcome) {
+                self.violation(&format!("{id} {violation}"));
+            }
+            let is_well = circumstances.is_mailman_well && circumstances.is_undisturbed && outcome.is_remembered;
+            let is_ok = status.as_deref() == Some("ok");
+            for violation in self.check_choices(list, &before[list], &after[list], is_well, is_ok, now).await? {
+                self.tally.lost_preferences += 1;
+                self.violation(&format!("{id}: {violation}"));
             }
             if self.undamaged.is_some()
                 && (!change.left().is_empty() || !change.moved().is_empty() || status.as_deref() == Some("ok"))
@@ -453,14 +525,15 @@ impl Sequence {
         change: &Change<'_>,
         circumstances: Circumstances,
         event: &Value,
+        outcome: &Outcome,
     ) -> Vec<String> {
         let said = self.environment.novi.state().directory.clone();
         let contents = self.world.contents(&said, config);
         let roster: BTreeSet<String> = change.before.values().cloned().collect();
         let is_config_in_doubt = self.world.config.is_in_doubt();
-        let mut memory = self.memories.remove(&list).unwrap_or_default();
+        let mut memory = self.remembered.memories.remove(&list).unwrap_or_default();
         let expectation = if self.environment.ledger.is_some() {
-            memory.found(config, &roster, self.event_force(list, event).unwrap_or_default());
+            memory.found(circumstances.now, config, &roster, self.event_force(list, event).unwrap_or_default());
             let force = Some(memory.force).filter(|force| *force != Force::default());
             let changed_addresses = self.world.changed_addresses(&said, config);
             Expectation::new(config, contents, &roster, is_config_in_doubt, force)
@@ -477,16 +550,157 @@ impl Sequence {
         let mut tally = std::mem::take(&mut self.tally);
         let mut violations = check_run(&expectation, change, circumstances, &mut tally);
         self.tally = tally;
-        if !is_forced {
-            let series = self.series.entry(list).or_insert_with(|| Series::new(&expectation));
-            violations.extend(series.add(change));
-        } else {
-            self.series.remove(&list);
+        violations.extend(self.check_readings(&said, &expectation, change, outcome, circumstances.now));
+        if self.environment.ledger.is_none() {
+            if !is_forced {
+                let series = self.series.entry(list).or_insert_with(|| Series::new(&expectation));
+                violations.extend(series.add(change));
+            } else {
+                self.series.remove(&list);
+            }
+            return violations;
+        }
+        if outcome.is_remembered && !is_forced {
+            let joined = if memory.may_be_filling { 0 } else { change.joined().len() };
+            let (left, moved) = (change.left().len(), change.moved().len());
+            memory.changed(DayChange { at: circumstances.now, left, moved, joined });
         }
         if circumstances.may_write {
-            change.status.into_iter().for_each(|status| memory.reported(status));
+            let began_after = if circumstances.has_long_passes {
+                self.remembered.readings.pass_began_after
+            } else {
+                circumstances.now
+            };
+            change.status.into_iter().for_each(|status| memory.reported(status, began_after));
         }
-        self.memories.insert(list, memory);
+        self.remembered.memories.insert(list, memory);
+        violations
+    }
+
+    /// Checks that no one is added again who left the list by themselves.
+    fn check_leavers(
+        &mut self,
+        list: usize,
+        change: &Change<'_>,
+        circumstances: Circumstances,
+        outcome: &Outcome,
+    ) -> Vec<String> {
+        match self.world.config.list(list) {
+            ListState::Mapped(config) if !config.resubscribes => {}
+            _ => {
+                self.remembered.leavers.remove(&list);
+                return Vec::new();
+            }
+        }
+        let force = self.remembered.memories.get(&list).map(|memory| memory.force).unwrap_or_default();
+        let leavers = self.remembered.leavers.entry(list).or_default();
+        let mut violations = Vec::new();
+        for address in change.joined() {
+            if self.undamaged.is_some() {
+                violations.push(format!("gained {address}, although the ledger can't be opened"));
+            } else if leavers.has_left(&address) && force.left == 0 {
+                violations.push(format!("gained {address} again, who left"));
+            }
+        }
+        let stays = |(id, address): &(&String, &String)| change.after.get(*id) == Some(*address);
+        let stayed = change.before.iter().filter(stays).map(|(_, address)| address.clone());
+        let is_planned = matches!(change.status, Some("ok" | "partial"));
+        let is_known = is_planned && outcome.is_remembered && circumstances.is_mailman_well;
+        leavers.stayed(stayed.collect(), is_known);
+        violations
+    }
+
+    /// Checks that no one lost what the person had chosen.
+    async fn check_choices(
+        &mut self,
+        list: usize,
+        before: &Memberships,
+        after: &Memberships,
+        is_well: bool,
+        is_ok: bool,
+        now: u64,
+    ) -> Result<Vec<String>> {
+        if !matches!(self.world.config.list(list), ListState::Mapped(_)) {
+            self.choices.unmapped(list);
+        }
+        for (membership, address) in before.iter().filter(|(membership, _)| !after.contains_key(*membership)) {
+            self.choices.removed(list, membership, address, is_well, now);
+        }
+        self.choices.check(&self.environment.servers.mailman, list, after, is_well && is_ok, now).await
+    }
+
+    /// Returns the people whose records were asked for since there had been so many calls.
+    fn asked_since(&self, calls_before: usize) -> BTreeSet<Uuid> {
+        let state = self.environment.novi.state();
+        let mut asked = BTreeSet::new();
+        for (path, _) in &state.calls[calls_before..] {
+            if path == "/api/members" && state.bulk_hidden_fields.is_some() {
+                asked.extend(state.directory.people.keys().copied());
+            } else if let Some(id) = path.strip_prefix("/api/customers/") {
+                asked.extend(Uuid::parse_str(id).ok());
+            }
+        }
+        asked
+    }
+
+    /// Notes what the ledger may know after a run.
+    fn note_readings(&mut self, outcome: &Outcome, event: &Value, now: u64) {
+        if self.environment.ledger.is_none() || self.undamaged.is_some() || event["dry_run"] == true {
+            return;
+        }
+        let state = self.environment.novi.state();
+        let has_bulk_list = state.bulk_hidden_fields.is_some();
+        let is_certain = outcome.is_remembered && !self.faults.novi;
+        // It isn't clear which rows of a bulk list the mirror takes.
+        self.remembered.readings.asked(&outcome.asked, &state.directory, now, is_certain && !has_bulk_list);
+        let configs = (0..self.world.lists.len()).filter_map(|list| match self.world.config.list(list) {
+            ListState::Mapped(config) => Some(config),
+            _ => None,
+        });
+        let people: BTreeSet<Uuid> = configs.flat_map(|config| World::members(&state.directory, &config)).collect();
+        if let ([report], true) = (outcome.reports.as_slice(), is_certain && event["lists"].is_null()) {
+            let [all, read] = ["people", "read"].map(|key| report["ledger"][key].as_u64());
+            if all == Some(people.len() as u64)
+                && let Some(read) = read.and_then(|read| usize::try_from(read).ok())
+            {
+                self.remembered.readings.pass_has_asked(read, &people);
+            }
+        }
+    }
+
+    /// Checks that people joined and moved because of records that this run read, and left because of a complete pass.
+    fn check_readings(
+        &self,
+        said: &Directory,
+        expectation: &Expectation<'_>,
+        change: &Change<'_>,
+        outcome: &Outcome,
+        now: u64,
+    ) -> Vec<String> {
+        let people = World::members(said, expectation.config);
+        let was_read = |address: &str, least: Has| {
+            let mut asked = people.intersection(&outcome.asked);
+            asked.any(|id| self.world.has(*id, said.people.get(id), address) >= least)
+        };
+        let added = change.joined().into_iter().chain(change.moved().into_iter().map(|(_, to)| to));
+        let mut violations: Vec<String> = added
+            .filter(|address| !was_read(address, Has::Keeps))
+            .map(|address| format!("gained {address}, although this run asked about no one with it"))
+            .collect();
+        if self.environment.ledger.is_none() {
+            return violations;
+        }
+        // Who was read in this run and has opted out leaves at once.
+        let has_opted_out =
+            |address: &String| expectation.contents.opted_out.contains(address) && was_read(address, Has::Address);
+        for address in change.left().into_iter().filter(|address| !has_opted_out(address)) {
+            let has = |id: Uuid, record: Option<&Value>| self.world.has(id, record, &address);
+            if let Some(reason) =
+                self.remembered.readings.reason_to_stay(&people, expectation.may_accept_doubt(), now, has)
+            {
+                violations.push(format!("lost {address}, although {reason}"));
+            }
+        }
         violations
     }
 
@@ -494,8 +708,8 @@ impl Sequence {
     fn event_force(&self, list: usize, event: &Value) -> Option<Force> {
         let numbers = event["force"].get(&self.world.lists[list])?;
         let number = |key: &str| usize::try_from(numbers[key].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
-        let [joins, leaves, moves, unknown] = ["joins", "leaves", "moves", "unknown"].map(number);
-        Some(Force { joins, leaves, moves, unknown })
+        let [joins, leaves, moves, left, unknown] = ["joins", "leaves", "moves", "left", "unknown"].map(number);
+        Some(Force { joins, leaves, moves, left, unknown })
     }
 
     /// Returns the force of an event for a list, and true if it is clear how many unknown records it accepts.
@@ -536,7 +750,8 @@ impl Sequence {
         let lasts = self.rng.bool();
         self.world.lies.retain(|lie| lasts && lie.may_last());
         self.world.config = self.world.right_config.clone();
-        self.pass_time().await?;
+        // The calls and the limits of the last day don't count any more.
+        self.pass_hours(25).await?;
         self.repair_ledger()?;
         self.publish().await?;
         if self.environment.ledger.is_some() {
@@ -558,8 +773,9 @@ impl Sequence {
 
     /// Runs a few times, and forces each list if its report says how. Then every list must be what it should be.
     async fn converge_with_ledger(&mut self) -> Result<()> {
-        const ATTEMPTS: usize = 6;
+        let attempts = if self.environment.calls_of_run.is_some() { 40 } else { 6 };
         for attempt in 1.. {
+            self.pass_hours(1).await?;
             let outcome = self.run(&json!({}), Disturbance::Nothing).await?;
             let mut is_done = true;
             for list in 0..self.world.lists.len() {
@@ -568,7 +784,11 @@ impl Sequence {
                 let contents = self.world.contents(&self.world.said(), &config);
                 let roster = self.environment.roster(&id).await?;
                 let judgment = Expectation::new(&config, contents, &roster, false, None).judgment;
-                let joins: BTreeSet<&String> = judgment.joins.difference(&self.banned).collect();
+                let has_left = |address: &&String| {
+                    !config.resubscribes && self.former.get(&list).is_some_and(|former| former.contains(*address))
+                };
+                let joins = judgment.joins.difference(&self.banned).filter(|address| !has_left(address));
+                let joins: BTreeSet<&String> = joins.collect();
                 // An address stays as long as the record of someone who had it can't be read.
                 let unreadable = self.world.addresses_of_unreadable(&self.world.said(), &config);
                 let leaves: BTreeSet<&String> = judgment.leaves.difference(&unreadable).collect();
@@ -577,7 +797,7 @@ impl Sequence {
                 }
                 is_done = false;
                 let reason = outcome.list(&id).map(|report| report["reason"].to_string()).unwrap_or_default();
-                if attempt == ATTEMPTS {
+                if attempt == attempts {
                     self.violation(&format!(
                         "{id} did not converge: {joins:?} should join, {leaves:?} should leave; {reason}"
                     ));
@@ -585,7 +805,7 @@ impl Sequence {
                     self.run(&forcing, Disturbance::Nothing).await?;
                 }
             }
-            if is_done || attempt == ATTEMPTS {
+            if is_done || attempt == attempts {
                 break;
             }
         }
@@ -635,8 +855,9 @@ impl Sequence {
         let id = self.world.lists[list].clone();
         let address = self.world.random_address(&mut self.rng);
         let mailman = &self.environment.servers.mailman;
-        let members: Vec<String> = mailman.memberships(&id).await?.into_keys().collect();
-        let step = match self.rng.u8(..6) {
+        let memberships = mailman.memberships(&id).await?;
+        let members: Vec<&String> = memberships.keys().collect();
+        let step = match self.rng.u8(..10) {
             0 | 1 => {
                 for n in 0..self.rng.usize(1..4) {
                     mailman.subscribe(&id, &format!("byhand{number:06x}{n}@mail.example.org"), "member").await?;
@@ -651,8 +872,15 @@ impl Sequence {
                 }
                 "adds the addresses to keep"
             }
-            3 if !members.is_empty() => {
-                let path = format!("members/{}", members[self.rng.usize(..members.len())]);
+            3 | 9 if !members.is_empty() => {
+                let membership = members[self.rng.usize(..members.len())];
+                let path = format!("members/{membership}");
+                let config = self.world.config.list(list);
+                if let (ListState::Mapped(config), Some(leavers)) = (config, self.remembered.leavers.get_mut(&list)) {
+                    let said = self.environment.novi.state().directory.clone();
+                    let address = &memberships[membership];
+                    leavers.leaves(address, self.world.keepers(&said, &config, address));
+                }
                 let (status, _) = mailman.request(Method::DELETE, &path, None).await?;
                 ensure!(status == 204, "deleting {path} failed: {status}");
                 "removes a member"
@@ -672,6 +900,13 @@ impl Sequence {
                 }
                 self.banned.insert(address);
                 "bans an address"
+            }
+            6..=8 if !members.is_empty() => {
+                for _ in 0..self.rng.usize(1..4) {
+                    let membership = members[self.rng.usize(..members.len())];
+                    self.choices.choose(mailman, &mut self.rng, membership).await?;
+                }
+                "has members who choose digests"
             }
             _ => return Ok(()),
         };

@@ -10,6 +10,7 @@ use super::config::{Config, ListConfig};
 use super::field::{Field, Fields};
 use super::judge::Contents;
 use super::lies::Lie;
+use super::readings::Has;
 use crate::directory::Directory;
 
 /// What is, and what Novi says about it.
@@ -42,7 +43,7 @@ enum Meaning {
 
 impl World {
     /// Makes a list with one group, one with two groups, and one that shares a group with it.
-    pub(super) fn new(rng: &mut Rng, name: &str) -> Self {
+    pub(super) fn new(rng: &mut Rng, name: &str, has_ledger: bool) -> Self {
         let mut truth = Directory::default();
         let groups: Vec<Uuid> = (0..4)
             .map(|_| {
@@ -51,7 +52,7 @@ impl World {
             })
             .collect();
         let names: Vec<String> = (0..3).map(|n| format!("{name}n{n}")).collect();
-        let right_config = Config::new(rng, &names, &[&groups[..1], &groups[1..3], &groups[2..4]]);
+        let right_config = Config::new(rng, &names, &[&groups[..1], &groups[1..3], &groups[2..4]], has_ledger);
         Self {
             truth,
             lies: Vec::new(),
@@ -82,6 +83,29 @@ impl World {
             changed.extend(former.map(|former| (former.clone(), present.clone())));
         }
         changed
+    }
+
+    /// Returns the people in a list's groups.
+    pub(super) fn members(said: &Directory, list: &ListConfig) -> BTreeSet<Uuid> {
+        let members = list.groups.iter().filter_map(|(group, _)| said.groups.get(group)).flatten();
+        members.copied().filter(|id| !id.is_nil()).collect()
+    }
+
+    /// Returns what a person's record is to an address on a list.
+    pub(super) fn has(&self, id: Uuid, record: Option<&Value>, address: &str) -> Has {
+        match self.meaning(id, record) {
+            Meaning::Wanted(wanted) if wanted == address => Has::Keeps,
+            Meaning::Untouched(addresses) if addresses.contains(address) => Has::Keeps,
+            Meaning::OptedOut(Some(of)) | Meaning::Inactive(Some(of)) if of == address => Has::Address,
+            _ => Has::Nothing,
+        }
+    }
+
+    /// Returns the people in a list's groups who may keep an address on it.
+    pub(super) fn keepers(&self, said: &Directory, list: &ListConfig, address: &str) -> BTreeSet<Uuid> {
+        let mut members = Self::members(said, list);
+        members.retain(|id| self.has(*id, said.people.get(id), address) == Has::Keeps);
+        members
     }
 
     /// Returns the addresses that Novi has said of people in a list's groups whose records can't be read.
@@ -229,7 +253,7 @@ impl World {
         let shared = truth.people[&other]["Email"].clone();
         let members = truth.groups.entry(group).or_default();
         let mut email = None;
-        let description = match rng.u8(..26) {
+        let description = match rng.u8(..37) {
             0..=3 => {
                 let count = rng.usize(1..8);
                 let new: Vec<Uuid> = (0..count).map(|_| truth.add(rng)).collect();
@@ -239,6 +263,10 @@ impl World {
             4 | 5 => {
                 members.retain(|_| rng.u8(..) > 30);
                 "people leave a group"
+            }
+            34..=36 => {
+                members.retain(|_| rng.u8(..4) > 0);
+                "a quarter of a group leaves"
             }
             6 if !members.contains(&id) => {
                 members.push(id);
@@ -252,7 +280,7 @@ impl World {
                 truth.people.remove(&id);
                 "a person is deleted"
             }
-            9 => {
+            9 | 30..=33 => {
                 truth.person(id)["Active"] = json!(rng.bool());
                 "a person is active or inactive"
             }
@@ -260,7 +288,7 @@ impl World {
                 truth.person(id)["UnsubscribeFromEmails"] = json!(rng.bool());
                 "a person opts out or in"
             }
-            12 => {
+            12 | 26..=29 => {
                 email = Some(json!(plain));
                 "an address changes"
             }
