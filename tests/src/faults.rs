@@ -516,6 +516,8 @@ impl Runner {
         /// The rounds before and after, of which the lowest usage counts: how many connections a round leaves idle depends
         /// on how many calls happened to be in flight at once, and a leak stays.
         const COMPARED: usize = 5;
+        /// After a burst of calls, threads that look up host names end after ten idle seconds. A leak stays.
+        const IDLE: Duration = Duration::from_secs(15);
         let faults = self.faults(service, Coverage::Kinds)?;
         let fault =
             faults.into_iter().find(|fault| fault.name == name).with_context(|| format!("unknown fault {name}"))?;
@@ -529,7 +531,12 @@ impl Runner {
         }
         let lowest = |usages: &[Usage]| usages.iter().copied().reduce(Usage::lower).context("expected a round");
         let before = lowest(&usages[WARM_UP - COMPARED..WARM_UP])?;
-        let after = lowest(&usages[usages.len() - COMPARED..])?;
+        let mut after = lowest(&usages[usages.len() - COMPARED..])?;
+        let deadline = Instant::now() + IDLE;
+        while !after.is_close_to(before) && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            after = after.lower(self.usage()?);
+        }
         let summary =
             format!("{:?}, {service:?}, {name}, {rounds} times: before: {before}; after: {after}", self.lambda);
         if !after.is_close_to(before) {
