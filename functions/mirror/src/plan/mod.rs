@@ -86,10 +86,10 @@ impl Plan {
         let moving: HashSet<&Address> = moves.iter().flat_map(|moved| [&moved.from, &moved.to.address]).collect();
         let mut joins = joins(&wanted, &untouched, &moving, roster);
         let mut accepted = force.unwrap_or_default().left;
-        // An unknown record may still want its address.
+        // A record that is unknown or hides a field may still want its address.
         let may_be_wanted = |address: &&Address| {
             let is_unknown = || unwanted.get(address).is_some_and(|unwanted| unwanted.reason == LeaveReason::NoRecord);
-            wanted.contains_key(*address) || is_unknown()
+            wanted.contains_key(*address) || untouched.contains(*address) || is_unknown()
         };
         let left: Vec<Address> = history.left.iter().filter(may_be_wanted).cloned().collect();
         joins.retain(|subscriber| {

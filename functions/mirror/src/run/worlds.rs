@@ -30,6 +30,8 @@ enum Says {
     Member(String),
     OptedOut(String),
     Inactive(String),
+    /// A field that decides isn't there.
+    Hidden(String),
     Unreadable,
 }
 
@@ -148,6 +150,7 @@ impl World {
             }
             Some(Says::OptedOut(text)) => MemberStatus::OptedOut(Address::new(text)),
             Some(Says::Inactive(text)) => MemberStatus::Inactive(Address::new(text)),
+            Some(Says::Hidden(text)) => MemberStatus::Hidden(Address::new(text)),
             Some(Says::Unreadable) => MemberStatus::Unknown,
         }
     }
@@ -870,6 +873,21 @@ fn who_left_by_themselves_stays_away() {
     assert!(world.has(0..10), "{}", world.reason());
     world.run();
     assert!(world.has(0..10));
+}
+
+#[test]
+fn who_left_by_themselves_stays_away_although_a_record_hid_a_field() {
+    let mut world = World::new().members(0..20);
+    world.mappings[0]["resubscribe"] = json!(false);
+    world.run();
+    world.run();
+    world.rosters.get_mut(LIST).unwrap().remove(&address(3));
+    world.run();
+    world.says(3, Says::Hidden(address(3)));
+    world.run();
+    world.says(3, Says::Member(address(3)));
+    assert_eq!(world.runs(2), [Status::Ok; 2]);
+    assert!(world.has((0..3).chain(4..20)), "{:?}", world.rosters[LIST]);
 }
 
 #[test]
