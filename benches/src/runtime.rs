@@ -18,7 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::http_server::Server;
-use tests::process::library;
+use tests::process::{library, remove_clock};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::processor::CpuAffinity;
@@ -207,21 +207,13 @@ impl Drop for Instance {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        remove_clock(self.child.id());
+        remove_clock(self.child.id().cast_signed());
     }
 }
 
 /// Creates a folder in memory, if that is possible.
 pub(crate) fn memory_dir() -> Result<TempDir> {
     Ok(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir())?)
-}
-
-/// Removes what libfaketime leaves in shared memory if the process is killed.
-fn remove_clock(pid: u32) {
-    for prefix in ["faketime_shm", "sem.faketime_sem"] {
-        // Without a fake clock, there is no such file.
-        let _ = std::fs::remove_file(format!("/dev/shm/{prefix}_{pid}"));
-    }
 }
 
 impl Api {

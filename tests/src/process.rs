@@ -58,6 +58,7 @@ impl Process {
             Self::Child(child) => child.wait().map(drop),
             Self::Forked(process) => process.wait(),
         };
+        remove_clock(self.pid());
     }
 }
 
@@ -117,6 +118,14 @@ pub async fn start_on_free_port<T, F: Future<Output = anyhow::Result<T>>>(start:
         }
     }
     start().await
+}
+
+/// Removes what libfaketime leaves in shared memory if a signal ends a process.
+pub fn remove_clock(pid: i32) {
+    for prefix in ["faketime_shm", "sem.faketime_sem"] {
+        // Without a fake clock, there is no such file.
+        let _ = std::fs::remove_file(format!("/dev/shm/{prefix}_{pid}"));
+    }
 }
 
 /// Returns the path of a library to preload into a process.
@@ -304,6 +313,7 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+        remove_clock(self.pid());
     }
 }
 

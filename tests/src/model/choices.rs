@@ -43,7 +43,7 @@ impl Choices {
         }
     }
 
-    /// Notes that the ledger is lost or an older one.
+    /// Notes that the ledger is lost.
     pub(super) fn ledger_lost(&mut self) {
         self.removed.clear();
     }
@@ -77,12 +77,11 @@ impl Choices {
             };
             let (_, preferences) =
                 mailman.request(Method::GET, &format!("members/{membership}/preferences"), None).await?;
+            self.removed.remove(&key);
             if preferences["delivery_mode"] == mode.as_str() {
-                self.removed.remove(&key);
                 self.modes.insert(membership.clone(), mode);
             } else {
                 violations.push(format!("{address} has the preferences {preferences} instead of {mode}"));
-                self.removed.remove(&key);
                 self.modes.remove(membership);
             }
         }

@@ -253,11 +253,17 @@ impl Environment {
         Ok(Vec::new())
     }
 
+    /// Advances the mirror's clock.
+    pub(super) fn advance(&mut self, seconds: u64) -> Result<()> {
+        self.clock.advance(seconds)?;
+        self.instance.set_clock_offset(self.clock.offset());
+        Ok(())
+    }
+
     /// Lets so many hours pass. Every delayed request arrives, and locks expire.
     pub(super) async fn pass_time(&mut self, hours: u64) -> Result<()> {
         self.proxy.wait_for_delayed().await;
-        self.clock.advance(hours * HOUR)?;
-        self.instance.set_clock_offset(self.clock.offset());
+        self.advance(hours * HOUR)?;
         if let Some(ledger) = &mut self.ledger {
             ledger.may_be_claimed = false;
         }

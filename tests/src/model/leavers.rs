@@ -17,6 +17,7 @@ pub(super) struct Leavers {
 impl Leavers {
     /// Notes who was on the list before and after a run. `is_known` if the ledger must know that.
     pub(super) fn stayed(&mut self, stayed: BTreeSet<String>, is_known: bool) {
+        self.left.retain(|address, _| !stayed.contains(address));
         if is_known {
             self.on_list = stayed;
         } else {

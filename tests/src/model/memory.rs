@@ -1,7 +1,8 @@
 //! What the ledger may remember about a list, as far as it makes the mirror do more than it would do without, and what it
 //! must remember of the last day.
 //!
-//! It is an upper bound: a ledger may always remember less.
+//! The size of the roster, a fill, a force and an accepted doubt are upper bounds: a ledger may always remember less of them.
+//! The changes of a day are a lower bound.
 
 use std::collections::BTreeSet;
 
@@ -25,6 +26,8 @@ pub(super) struct Memory {
     pub(super) force: Force,
     /// The time of the last force.
     forced: u64,
+    /// What the last run may have accepted.
+    pub(super) force_of_run: Force,
     /// True if a force may have accepted a doubt, which then lasts until its cause changes.
     pub(super) may_accept_doubt: bool,
 }
@@ -53,6 +56,7 @@ impl Memory {
             self.force = self.force.max(force);
             self.forced = now;
         }
+        self.force_of_run = self.force;
     }
 
     /// Returns the largest roster that the limits of a day may refer to.
@@ -70,14 +74,14 @@ impl Memory {
         })
     }
 
-    /// Notes what an unforced run did, if the ledger remembers it.
+    /// Notes what an unforced run did.
     pub(super) fn changed(&mut self, change: DayChange) {
         self.changes.push(change);
     }
 
-    /// Notes the status that a run reported. `pass_began_after` is a time before the pass began.
-    pub(super) fn reported(&mut self, status: &str, pass_began_after: u64) {
-        // Then a complete pass has ended every fill, and nothing is unknown.
+    /// Notes the status that a run reported which completed a pass. `pass_began_after` is a time before the pass began.
+    pub(super) fn completed_pass(&mut self, status: &str, pass_began_after: u64) {
+        // Then every fill has ended, and nothing is unknown.
         if status == "ok" {
             self.may_be_filling = false;
             if pass_began_after >= self.forced {

@@ -24,7 +24,7 @@
 //!
 //! The passes of some of these mirrors take several runs. They decide by what was read in earlier runs:
 //!
-//! - No one joins or moves but because of a record that was read in the same run.
+//! - No one joins or moves except because of a record that was read in the same run.
 //! - No one leaves before the pass has asked about everyone in the list's groups, and not if the last record of one of them
 //!   has the address.
 //!

@@ -18,6 +18,8 @@ pub(super) struct Circumstances {
     pub(super) is_undisturbed: bool,
     /// True if passes may take several runs, so that removals depend on what earlier runs have read.
     pub(super) has_long_passes: bool,
+    /// True unless there is a ledger that can't be opened.
+    pub(super) is_ledger_readable: bool,
     /// True if the run may write to the list.
     pub(super) may_write: bool,
     /// The time of the run.
@@ -102,10 +104,9 @@ impl<'a> Expectation<'a> {
         self.judgment.base.max(self.memory.map_or(0, Memory::largest_roster))
     }
 
-    /// Returns what unforced runs did in the last 24 hours, if a ledger remembers it.
-    fn today(&self) -> DayChange {
-        // What a force accepts is judged by itself.
-        self.memory.filter(|_| self.force.is_none()).map_or_else(DayChange::default, Memory::today)
+    /// Returns what unforced runs did in the last 24 hours, if a ledger tells.
+    fn today(&self, is_ledger_readable: bool) -> DayChange {
+        self.memory.filter(|_| is_ledger_readable).map_or_else(DayChange::default, Memory::today)
     }
 
     /// True if growth is judged.
@@ -251,7 +252,9 @@ pub(super) fn check_run(
     let may_leave = |address: &&String| {
         if circumstances.has_long_passes {
             // See `Readings::reason_to_stay`.
-            return config.removals && !config.keep.contains(*address) && (is_forced || !judgment.is_in_doubt);
+            let has_rows_without_id = contents.unreadable.rows.values().any(|rows| *rows > 0);
+            let is_certain = !judgment.is_in_doubt && (!has_rows_without_id || contents.opted_out.contains(*address));
+            return config.removals && !config.keep.contains(*address) && (is_forced || is_certain);
         }
         let leavers = if is_forced { &judgment.leaves } else { &judgment.removals };
         // If the record that wants the address can't be read, one that has opted out decides.
@@ -292,22 +295,24 @@ pub(super) fn check_run(
         violations.push("was changed, although a group is missing".to_owned());
     }
     let base = expectation.limit_base();
-    let today = expectation.today();
-    let [growth, removal, moves] = [growth_limit, removal_limit, move_limit].map(|limit| limit(config, base));
-    let most = growth * circumstances.instances + force.joins;
-    let (all, count) = (today.joined + joined.len(), joined.len());
-    if expectation.has_growth_limit() && count > 0 && all > most {
-        violations.push(format!("gained {count} of {}, {all} today, of at most {most}", judgment.base));
-    }
-    let most = removal * circumstances.instances + force.leaves;
-    let (all, count) = (today.left + left.len(), left.len());
-    if count > 0 && all > most {
-        violations.push(format!("lost {count} of {}, {all} today, of at most {most}", judgment.base));
-    }
-    let most = moves * circumstances.instances + force.moves;
-    let (all, count) = (today.moved + moved.len(), moved.len());
-    if count > 0 && all > most {
-        violations.push(format!("moved {count} of {}, {all} today, of at most {most}", judgment.base));
+    let today = expectation.today(circumstances.is_ledger_readable);
+    let has_growth_limit = expectation.has_growth_limit();
+    for (verb, count, limit, before, accepted) in [
+        (
+            "gained",
+            if has_growth_limit { joined.len() } else { 0 },
+            growth_limit(config, base),
+            today.joined,
+            force.joins,
+        ),
+        ("lost", left.len(), removal_limit(config, base), today.left, force.leaves),
+        ("moved", moved.len(), move_limit(config, base), today.moved, force.moves),
+    ] {
+        // What exceeds a force is judged by the limits of a day.
+        let most = accepted + (limit * circumstances.instances).saturating_sub(before);
+        if count > most {
+            violations.push(format!("{verb} {count} of {}, after {before} today, of at most {most}", judgment.base));
+        }
     }
     violations.extend(check_status(expectation, change, circumstances));
     violations

@@ -68,10 +68,13 @@ impl Readings {
         people.iter().find_map(|id| {
             let Some(reading) = self.people.get(id) else { return Some("someone in its groups was never read") };
             let all = |least: Has| reading.records.iter().all(|record| has(*id, record.as_ref()) >= least);
+            let all_are = |what: Has| reading.records.iter().all(|record| has(*id, record.as_ref()) == what);
             if reading.asked <= self.pass_began_after {
                 Some("someone was not read in this pass")
-            } else if reading.certainly_asked == 0 && accepts_unknown {
+            } else if accepts_unknown && (reading.certainly_asked == 0 || all_are(Has::Unknown)) {
                 None
+            } else if all_are(Has::Unknown) {
+                Some("the record of someone could not be read")
             } else if all(Has::Keeps) {
                 Some("the last record of someone keeps it there")
             } else if reading.asked < now && all(Has::Address) {
@@ -86,6 +89,9 @@ impl Readings {
 /// What a record is to an address on a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Has {
+    /// It can't be read.
+    Unknown,
+    /// It doesn't have the address.
     Nothing,
     /// It has the address, and doesn't keep it there.
     Address,

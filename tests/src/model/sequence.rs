@@ -57,8 +57,6 @@ pub(super) struct Sequence {
     violations: usize,
     /// True if an earlier run may have left locks, or writes that may still arrive.
     is_unsettled: bool,
-    /// True if nothing has happened since enough time has passed for every request to arrive.
-    has_time_passed: bool,
     tally: Tally,
 }
 
@@ -83,6 +81,11 @@ struct Outcome {
 }
 
 impl Outcome {
+    /// True if the only report says that the pass is complete.
+    fn is_pass_complete(&self) -> bool {
+        matches!(self.reports.as_slice(), [report] if report["ledger"]["pass"] == "complete")
+    }
+
     /// Returns the section of the only report about a list.
     fn list(&self, id: &str) -> Option<&Value> {
         let [report] = self.reports.as_slice() else { return None };
@@ -153,7 +156,6 @@ impl Sequence {
             steps,
             violations: 0,
             is_unsettled: false,
-            has_time_passed: false,
             tally: Tally::default(),
         })
     }
@@ -272,7 +274,9 @@ impl Sequence {
                 let (content, remembered) = &self.copies[self.rng.usize(..self.copies.len())];
                 ledger.replace(Some(content))?;
                 self.remembered.clone_from(remembered);
-                self.choices.ledger_lost();
+                // What was chosen since the copy was made isn't in it.
+                self.choices = Choices::default();
+                self.note_keepers();
                 "the ledger is replaced by an older copy"
             }
             7 | 8 => {
@@ -359,17 +363,23 @@ impl Sequence {
         self.series.clear();
         let said = self.world.said();
         self.world.remember_addresses(&said);
-        for (list, leavers) in &mut self.remembered.leavers {
-            if let ListState::Mapped(config) = self.world.config.list(*list) {
-                leavers.published(|address| self.world.keepers(&said, &config, address));
-            }
-        }
         self.environment.novi.state().directory = said;
+        self.note_keepers();
         if self.environment.mappings() != &self.world.config.to_json() {
             self.pass_time().await?;
             self.environment.set_mappings(self.world.config.to_json()).await?;
         }
         Ok(())
+    }
+
+    /// Notes who may have the addresses that left a list by themselves.
+    fn note_keepers(&mut self) {
+        let state = self.environment.novi.state();
+        for (list, leavers) in &mut self.remembered.leavers {
+            if let ListState::Mapped(config) = self.world.config.list(*list) {
+                leavers.published(|address| self.world.keepers(&state.directory, &config, address));
+            }
+        }
     }
 
     /// Lets an hour pass, or sometimes more.
@@ -382,10 +392,7 @@ impl Sequence {
         self.environment.pass_time(hours).await?;
         self.late.clear();
         self.is_unsettled = false;
-        if !self.has_time_passed {
-            self.has_time_passed = true;
-            self.step(format!("time passes: {hours} h"));
-        }
+        self.step(format!("time passes: {hours} h"));
         Ok(())
     }
 
@@ -405,13 +412,14 @@ impl Sequence {
             self.unread_before.clear();
         }
         let late = self.late.clone();
+        // The ledger knows a run by its second.
+        self.environment.advance(2)?;
         let now = self.environment.clock.now();
         let calls_before = self.environment.novi.state().calls.len();
         let started = Instant::now();
         let returned = self.environment.run(event, disturbance, self.faults.any_of_mailman()).await?;
         let seconds = started.elapsed().as_secs_f64();
         self.tally.runs += 1;
-        self.has_time_passed = false;
         if disturbance != Disturbance::Nothing {
             *self.tally.faults.entry(disturbance.name()).or_default() += 1;
         }
@@ -446,6 +454,7 @@ impl Sequence {
             is_mailman_well: !self.faults.mailman,
             is_undisturbed: disturbance == Disturbance::Nothing && !self.is_unsettled,
             has_long_passes: self.environment.calls_of_run.is_some(),
+            is_ledger_readable: self.undamaged.is_none(),
             may_write: !is_dry_run,
             now,
             instances: if disturbance == Disturbance::SecondInstance { 2 } else { 1 },
@@ -498,7 +507,7 @@ impl Sequence {
             let is_well = circumstances.is_mailman_well && circumstances.is_undisturbed && outcome.is_remembered;
             let is_ok = status.as_deref() == Some("ok");
             for violation in self.check_choices(list, &before[list], &after[list], is_well, is_ok, now).await? {
-                self.tally.lost_preferences += 1;
+                self.tally.lost_choices += 1;
                 self.violation(&format!("{id}: {violation}"));
             }
             if self.undamaged.is_some()
@@ -560,24 +569,27 @@ impl Sequence {
             }
             return violations;
         }
-        if outcome.is_remembered && !is_forced {
-            let joined = if memory.may_be_filling { 0 } else { change.joined().len() };
-            let (left, moved) = (change.left().len(), change.moved().len());
-            memory.changed(DayChange { at: circumstances.now, left, moved, joined });
+        // A run that is killed has written what it plans. Otherwise, only a write with a response counts.
+        if circumstances.may_write && circumstances.is_ledger_readable && !is_forced {
+            let open = self.late.get(&self.world.lists[list]).cloned().unwrap_or_default();
+            let count = |addresses: BTreeSet<String>| addresses.difference(&open).count();
+            let joined = if memory.may_be_filling { 0 } else { count(change.joined()) };
+            let moved = count(change.moved().into_iter().map(|(_, to)| to).collect());
+            memory.changed(DayChange { at: circumstances.now, left: count(change.left()), moved, joined });
         }
-        if circumstances.may_write {
+        if circumstances.may_write && outcome.is_pass_complete() {
             let began_after = if circumstances.has_long_passes {
                 self.remembered.readings.pass_began_after
             } else {
                 circumstances.now
             };
-            change.status.into_iter().for_each(|status| memory.reported(status, began_after));
+            change.status.into_iter().for_each(|status| memory.completed_pass(status, began_after));
         }
         self.remembered.memories.insert(list, memory);
         violations
     }
 
-    /// Checks that no one is added again who left the list by themselves.
+    /// Checks that no one is added again who left the list by themselves, and notes who is on it.
     fn check_leavers(
         &mut self,
         list: usize,
@@ -592,7 +604,7 @@ impl Sequence {
                 return Vec::new();
             }
         }
-        let force = self.remembered.memories.get(&list).map(|memory| memory.force).unwrap_or_default();
+        let force = self.remembered.memories.get(&list).map(|memory| memory.force_of_run).unwrap_or_default();
         let leavers = self.remembered.leavers.entry(list).or_default();
         let mut violations = Vec::new();
         for address in change.joined() {
@@ -610,7 +622,7 @@ impl Sequence {
         violations
     }
 
-    /// Checks that no one lost what the person had chosen.
+    /// Checks that no one lost what the person had chosen, and notes what those had chosen who left.
     async fn check_choices(
         &mut self,
         list: usize,

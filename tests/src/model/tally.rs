@@ -12,7 +12,7 @@ pub struct Tally {
     pub runs: usize,
     /// The number of lists by their status after a run.
     pub statuses: BTreeMap<String, usize>,
-    /// The number of runs whose pass was complete, and under way, of mirrors whose passes take several runs.
+    /// The number of runs by the state of their pass, of mirrors whose passes may take several runs.
     pub passes: BTreeMap<String, usize>,
     /// The number of lies that Novi told, by kind.
     pub lies: BTreeMap<String, usize>,
@@ -27,7 +27,7 @@ pub struct Tally {
     /// Addresses with a new duplicate membership.
     pub duplicates: usize,
     /// Members who lost what they had chosen for their membership, although it stayed, moved or came back.
-    pub lost_preferences: usize,
+    pub lost_choices: usize,
     /// Members who left a list within its limits because of a lie or a mistake in the mappings.
     pub misled_removals: usize,
     /// People who joined a list within its limits because of a lie or a mistake in the mappings.
@@ -40,7 +40,7 @@ impl Tally {
     /// True if there was no deviation from the model.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.wrongly_removed + self.wrongly_added + self.duplicates + self.lost_preferences == 0
+        self.wrongly_removed + self.wrongly_added + self.duplicates + self.lost_choices == 0
             && self.violations.is_empty()
     }
 
@@ -52,7 +52,7 @@ impl Tally {
         self.wrongly_removed += other.wrongly_removed;
         self.wrongly_added += other.wrongly_added;
         self.duplicates += other.duplicates;
-        self.lost_preferences += other.lost_preferences;
+        self.lost_choices += other.lost_choices;
         self.misled_removals += other.misled_removals;
         self.misled_additions += other.misled_additions;
         self.violations.extend(other.violations);
@@ -74,7 +74,7 @@ impl fmt::Display for Tally {
         let statuses: Vec<String> = self.statuses.iter().map(|(status, n)| format!("{n} {status}")).collect();
         writeln!(f, "{} sequences, {} runs; list statuses: {}", self.sequences, self.runs, statuses.join(", "))?;
         let passes: Vec<String> = self.passes.iter().map(|(pass, n)| format!("{n} {pass}")).collect();
-        writeln!(f, "runs with a pass of several runs: {}", passes.join(", "))?;
+        writeln!(f, "runs of mirrors with few calls, by their pass: {}", passes.join(", "))?;
         writeln!(f, "{} lies told, {} mistakes in mappings:", self.lies.values().sum::<usize>(), self.mistakes)?;
         for (lie, count) in &self.lies {
             writeln!(f, "  {count:6} {lie}")?;
@@ -91,7 +91,7 @@ impl fmt::Display for Tally {
         writeln!(f, "wrong removals:  {}", self.wrongly_removed)?;
         writeln!(f, "wrong additions: {}", self.wrongly_added)?;
         writeln!(f, "duplicates:      {}", self.duplicates)?;
-        write!(f, "lost preferences: {}", self.lost_preferences)?;
+        write!(f, "lost choices:    {}", self.lost_choices)?;
         for violation in &self.violations {
             write!(f, "\n\n{violation}")?;
         }

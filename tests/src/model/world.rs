@@ -97,6 +97,7 @@ impl World {
             Meaning::Wanted(wanted) if wanted == address => Has::Keeps,
             Meaning::Untouched(addresses) if addresses.contains(address) => Has::Keeps,
             Meaning::OptedOut(Some(of)) | Meaning::Inactive(Some(of)) if of == address => Has::Address,
+            Meaning::Unknown => Has::Unknown,
             _ => Has::Nothing,
         }
     }
