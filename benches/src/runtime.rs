@@ -17,8 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
+use tests::clock::{preload, remove_clock};
 use tests::http_server::Server;
-use tests::process::{library, remove_clock};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
 use crate::processor::CpuAffinity;
@@ -70,7 +70,7 @@ impl Instance {
         variables: &[(String, String)],
     ) -> Result<Self> {
         let mut variables = variables.to_vec();
-        variables.push(("LD_PRELOAD".to_owned(), library("faketime/libfaketimeMT.so.1")?));
+        variables.push(preload()?);
         variables.push(("FAKETIME".to_owned(), format!("+{}", clock_offset.as_secs())));
         Self::start_with(None, clock_offset, program, &[], &variables).await
     }

@@ -1,11 +1,9 @@
-//! The clock of a function, which tests set with libfaketime.
+//! The clock of a function, which tests and benchmarks set with libfaketime.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
-
-use crate::process::library;
+use anyhow::{Context, Result};
 
 /// The clock of a function, which tests can advance.
 pub(crate) struct Clock {
@@ -43,7 +41,7 @@ impl Clock {
     /// Fails if libfaketime isn't installed.
     pub(crate) fn variables(&self) -> Result<[(String, String); 3]> {
         Ok([
-            ("LD_PRELOAD".to_owned(), library("faketime/libfaketimeMT.so.1")?),
+            preload()?,
             ("FAKETIME_TIMESTAMP_FILE".to_owned(), self.file.display().to_string()),
             ("FAKETIME_NO_CACHE".to_owned(), "1".to_owned()),
         ])
@@ -54,5 +52,25 @@ impl Clock {
         let new = self.file.with_extension("new");
         std::fs::write(&new, format!("+{}", self.offset_seconds))?;
         Ok(std::fs::rename(new, &self.file)?)
+    }
+}
+
+/// Returns the environment variable that preloads libfaketime into a process.
+///
+/// # Errors
+/// Fails if libfaketime isn't installed.
+pub fn preload() -> Result<(String, String)> {
+    const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
+    let candidates = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(LIBRARY));
+    let found = candidates.into_iter().find(|library| library.is_file());
+    let found = found.with_context(|| format!("{LIBRARY} is missing. `make setup` installs it."))?;
+    Ok(("LD_PRELOAD".to_owned(), found.display().to_string()))
+}
+
+/// Removes what libfaketime leaves in shared memory if a signal ends a process.
+pub fn remove_clock(pid: i32) {
+    for prefix in ["faketime_shm", "sem.faketime_sem"] {
+        // Without a fake clock, there is no such file.
+        let _ = std::fs::remove_file(format!("/dev/shm/{prefix}_{pid}"));
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod api;
 pub mod aws;
-mod clock;
+pub mod clock;
 pub mod directory;
 pub mod faults;
 pub mod fork_server;

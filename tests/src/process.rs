@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::clock::remove_clock;
 use crate::fork_server::ForkedProcess;
 
 /// A server process. Dropping it stops the process.
@@ -118,24 +119,6 @@ pub async fn start_on_free_port<T, F: Future<Output = anyhow::Result<T>>>(start:
         }
     }
     start().await
-}
-
-/// Removes what libfaketime leaves in shared memory if a signal ends a process.
-pub fn remove_clock(pid: i32) {
-    for prefix in ["faketime_shm", "sem.faketime_sem"] {
-        // Without a fake clock, there is no such file.
-        let _ = std::fs::remove_file(format!("/dev/shm/{prefix}_{pid}"));
-    }
-}
-
-/// Returns the path of a library to preload into a process.
-///
-/// # Errors
-/// Fails if the library isn't installed.
-pub fn library(path: &str) -> anyhow::Result<String> {
-    let candidates = std::fs::read_dir("/usr/lib")?.flatten().map(|entry| entry.path().join(path));
-    let found = candidates.into_iter().find(|library| library.is_file());
-    Ok(found.with_context(|| format!("{path} is missing. `make setup` installs it."))?.display().to_string())
 }
 
 /// Waits until no process listens on `port`.

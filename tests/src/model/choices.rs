@@ -7,12 +7,13 @@ use anyhow::{Result, ensure};
 use fastrand::Rng;
 use http::Method;
 use serde_json::json;
+use shared::time::DAY;
 
+use super::memory::TOLERANCE;
 use crate::mailman::Mailman;
 
-/// How long the ledger keeps what people had chosen, in seconds: 30 days, less what the mirror's time may differ from the
-/// model's.
-const UNDO_PERIOD: u64 = 30 * 86_400 - 600;
+/// How long the ledger keeps what people had chosen, in seconds.
+const UNDO_PERIOD: u64 = 30 * DAY;
 
 /// What people have chosen.
 #[derive(Default)]
@@ -63,18 +64,13 @@ impl Choices {
         is_restored: bool,
         now: u64,
     ) -> Result<Vec<String>> {
-        self.removed.retain(|_, (_, at)| *at + UNDO_PERIOD > now);
+        self.removed.retain(|_, (_, at)| *at + UNDO_PERIOD > now + TOLERANCE);
         let mut violations = Vec::new();
         for (membership, address) in memberships {
             let key = (list, address.clone());
             let is_back = is_restored && !self.modes.contains_key(membership);
-            let mode = match self.removed.get(&key).filter(|_| is_back) {
-                Some((mode, _)) => mode.clone(),
-                None => match self.modes.get(membership) {
-                    Some(mode) => mode.clone(),
-                    None => continue,
-                },
-            };
+            let restored = self.removed.get(&key).filter(|_| is_back).map(|(mode, _)| mode);
+            let Some(mode) = restored.or_else(|| self.modes.get(membership)).cloned() else { continue };
             let (_, preferences) =
                 mailman.request(Method::GET, &format!("members/{membership}/preferences"), None).await?;
             self.removed.remove(&key);

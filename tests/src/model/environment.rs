@@ -53,35 +53,28 @@ pub(super) struct Environment {
     /// True if a write of this instance may still arrive at Mailman, or may have been lost, so that the instance
     /// remembers its address.
     has_memory: bool,
+    /// The directory of the clock and the ledger.
     _dir: TempDir,
 }
 
 /// The ledger of a sequence's mirror.
 pub(super) struct LedgerFile {
-    dir: TempDir,
+    path: PathBuf,
     /// True if the claim of a run that was killed may stand, until time passes.
     pub(super) may_be_claimed: bool,
 }
 
 impl LedgerFile {
-    fn new() -> Result<Self> {
-        Ok(Self { dir: TempDir::new()?, may_be_claimed: false })
-    }
-
-    fn path(&self) -> PathBuf {
-        self.dir.path().join("ledger")
-    }
-
     /// Returns the content, if there is any.
     pub(super) fn read(&self) -> Option<Vec<u8>> {
-        std::fs::read(self.path()).ok()
+        std::fs::read(&self.path).ok()
     }
 
     /// Replaces the content, or deletes the ledger.
     pub(super) fn replace(&self, content: Option<&[u8]>) -> Result<()> {
         match content {
-            Some(content) => std::fs::write(self.path(), content)?,
-            None if self.path().exists() => std::fs::remove_file(self.path())?,
+            Some(content) => std::fs::write(&self.path, content)?,
+            None if self.path.exists() => std::fs::remove_file(&self.path)?,
             None => {}
         }
         Ok(())
@@ -127,10 +120,10 @@ impl Environment {
     /// Starts the rest of the servers, with these mappings. With a ledger, passes sometimes take several runs.
     pub(super) async fn start(servers: Servers, rng: &mut Rng, mappings: Value, has_ledger: bool) -> Result<Self> {
         let has_redis = rng.bool();
-        let ledger = if has_ledger { Some(LedgerFile::new()?) } else { None };
-        let is_limited = ledger.is_some() && rng.bool();
+        let is_limited = has_ledger && rng.bool();
         let calls_of_run = is_limited.then(|| rng.usize(18..50));
         let dir = TempDir::new()?;
+        let ledger = has_ledger.then(|| LedgerFile { path: dir.path().join("ledger"), may_be_claimed: false });
         let clock = Clock::new(dir.path())?;
         let private = Private::default();
         let novi = Novi::start(Directory::default(), private.clone()).await?;
@@ -253,6 +246,11 @@ impl Environment {
         Ok(Vec::new())
     }
 
+    /// True if passes may take several runs.
+    pub(super) fn has_long_passes(&self) -> bool {
+        self.calls_of_run.is_some()
+    }
+
     /// Advances the mirror's clock.
     pub(super) fn advance(&mut self, seconds: u64) -> Result<()> {
         self.clock.advance(seconds)?;
@@ -344,7 +342,7 @@ fn variables_of(
         ("MAILMAN_RETRY_SECONDS".to_owned(), "4".to_owned()),
     ];
     if let Some(ledger) = ledger {
-        variables.push(("LEDGER".to_owned(), format!("file://{}", ledger.path().display())));
+        variables.push(("LEDGER".to_owned(), format!("file://{}", ledger.path.display())));
     }
     if has_redis {
         variables.extend(servers.redis.variables());

@@ -6,18 +6,19 @@
 
 use std::collections::BTreeSet;
 
+use shared::time::DAY;
+
 use super::config::ListConfig;
 use super::judge::Force;
 
-/// How long a change counts, in seconds: a day, less what the mirror's time may differ from the model's.
-const DAY: u64 = 86_400 - 600;
+/// How far the mirror's time may differ from the model's, in seconds.
+pub(super) const TOLERANCE: u64 = 600;
 
 /// What the ledger may remember about a list.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    /// The sizes of the rosters that runs have found, with the time of each. The limits of a day may refer to those of
-    /// the last day, and the one before.
-    rosters: Vec<(u64, usize)>,
+    /// The rosters that runs have found: those of the last day, and those back to one that the ledger certainly remembers.
+    rosters: Vec<FoundRoster>,
     /// What unforced runs did.
     changes: Vec<DayChange>,
     /// True if the list may be being filled, so that its growth isn't judged.
@@ -32,6 +33,16 @@ pub(super) struct Memory {
     pub(super) may_accept_doubt: bool,
 }
 
+/// A roster that the limits of a day may refer to.
+#[derive(Clone, Copy)]
+struct FoundRoster {
+    /// The time of the run.
+    at: u64,
+    size: usize,
+    /// True if the ledger certainly remembers it.
+    is_remembered: bool,
+}
+
 /// What one unforced run did.
 #[derive(Clone, Copy, Default)]
 pub(super) struct DayChange {
@@ -44,12 +55,19 @@ pub(super) struct DayChange {
 }
 
 impl Memory {
-    /// Notes what a run finds.
-    pub(super) fn found(&mut self, now: u64, config: &ListConfig, roster: &BTreeSet<String>, force: Force) {
-        self.rosters.push((now, roster.len()));
-        let old = self.rosters.iter().take_while(|(at, _)| *at + 2 * DAY <= now).count();
-        self.rosters.drain(..old.saturating_sub(1));
-        self.changes.retain(|change| change.at + DAY > now);
+    /// Notes what a run finds. `is_remembered` if the ledger certainly remembers it.
+    pub(super) fn found(
+        &mut self,
+        now: u64,
+        config: &ListConfig,
+        roster: &BTreeSet<String>,
+        force: Force,
+        is_remembered: bool,
+    ) {
+        self.rosters.push(FoundRoster { at: now, size: roster.len(), is_remembered });
+        let is_old = |roster: &FoundRoster| roster.is_remembered && roster.at + DAY + TOLERANCE <= now;
+        self.rosters.drain(..self.rosters.iter().rposition(is_old).unwrap_or_default());
+        self.changes.retain(|change| change.at + DAY > now + TOLERANCE);
         self.may_be_filling |= roster.is_subset(&config.keep);
         if force != Force::default() {
             self.may_accept_doubt = true;
@@ -61,7 +79,7 @@ impl Memory {
 
     /// Returns the largest roster that the limits of a day may refer to.
     pub(super) fn largest_roster(&self) -> usize {
-        self.rosters.iter().map(|(_, size)| *size).max().unwrap_or_default()
+        self.rosters.iter().map(|roster| roster.size).max().unwrap_or_default()
     }
 
     /// Returns the sums of what unforced runs of the last day did.
@@ -100,7 +118,8 @@ mod tests {
         let mut memory = Memory::default();
         let change = DayChange { at: 1_000, left: 2, moved: 0, joined: 3 };
         let roster = BTreeSet::from(["ann@mail.example.org".to_owned()]);
-        let find = |memory: &mut Memory, now| memory.found(now, &ListConfig::default(), &roster, Force::default());
+        let find =
+            |memory: &mut Memory, now| memory.found(now, &ListConfig::default(), &roster, Force::default(), true);
         find(&mut memory, 1_000);
         memory.changed(change);
         find(&mut memory, 1_000 + 80_000);

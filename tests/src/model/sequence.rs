@@ -124,13 +124,12 @@ impl Sequence {
         {
             let mut state = environment.novi.state();
             (state.has_total_count, state.wraps_records, state.page_limit) = (rng.bool(), rng.bool(), rng.usize(2..15));
-            let is_limited = environment.calls_of_run.is_some();
-            if is_limited {
+            if environment.has_long_passes() {
                 // Otherwise, the groups alone take all calls of a run.
                 state.page_limit = rng.usize(10..20);
             }
             // A bulk list is a whole pass.
-            let has_bulk_list = if is_limited { rng.u8(..5) == 0 } else { rng.bool() };
+            let has_bulk_list = if environment.has_long_passes() { rng.u8(..5) == 0 } else { rng.bool() };
             state.bulk_hidden_fields = has_bulk_list.then(Vec::new);
         }
         let with = |has: bool| if has { "with a" } else { "without a" };
@@ -453,7 +452,7 @@ impl Sequence {
             is_novi_readable: !self.faults.novi,
             is_mailman_well: !self.faults.mailman,
             is_undisturbed: disturbance == Disturbance::Nothing && !self.is_unsettled,
-            has_long_passes: self.environment.calls_of_run.is_some(),
+            has_long_passes: self.environment.has_long_passes(),
             is_ledger_readable: self.undamaged.is_none(),
             may_write: !is_dry_run,
             now,
@@ -461,7 +460,7 @@ impl Sequence {
         };
         self.is_unsettled |= disturbance != Disturbance::Nothing || self.faults.any_of_mailman();
         self.note_readings(&outcome, event, now);
-        if self.environment.calls_of_run.is_some() {
+        if self.environment.has_long_passes() {
             for pass in outcome.reports.iter().filter_map(|report| report["ledger"]["pass"].as_str()) {
                 *self.tally.passes.entry(pass.to_owned()).or_default() += 1;
             }
@@ -542,7 +541,9 @@ impl Sequence {
         let is_config_in_doubt = self.world.config.is_in_doubt();
         let mut memory = self.remembered.memories.remove(&list).unwrap_or_default();
         let expectation = if self.environment.ledger.is_some() {
-            memory.found(circumstances.now, config, &roster, self.event_force(list, event).unwrap_or_default());
+            let force = self.event_force(list, event).unwrap_or_default();
+            let is_planned = !matches!(change.status, None | Some("failed"));
+            memory.found(circumstances.now, config, &roster, force, outcome.is_remembered && is_planned);
             let force = Some(memory.force).filter(|force| *force != Force::default());
             let changed_addresses = self.world.changed_addresses(&said, config);
             Expectation::new(config, contents, &roster, is_config_in_doubt, force)
@@ -785,7 +786,7 @@ impl Sequence {
 
     /// Runs a few times, and forces each list if its report says how. Then every list must be what it should be.
     async fn converge_with_ledger(&mut self) -> Result<()> {
-        let attempts = if self.environment.calls_of_run.is_some() { 40 } else { 6 };
+        let attempts = if self.environment.has_long_passes() { 40 } else { 6 };
         for attempt in 1.. {
             self.pass_hours(1).await?;
             let outcome = self.run(&json!({}), Disturbance::Nothing).await?;

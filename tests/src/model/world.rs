@@ -77,9 +77,9 @@ impl World {
     /// Returns the former and the present address of everyone in a list's groups who belongs on the list.
     pub(super) fn changed_addresses(&self, said: &Directory, list: &ListConfig) -> BTreeSet<(String, String)> {
         let mut changed = BTreeSet::new();
-        for id in list.groups.iter().filter_map(|(group, _)| said.groups.get(group)).flatten() {
-            let Meaning::Wanted(present) = self.meaning(*id, said.people.get(id)) else { continue };
-            let former = self.history.get(id).into_iter().flatten().filter(|former| **former != present);
+        for id in Self::members(said, list) {
+            let Meaning::Wanted(present) = self.meaning(id, said.people.get(&id)) else { continue };
+            let former = self.history.get(&id).into_iter().flatten().filter(|former| **former != present);
             changed.extend(former.map(|former| (former.clone(), present.clone())));
         }
         changed
@@ -111,9 +111,9 @@ impl World {
 
     /// Returns the addresses that Novi has said of people in a list's groups whose records can't be read.
     pub(super) fn addresses_of_unreadable(&self, said: &Directory, list: &ListConfig) -> BTreeSet<String> {
-        let members = list.groups.iter().filter_map(|(group, _)| said.groups.get(group)).flatten();
-        let unreadable = members.filter(|id| matches!(self.meaning(**id, said.people.get(id)), Meaning::Unknown));
-        unreadable.filter_map(|id| self.history.get(id)).flatten().cloned().collect()
+        let members = Self::members(said, list).into_iter();
+        let unreadable = members.filter(|id| matches!(self.meaning(*id, said.people.get(id)), Meaning::Unknown));
+        unreadable.filter_map(|id| self.history.get(&id)).flatten().cloned().collect()
     }
 
     /// Returns what Novi says.
