@@ -12,7 +12,7 @@ use tests::aws::Moto;
 use tests::directory::Directory;
 use tests::function::Function;
 use tests::harness::{Mirror, ledger_key, list, report as report_of};
-use tests::http_proxy::HttpFault;
+use tests::http_proxy::{HttpFault, HttpProxy};
 use uuid::Uuid;
 
 const LIST: &str = "members.lists.example.org";
@@ -210,6 +210,144 @@ async fn former_address_stays_while_the_changed_one_fails() -> Result<()> {
     assert_eq!(env.run().await?["status"], "ok");
     let roster = env.roster().await?;
     assert!(roster.contains("taken@example.org") && !roster.contains(&before));
+    Ok(())
+}
+
+/// Fails requests that contain `part`, while two members change their addresses and a third one leaves. Checks that only the
+/// failing move waits, and that it is made when nothing fails any more.
+async fn check_that_a_failing_move_stops_nothing_else(
+    env: &Env,
+    proxy: &HttpProxy,
+    part: &str,
+    changed: &str,
+    other: &str,
+    members: &[Uuid],
+    status: u16,
+) -> Result<()> {
+    let what = format!("{status} for {part}");
+    let [failing, moving, leaving] = [0, 1, 2].map(|n| env.address(members[n]));
+    let id = env.membership(&failing).await?;
+    env.set(members[0], "Email", json!(changed));
+    env.set(members[1], "Email", json!(other));
+    env.set(members[2], "Active", json!(false));
+    proxy.clear_requests();
+    proxy.fail(part, usize::MAX, HttpFault::Respond(status, "<html></html>"));
+    let report = env.run().await?;
+    let entry = list(&report, LIST);
+    assert_eq!(
+        (&entry["status"], &entry["moved"], &entry["subscribed"], &entry["unsubscribed"]),
+        (&json!("partial"), &json!(1), &json!(0), &json!(1)),
+        "{what}: {report}"
+    );
+    assert!(entry["reason"].as_str().is_some_and(|reason| reason.contains("of 1 address were not moved")), "{report}");
+    let roster = env.roster().await?;
+    assert!(roster.contains(&failing) && !roster.contains(changed), "{what}");
+    assert!(roster.contains(other) && !roster.contains(&moving) && !roster.contains(&leaving), "{what}");
+    let requests = proxy.requests();
+    let tries = requests.iter().filter(|request| request.line.contains(part) || request.body.contains(part)).count();
+    assert!((1..=10).contains(&tries), "{what}: tried {tries} times");
+    proxy.clear_faults();
+    let report = env.run().await?;
+    assert_eq!((&report["status"], &list(&report, LIST)["moved"]), (&json!("ok"), &json!(1)), "{what}: {report}");
+    assert_eq!(env.membership(changed).await?, id, "{what}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn move_that_fails_stops_nothing_else_and_is_tried_again() -> Result<()> {
+    let limits = json!({"max_removal_percent": 100});
+    let mut env = Env::start(40, limits, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.mirror.insert_proxy().await?;
+    assert_eq!(env.run().await?["status"], "ok");
+    let members = env.members();
+    // The requests of a move that name the changed address, in their order.
+    let requests: [fn(&str) -> String; 5] = [
+        |address| format!("\"role\":\"member\",\"subscriber\":\"{address}\""),
+        |address| format!("\"email\":\"{address}\""),
+        |address| format!("/addresses/{address}/verify"),
+        |address| format!("/addresses/{address}/preferences"),
+        |address| format!("\"address\":\"{address}\""),
+    ];
+    let cases = requests.iter().flat_map(|request| [500, 403].map(|status| (request, status)));
+    for (number, (request, status)) in cases.enumerate() {
+        let [changed, other] = ["changed", "other"].map(|name| format!("{name}{number}@example.org"));
+        let members = &members[number * 3..];
+        // The preferences of an address are only read if someone has chosen any.
+        let path = format!("addresses/{}/preferences", env.address(members[0]));
+        let chosen = json!({"receive_own_postings": "false"});
+        assert_eq!(env.mirror.mailman.request(Method::PATCH, &path, Some(chosen)).await?.0, 204);
+        check_that_a_failing_move_stops_nothing_else(
+            &env,
+            &proxy,
+            &request(&changed),
+            &changed,
+            &other,
+            members,
+            status,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn additions_and_removals_go_on_if_no_membership_can_be_moved() -> Result<()> {
+    const CHANGED: usize = 10;
+    let limits = json!({"max_removal_percent": 100});
+    let mut env = Env::start(40, limits, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.mirror.insert_proxy().await?;
+    assert_eq!(env.run().await?["status"], "ok");
+    let members = env.members();
+    let before: Vec<String> = members[..CHANGED].iter().map(|member| env.address(*member)).collect();
+    for (number, member) in members[..CHANGED].iter().enumerate() {
+        env.set(*member, "Email", json!(format!("changed{number}@example.org")));
+    }
+    let leaver = env.address(members[CHANGED]);
+    env.set(members[CHANGED], "Active", json!(false));
+    // Such as a proxy that lets no PATCH pass.
+    for status in [500, 403] {
+        proxy.clear_requests();
+        proxy.fail("PATCH /3.1/members", usize::MAX, HttpFault::Respond(status, "<html></html>"));
+        let report = env.run().await?;
+        let entry = list(&report, LIST);
+        assert_eq!((&entry["moved"], &entry["subscribed"]), (&json!(0), &json!(0)), "{report}");
+        assert!(
+            entry["reason"].as_str().is_some_and(|reason| reason.contains("of 10 addresses were not moved")),
+            "{report}"
+        );
+        let roster = env.roster().await?;
+        assert!(before.iter().all(|address| roster.contains(address)), "{status}: {report}");
+        assert!(!roster.contains(&leaver), "{status}: {report}");
+        let tries = proxy.requests().iter().filter(|request| request.line.starts_with("PATCH")).count();
+        assert!(tries <= 10, "{status}: tried {tries} times");
+        // If nothing at all can be written, the list has failed.
+        assert_eq!(entry["status"], if status == 500 { "partial" } else { "failed" }, "{report}");
+    }
+    proxy.clear_faults();
+    let report = env.run().await?;
+    assert_eq!((&report["status"], &list(&report, LIST)["moved"]), (&json!("ok"), &json!(CHANGED)), "{report}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn preferences_that_cannot_be_restored_are_not_retried_for_the_whole_run() -> Result<()> {
+    let mut env = Env::start(12, json!({}), &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
+    let proxy = env.mirror.insert_proxy().await?;
+    assert_eq!(env.run().await?["status"], "ok");
+    let member = env.members()[0];
+    let address = env.address(member);
+    env.choose(&address, "delivery_status", "by_user").await?;
+    env.set(member, "Active", json!(false));
+    assert_eq!(list(&env.run().await?, LIST)["unsubscribed"], 1);
+    env.set(member, "Active", json!(true));
+    proxy.clear_requests();
+    proxy.fail("/3.1/members/find", usize::MAX, HttpFault::Respond(500, "<html></html>"));
+    assert_eq!(list(&env.run().await?, LIST)["subscribed"], 1);
+    let tries = proxy.requests().iter().filter(|request| request.line.contains("/find")).count();
+    assert!((1..=10).contains(&tries), "tried {tries} times");
+    proxy.clear_faults();
+    env.run().await?;
+    assert_eq!(env.preference(&address, "delivery_status").await?, "by_user");
     Ok(())
 }
 

@@ -157,6 +157,14 @@ impl ListReport {
             );
             report.add_reason(Status::Unfinished, &reason);
         }
+        if let Some((number, error)) = applied.not_moved {
+            let reason = format!(
+                "The memberships of {} were not moved, so the former addresses stay. {}",
+                addresses(number),
+                reason_of(error)
+            );
+            report.add_reason(Status::Partial, &reason);
+        }
         if applied.waiting_removals > 0 {
             let reason = format!(
                 "Mailman responded in time to no subscription, so the removal of {} waits for the next run.",

@@ -40,6 +40,9 @@ pub(crate) struct Applied {
     /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
     /// later.
     pub(crate) not_movable: usize,
+    /// The number of changed addresses with a membership that this run failed to move, and the last error. The former
+    /// addresses stay.
+    pub(crate) not_moved: Option<(usize, MailmanError)>,
     pub(crate) rejected: Rejected,
     /// The addresses that Mailman rejected because of themselves: invalid and banned ones.
     pub(crate) refused_addresses: BTreeSet<Address>,

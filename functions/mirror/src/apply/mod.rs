@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use shared::sync::lock;
 
 pub(crate) use self::applied::{Applied, Rejected};
-use self::moves::move_all;
+use self::moves::Moves;
 pub(crate) use self::open_writes::OpenWrites;
 pub(crate) use self::preferences::{chosen, restore};
 use self::subscribe::Subscriptions;
@@ -76,15 +76,15 @@ async fn apply_into(
         return Ok(());
     }
     if !moving.is_empty() {
-        let impossible = move_all(mailman, &plan.list, moving, applied).await?;
+        let impossible = Moves::new(mailman, &plan.list, moving, applied).run().await?;
         applied.not_movable = impossible.len();
         let joining = impossible.into_iter().map(|moved| &moved.to).collect();
         Subscriptions::new(mailman, &plan.list, joining, applied).run().await?;
     }
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
-    match additions.given_up {
+    match additions.given_up.or(applied.not_moved.map(|(_, error)| error)) {
         // Nothing was written, so Mailman is failing, not the addresses.
-        Some(error) if applied.subscribed + applied.unsubscribed == 0 => Err(error),
+        Some(error) if applied.subscribed + applied.moved + applied.unsubscribed == 0 => Err(error),
         _ => Ok(()),
     }
 }

@@ -195,7 +195,7 @@ impl<'a> Subscriptions<'a> {
         let requested = std::mem::take(&mut self.requested);
         let mut tokens = match self.mailman.subscription_requests(self.list).await {
             Ok(tokens) => tokens,
-            Err(error) if is_about_an_address(error) => {
+            Err(error) if error.may_be_about_an_address() => {
                 requested.iter().for_each(|_| self.give_up(error));
                 return Ok(());
             }
@@ -208,7 +208,7 @@ impl<'a> Subscriptions<'a> {
                     pending.is_discarded = true;
                     self.queue.push_back(pending);
                 }
-                Err(error) if is_about_an_address(error) => self.give_up(error),
+                Err(error) if error.may_be_about_an_address() => self.give_up(error),
                 Err(error) => return Err(error),
             }
         }
@@ -368,12 +368,6 @@ impl<'a> Subscriptions<'a> {
         self.applied.rejected.count(Refusal::Other);
         self.given_up = Some(error);
     }
-}
-
-/// True if an error may be the fault of one address.
-fn is_about_an_address(error: MailmanError) -> bool {
-    let may_be = error.write_outcome().is_some() && !error.is_busy();
-    may_be || matches!(error, MailmanError::Unexpected(_) | MailmanError::NotMailman(_))
 }
 
 /// Subscribes addresses from the queue until one fails, time runs out, or the queue is empty.

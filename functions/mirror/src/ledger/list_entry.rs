@@ -141,6 +141,7 @@ impl Default for ListResult {
 impl From<&Applied> for ListResult {
     fn from(applied: &Applied) -> Self {
         let is_complete = applied.stopped.is_none()
+            && applied.not_moved.is_none()
             && !applied.has_open_writes()
             && applied.postponed + applied.waiting_removals + applied.not_removed == 0;
         Self {

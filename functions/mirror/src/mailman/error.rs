@@ -68,6 +68,12 @@ impl MailmanError {
         matches!(self, Self::Busy { .. })
     }
 
+    /// True if one address may be the cause, such as one that a firewall takes for an attack.
+    pub(crate) fn may_be_about_an_address(self) -> bool {
+        let is_transient = self.write_outcome().is_some() && !self.is_busy();
+        is_transient || matches!(self, Self::Unexpected(_) | Self::NotMailman(_))
+    }
+
     /// Returns what happens next, or what the operator can do.
     pub(crate) fn remedy(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! Retries of requests to Mailman, with exponential backoff, within a time budget that all lists of a run share.
+//! Retries of requests to Mailman, with exponential backoff, within a time budget that all lists of a run share. No
+//! operation is retried for longer than that, whatever else succeeds meanwhile.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -16,16 +17,18 @@ use crate::roster::Roster;
 pub(crate) struct Retries<'m> {
     mailman: &'m Mailman<'m>,
     delays: ExponentialBackoff,
+    /// The time budget of this operation alone.
+    own: RetryBudget,
 }
 
 impl<'m> Retries<'m> {
     pub(crate) fn new(mailman: &'m Mailman<'m>) -> Self {
-        Self { mailman, delays: backoff() }
+        Self { mailman, delays: backoff(), own: mailman.writes.renewed() }
     }
 
     /// Starts the backoff anew, after a success.
     pub(crate) fn reset(&mut self) {
-        self.delays = backoff();
+        *self = Self::new(self.mailman);
     }
 
     /// Waits before a write is retried, and returns the possible outcome of the failed one.
@@ -40,8 +43,12 @@ impl<'m> Retries<'m> {
 
     async fn wait_within(&mut self, budget: &RetryBudget, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
         let outcome = error.write_outcome().ok_or(error)?;
+        // Also if the failed request only reads, as parts of a write do.
+        budget.note::<()>(&Err(error));
+        self.own.note::<()>(&Err(error));
         let delay = self.delays.next().map(|delay| delay.max(error.retry_after().unwrap_or_default()));
-        let delay = delay.filter(|delay| budget.allows(*delay)).ok_or(error)?;
+        let is_allowed = |delay: &Duration| budget.allows(*delay) && self.own.allows(*delay);
+        let delay = delay.filter(is_allowed).ok_or(error)?;
         tracing::info!(%error, "retrying Mailman request");
         self.mailman.wait(delay).await?;
         Ok(outcome)

@@ -22,6 +22,11 @@ impl RetryBudget {
         Self { limit, failing_since: Mutex::default() }
     }
 
+    /// Returns a budget with the same limit, of which nothing is used.
+    pub(super) fn renewed(&self) -> Self {
+        Self::new(self.limit)
+    }
+
     /// Notes the result of a request. Only a transient failure or a success counts.
     pub(super) fn note<T>(&self, result: &Result<T, MailmanError>) {
         match result {
