@@ -23,7 +23,7 @@ async fn run_sequences(database: Database) -> Result<()> {
         tally.add(runner.run_sequence(seed).await?);
     }
     println!("{tally}");
-    assert!(tally.is_clean(), "starting with seed {first}:\n{tally}");
+    assert!(tally.is_clean(), "starting with seed {first}:\n{tally}\n\n{}", tally.violations.join("\n\n"));
     assert!(tally.runs >= tally.sequences * 3 && tally.sequences > 0, "nothing was tested:\n{tally}");
     Ok(())
 }

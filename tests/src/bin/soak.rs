@@ -69,7 +69,10 @@ async fn run_sequences(database: Database, seeds: impl Iterator<Item = u64>, unt
     let mut runner = Runner::start(database).await?;
     let mut tally = Tally::default();
     for seed in seeds {
-        tally.add(runner.run_sequence(seed).await?);
+        let results = runner.run_sequence(seed).await?;
+        // At once, because later sequences may take hours.
+        results.violations.iter().for_each(|violation| println!("{violation}\n"));
+        tally.add(results);
         if Instant::now() >= until {
             break;
         }

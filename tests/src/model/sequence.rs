@@ -477,7 +477,8 @@ impl Sequence {
             }
             let former = self.former.entry(list).or_default();
             former.extend(before[list].values().cloned());
-            let former = former.clone();
+            let former_before = former.clone();
+            former.extend(after[list].values().cloned());
             let change = Change {
                 before: &before[list],
                 after: &after[list],
@@ -485,7 +486,7 @@ impl Sequence {
                 late: &late,
                 banned: &banned,
                 poisoned: &poisoned,
-                former: &former,
+                former: &former_before,
                 has_ledger: self.environment.ledger.is_some(),
             };
             let is_selected =
