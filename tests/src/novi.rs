@@ -104,6 +104,8 @@ pub struct State {
     pub limits: Option<(usize, usize)>,
     /// The path and the time of every call.
     pub calls: Vec<(String, Instant)>,
+    /// The paths of the calls with a correct response, without any fault.
+    pub answered: Vec<String>,
     /// The number of calls that these limits have refused.
     pub refused: usize,
     recent: VecDeque<Instant>,
@@ -197,6 +199,7 @@ impl Novi {
             faults: Vec::new(),
             limits: None,
             calls: Vec::new(),
+            answered: Vec::new(),
             refused: 0,
             recent: VecDeque::new(),
         }));
@@ -251,7 +254,10 @@ impl Handler {
         }
         match fault {
             None if is_over_limit => Ok(rate_limited(None)),
-            None => Ok(self.correct_response(&request, &path)),
+            None => {
+                lock(&self.state).answered.push(path.clone());
+                Ok(self.correct_response(&request, &path))
+            }
             Some(fault) => self.faulty_response(fault, &request, &path).await,
         }
     }

@@ -17,8 +17,11 @@ pub(super) const TOLERANCE: u64 = 600;
 /// What the ledger may remember about a list.
 #[derive(Clone, Default)]
 pub(super) struct Memory {
-    /// The rosters that runs have found: those of the last day, and those back to one that the ledger certainly remembers.
+    /// The rosters that runs have found.
     rosters: Vec<FoundRoster>,
+    /// The index of the first one that the limits of a day may refer to: those of the last day, and those back to one that
+    /// the ledger certainly remembers.
+    first_of_day: usize,
     /// What unforced runs did.
     changes: Vec<DayChange>,
     /// True if the list may be being filled, so that its growth isn't judged.
@@ -33,12 +36,12 @@ pub(super) struct Memory {
     pub(super) may_accept_doubt: bool,
 }
 
-/// A roster that the limits of a day may refer to.
-#[derive(Clone, Copy)]
+/// A roster that a run has found.
+#[derive(Clone)]
 struct FoundRoster {
     /// The time of the run.
     at: u64,
-    size: usize,
+    addresses: BTreeSet<String>,
     /// True if the ledger certainly remembers it.
     is_remembered: bool,
 }
@@ -64,9 +67,9 @@ impl Memory {
         force: Force,
         is_remembered: bool,
     ) {
-        self.rosters.push(FoundRoster { at: now, size: roster.len(), is_remembered });
+        self.rosters.push(FoundRoster { at: now, addresses: roster.clone(), is_remembered });
         let is_old = |roster: &FoundRoster| roster.is_remembered && roster.at + DAY + TOLERANCE <= now;
-        self.rosters.drain(..self.rosters.iter().rposition(is_old).unwrap_or_default());
+        self.first_of_day = self.rosters.iter().rposition(is_old).unwrap_or_default();
         self.changes.retain(|change| change.at + DAY > now + TOLERANCE);
         self.may_be_filling |= roster.is_subset(&config.keep);
         if force != Force::default() {
@@ -79,7 +82,13 @@ impl Memory {
 
     /// Returns the largest roster that the limits of a day may refer to.
     pub(super) fn largest_roster(&self) -> usize {
-        self.rosters.iter().map(|roster| roster.size).max().unwrap_or_default()
+        self.rosters[self.first_of_day..].iter().map(|roster| roster.addresses.len()).max().unwrap_or_default()
+    }
+
+    /// True if a run after `since` and before `until` found this address on the roster.
+    pub(super) fn has_found(&self, address: &str, since: u64, until: u64) -> bool {
+        let of_period = self.rosters.iter().filter(|roster| since < roster.at && roster.at < until);
+        of_period.into_iter().any(|roster| roster.addresses.contains(address))
     }
 
     /// Returns the sums of what unforced runs of the last day did.
@@ -126,5 +135,9 @@ mod tests {
         assert_eq!((memory.today().left, memory.today().joined, memory.largest_roster()), (2, 3, 1));
         find(&mut memory, 1_000 + 86_400);
         assert_eq!(memory.today().left, 0);
+        let has_found = |since, until| memory.has_found("ann@mail.example.org", since, until);
+        assert!(
+            has_found(999, 1_001) && !has_found(1_000, 81_000) && !memory.has_found("bob@mail.example.org", 0, 81_001)
+        );
     }
 }

@@ -26,7 +26,7 @@
 //!
 //! - No one joins or moves except because of a record that was read in the same run.
 //! - No one leaves before the pass has asked about everyone in the list's groups, and not if the last record of one of them
-//!   has the address.
+//!   has the address, or if the address wasn't on the roster when the pass began.
 //!
 //! At the end, Novi tells the truth and nothing fails. Every list then becomes what it should be, or its report names the
 //! event that makes it so. A sequence is determined by its seed.

@@ -1,7 +1,7 @@
 //! The records that the mirror has read, and what they may have said. The simulated Novi knows each call.
 //!
-//! It is an upper bound of what the mirror's ledger knows: if it isn't clear that a reading succeeded, or that the ledger
-//! remembers it, then the one before counts as well.
+//! It is an upper bound of what the mirror's ledger knows: if it isn't clear that the ledger remembers a reading, then the one
+//! before counts as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,21 +23,33 @@ pub(super) struct Readings {
 struct Reading {
     /// When the mirror asked about the person, at the latest.
     asked: u64,
+    /// When Novi sent the record, at the latest.
+    answered: u64,
     /// The same, if it is certain that the ledger remembers it.
-    certainly_asked: u64,
+    certainly_answered: u64,
     /// What the reading may have said. `None` if Novi has no record.
     records: Vec<Option<Value>>,
 }
 
 impl Readings {
-    /// Notes that a run asked about these people. `is_certain` if all responses arrived, and the ledger remembers them.
-    pub(super) fn asked(&mut self, people: &BTreeSet<Uuid>, said: &Directory, now: u64, is_certain: bool) {
-        for id in people {
+    /// Notes whom a run asked about, and whose records Novi sent. `is_certain` if the ledger remembers these.
+    pub(super) fn ran(
+        &mut self,
+        asked: &BTreeSet<Uuid>,
+        answered: &BTreeSet<Uuid>,
+        said: &Directory,
+        now: u64,
+        is_certain: bool,
+    ) {
+        for id in asked {
+            self.people.entry(*id).or_default().asked = now;
+        }
+        for id in answered {
             let reading = self.people.entry(*id).or_default();
             let record = said.people.get(id).cloned();
-            reading.asked = now;
+            reading.answered = now;
             if is_certain {
-                reading.certainly_asked = now;
+                reading.certainly_answered = now;
                 reading.records.clear();
             }
             if !reading.records.contains(&record) {
@@ -48,7 +60,7 @@ impl Readings {
 
     /// Notes that the present pass has asked about so many of these people.
     pub(super) fn pass_has_asked(&mut self, count: usize, people: &BTreeSet<Uuid>) {
-        let asked = |id| self.people.get(id).map_or(0, |person| person.certainly_asked);
+        let asked = |id| self.people.get(id).map_or(0, |person| person.certainly_answered);
         let mut asked: Vec<u64> = people.iter().map(asked).collect();
         asked.sort_unstable_by(|a, b| b.cmp(a));
         // The next one was asked before the pass began.
@@ -68,16 +80,18 @@ impl Readings {
         people.iter().find_map(|id| {
             let Some(reading) = self.people.get(id) else { return Some("someone in its groups was never read") };
             let all = |least: Has| reading.records.iter().all(|record| has(*id, record.as_ref()) >= least);
+            // A force may accept a record that can't be read.
+            let read = if accepts_unknown { reading.asked } else { reading.answered };
             let all_are = |what: Has| reading.records.iter().all(|record| has(*id, record.as_ref()) == what);
             if reading.asked <= self.pass_began_after {
                 Some("someone was not read in this pass")
-            } else if accepts_unknown && (reading.certainly_asked == 0 || all_are(Has::Unknown)) {
+            } else if accepts_unknown && (reading.certainly_answered == 0 || all_are(Has::Unknown)) {
                 None
             } else if all_are(Has::Unknown) {
                 Some("the record of someone could not be read")
             } else if all(Has::Keeps) {
                 Some("the last record of someone keeps it there")
-            } else if reading.asked < now && all(Has::Address) {
+            } else if read < now && all(Has::Address) {
                 Some("someone with the address was not read again")
             } else {
                 None
@@ -115,16 +129,21 @@ mod tests {
         let has = |_: Uuid, record: Option<&Value>| if record.is_some() { Has::Keeps } else { Has::Nothing };
         let mut readings = Readings::default();
         assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_some());
-        readings.asked(&ids(2..3), &said, 10, true);
+        readings.ran(&ids(2..3), &ids(2..3), &said, 10, true);
         assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_some());
-        readings.asked(&ids(1..2), &said, 20, true);
+        readings.ran(&ids(1..2), &ids(1..2), &said, 20, true);
         assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_some());
-        readings.asked(&ids(1..2), &Directory::default(), 30, false);
+        readings.ran(&ids(1..2), &ids(1..2), &Directory::default(), 30, false);
         assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_none());
         // The pass began after the second person was asked.
         readings.pass_has_asked(1, &ids(1..3));
         assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_some());
-        readings.asked(&ids(2..3), &said, 40, true);
+        readings.ran(&ids(2..3), &ids(2..3), &said, 40, true);
         assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_none());
+        // The second person had the address, and isn't read again.
+        let has = |id: Uuid, _: Option<&Value>| if id.as_u128() == 2 { Has::Address } else { Has::Nothing };
+        assert!(readings.reason_to_stay(&ids(1..3), false, 40, has).is_none());
+        readings.ran(&ids(2..3), &ids(0..0), &said, 50, true);
+        assert!(readings.reason_to_stay(&ids(1..3), false, 50, has).is_some());
     }
 }

@@ -22,6 +22,7 @@ use super::tally::Tally;
 use super::world::World;
 use crate::directory::Directory;
 use crate::harness::report;
+use crate::novi::State as NoviState;
 
 /// The memberships of one list: addresses by Mailman's id of the membership.
 type Memberships = BTreeMap<String, String>;
@@ -76,6 +77,8 @@ struct Outcome {
     reports: Vec<Value>,
     /// The people whose records the run asked for.
     asked: BTreeSet<Uuid>,
+    /// Those of them whose records Novi may have sent.
+    answered: BTreeSet<Uuid>,
     /// True if the ledger certainly remembers the run.
     is_remembered: bool,
 }
@@ -414,7 +417,10 @@ impl Sequence {
         // The ledger knows a run by its second.
         self.environment.advance(2)?;
         let now = self.environment.clock.now();
-        let calls_before = self.environment.novi.state().calls.len();
+        let (calls_before, answered_before) = {
+            let state = self.environment.novi.state();
+            (state.calls.len(), state.answered.len())
+        };
         let started = Instant::now();
         let returned = self.environment.run(event, disturbance, self.faults.any_of_mailman()).await?;
         let seconds = started.elapsed().as_secs_f64();
@@ -436,7 +442,12 @@ impl Sequence {
         let is_completed = matches!(disturbance, Disturbance::Nothing | Disturbance::SecondInstance);
         let is_remembered =
             self.environment.ledger.is_some() && self.undamaged.is_none() && is_completed && !is_dry_run;
-        let mut outcome = Outcome { reports: Vec::new(), asked: self.asked_since(calls_before), is_remembered };
+        let (asked, answered) = {
+            let state = self.environment.novi.state();
+            let calls = state.calls[calls_before..].iter().map(|(path, _)| path);
+            (people_of(calls, &state), people_of(&state.answered[answered_before..], &state))
+        };
+        let mut outcome = Outcome { reports: Vec::new(), asked, answered, is_remembered };
         for returned in returned {
             match report(returned) {
                 Ok(report) => outcome.reports.push(report),
@@ -561,7 +572,7 @@ impl Sequence {
         let mut tally = std::mem::take(&mut self.tally);
         let mut violations = check_run(&expectation, change, circumstances, &mut tally);
         self.tally = tally;
-        violations.extend(self.check_readings(&said, &expectation, change, outcome, circumstances.now));
+        violations.extend(self.check_readings(&said, &expectation, change, outcome, &memory, circumstances.now));
         if self.environment.ledger.is_none() {
             if !is_forced {
                 let series = self.series.entry(list).or_insert_with(|| Series::new(&expectation));
@@ -643,20 +654,6 @@ impl Sequence {
         self.choices.check(&self.environment.servers.mailman, list, after, is_well && is_ok, now).await
     }
 
-    /// Returns the people whose records were asked for since there had been so many calls.
-    fn asked_since(&self, calls_before: usize) -> BTreeSet<Uuid> {
-        let state = self.environment.novi.state();
-        let mut asked = BTreeSet::new();
-        for (path, _) in &state.calls[calls_before..] {
-            if path == "/api/members" && state.bulk_hidden_fields.is_some() {
-                asked.extend(state.directory.people.keys().copied());
-            } else if let Some(id) = path.strip_prefix("/api/customers/") {
-                asked.extend(Uuid::parse_str(id).ok());
-            }
-        }
-        asked
-    }
-
     /// Notes what the ledger may know after a run.
     fn note_readings(&mut self, outcome: &Outcome, event: &Value, now: u64) {
         if self.environment.ledger.is_none() || self.undamaged.is_some() || event["dry_run"] == true {
@@ -664,9 +661,10 @@ impl Sequence {
         }
         let state = self.environment.novi.state();
         let has_bulk_list = state.bulk_hidden_fields.is_some();
-        let is_certain = outcome.is_remembered && !self.faults.novi;
         // It isn't clear which rows of a bulk list the mirror takes.
-        self.remembered.readings.asked(&outcome.asked, &state.directory, now, is_certain && !has_bulk_list);
+        let is_certain = outcome.is_remembered && !has_bulk_list;
+        self.remembered.readings.ran(&outcome.asked, &outcome.answered, &state.directory, now, is_certain);
+        let is_certain = outcome.is_remembered && !self.faults.novi;
         let configs = (0..self.world.lists.len()).filter_map(|list| match self.world.config.list(list) {
             ListState::Mapped(config) => Some(config),
             _ => None,
@@ -689,17 +687,18 @@ impl Sequence {
         expectation: &Expectation<'_>,
         change: &Change<'_>,
         outcome: &Outcome,
+        memory: &Memory,
         now: u64,
     ) -> Vec<String> {
         let people = World::members(said, expectation.config);
         let was_read = |address: &str, least: Has| {
-            let mut asked = people.intersection(&outcome.asked);
-            asked.any(|id| self.world.has(*id, said.people.get(id), address) >= least)
+            let mut answered = people.intersection(&outcome.answered);
+            answered.any(|id| self.world.has(*id, said.people.get(id), address) >= least)
         };
         let added = change.joined().into_iter().chain(change.moved().into_iter().map(|(_, to)| to));
         let mut violations: Vec<String> = added
             .filter(|address| !was_read(address, Has::Keeps))
-            .map(|address| format!("gained {address}, although this run asked about no one with it"))
+            .map(|address| format!("gained {address}, although this run read no one with it"))
             .collect();
         if self.environment.ledger.is_none() {
             return violations;
@@ -707,11 +706,15 @@ impl Sequence {
         // Who was read in this run and has opted out leaves at once.
         let has_opted_out =
             |address: &String| expectation.contents.opted_out.contains(address) && was_read(address, Has::Address);
+        // If this run has asked about everyone, the pass may have begun with it.
+        let began_earlier = !people.is_subset(&outcome.asked);
+        let readings = &self.remembered.readings;
         for address in change.left().into_iter().filter(|address| !has_opted_out(address)) {
+            if began_earlier && !memory.has_found(&address, readings.pass_began_after, now) {
+                violations.push(format!("lost {address}, which was not on the roster when the pass began"));
+            }
             let has = |id: Uuid, record: Option<&Value>| self.world.has(id, record, &address);
-            if let Some(reason) =
-                self.remembered.readings.reason_to_stay(&people, expectation.may_accept_doubt(), now, has)
-            {
+            if let Some(reason) = readings.reason_to_stay(&people, expectation.may_accept_doubt(), now, has) {
                 violations.push(format!("lost {address}, although {reason}"));
             }
         }
@@ -934,4 +937,17 @@ fn forcing_event(list: &Value) -> Option<Value> {
     let reason = list["reason"].as_str()?;
     let start = reason.find("{\"force\"")?;
     serde_json::Deserializer::from_str(&reason[start..]).into_iter::<Value>().next()?.ok()
+}
+
+/// Returns the people whose records calls with these paths ask for.
+fn people_of<'p>(paths: impl IntoIterator<Item = &'p String>, novi: &NoviState) -> BTreeSet<Uuid> {
+    let mut people = BTreeSet::new();
+    for path in paths {
+        if path == "/api/members" && novi.bulk_hidden_fields.is_some() {
+            people.extend(novi.directory.people.keys().copied());
+        } else if let Some(id) = path.strip_prefix("/api/customers/") {
+            people.extend(Uuid::parse_str(id).ok());
+        }
+    }
+    people
 }
