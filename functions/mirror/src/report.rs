@@ -157,13 +157,14 @@ impl ListReport {
             );
             report.add_reason(Status::Unfinished, &reason);
         }
-        if let Some((number, error)) = applied.not_moved {
-            let reason = format!(
-                "The memberships of {} were not moved, so the former addresses stay. {}",
-                addresses(number),
-                reason_of(error)
-            );
+        let not_moved = applied.not_moved.iter().filter(|from| !applied.open_removals.contains(*from)).count();
+        if not_moved > 0 {
+            let reason =
+                format!("The memberships of {} were not moved, so the former addresses stay.", addresses(not_moved));
             report.add_reason(Status::Partial, &reason);
+            if let Some(error) = applied.move_error.filter(|error| applied.stopped != Some(*error)) {
+                report.add_reason(Status::Partial, &reason_of(error));
+            }
         }
         if applied.waiting_removals > 0 {
             let reason = format!(

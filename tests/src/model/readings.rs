@@ -32,7 +32,7 @@ struct Reading {
 }
 
 impl Readings {
-    /// Notes whom a run asked about, and whose records Novi sent. `is_certain` if the ledger remembers these.
+    /// Notes the people that a run asked about, and those with a record that Novi sent. `is_certain` if the ledger remembers these.
     pub(super) fn ran(
         &mut self,
         asked: &BTreeSet<Uuid>,

@@ -75,9 +75,9 @@ struct Remembered {
 struct Outcome {
     /// The reports, none if the run was killed.
     reports: Vec<Value>,
-    /// The people whose records the run asked for.
+    /// The people that the run asked about.
     asked: BTreeSet<Uuid>,
-    /// Those of them whose records Novi may have sent.
+    /// Those of them with a record that Novi may have sent.
     answered: BTreeSet<Uuid>,
     /// True if the ledger certainly remembers the run.
     is_remembered: bool,
@@ -939,7 +939,7 @@ fn forcing_event(list: &Value) -> Option<Value> {
     serde_json::Deserializer::from_str(&reason[start..]).into_iter::<Value>().next()?.ok()
 }
 
-/// Returns the people whose records calls with these paths ask for.
+/// Returns the people that calls with these paths ask about.
 fn people_of<'p>(paths: impl IntoIterator<Item = &'p String>, novi: &NoviState) -> BTreeSet<Uuid> {
     let mut people = BTreeSet::new();
     for path in paths {

@@ -40,9 +40,10 @@ pub(crate) struct Applied {
     /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
     /// later.
     pub(crate) not_movable: usize,
-    /// The number of changed addresses with a membership that this run failed to move, and the last error. The former
-    /// addresses stay.
-    pub(crate) not_moved: Option<(usize, MailmanError)>,
+    /// The former addresses of the memberships that this run failed to move. They stay.
+    pub(crate) not_moved: BTreeSet<Address>,
+    /// The last error of these.
+    pub(crate) move_error: Option<MailmanError>,
     pub(crate) rejected: Rejected,
     /// The addresses that Mailman rejected because of themselves: invalid and banned ones.
     pub(crate) refused_addresses: BTreeSet<Address>,

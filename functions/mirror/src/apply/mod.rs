@@ -82,7 +82,9 @@ async fn apply_into(
         Subscriptions::new(mailman, &plan.list, joining, applied).run().await?;
     }
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
-    match additions.given_up.or(applied.not_moved.map(|(_, error)| error)) {
+    // An open move isn't known to have failed.
+    let move_error = applied.move_error.filter(|error| error.write_outcome().is_some() && !applied.has_open_writes());
+    match additions.given_up.or(move_error) {
         // Nothing was written, so Mailman is failing, not the addresses.
         Some(error) if applied.subscribed + applied.moved + applied.unsubscribed == 0 => Err(error),
         _ => Ok(()),

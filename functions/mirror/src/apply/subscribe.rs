@@ -116,7 +116,7 @@ impl<'a> Subscriptions<'a> {
             unsettled: Vec::new(),
             requested: Vec::new(),
             lost_at: None,
-            retries: Retries::new(mailman),
+            retries: Retries::of_writes(mailman),
             done: 0,
             failures: 0,
             unexpected: 0,
@@ -220,6 +220,7 @@ impl<'a> Subscriptions<'a> {
             while let Err(error) = self.mailman.discard_request(self.list, token).await {
                 self.retries.wait(error).await?;
             }
+            self.retries.reset();
         }
         Ok(())
     }

@@ -82,7 +82,7 @@ impl<'a> Removals<'a> {
 
     /// Unsubscribes addresses in one request. A retry only contains the addresses that are still subscribed.
     async fn remove_in_bulk<'p>(&mut self, mut addresses: Vec<&'p Address>) -> Result<Bulk<'p>, MailmanError> {
-        let (mut retries, mut failures) = (Retries::new(self.mailman), 0);
+        let (mut retries, mut failures) = (Retries::of_writes(self.mailman), 0);
         loop {
             if !self.mailman.has_time(REMOVAL_TIME) {
                 return Err(MailmanError::OutOfTime);
@@ -180,7 +180,7 @@ impl<'a> Removals<'a> {
 
     /// Removes one membership. A removal can be repeated whatever became of the one before: its id is never used again.
     async fn remove_member(&mut self, id: &str) -> Result<SingleRemoval, MailmanError> {
-        let mut retries = Retries::new(self.mailman);
+        let mut retries = Retries::of_writes(self.mailman);
         loop {
             if !self.mailman.has_time(REMOVAL_TIME) {
                 return Err(MailmanError::OutOfTime);

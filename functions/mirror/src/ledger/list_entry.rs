@@ -123,6 +123,8 @@ pub(crate) struct ListResult {
     pub(crate) removed: usize,
     /// The number of addresses that were moved.
     pub(crate) moved: usize,
+    /// The former addresses of the memberships that could not be moved this time.
+    pub(crate) not_moved: BTreeSet<Address>,
     /// The number of addresses that Mailman refuses to add.
     pub(crate) refused: usize,
     /// Those of them that it will refuse again, because they are invalid or banned.
@@ -134,20 +136,28 @@ pub(crate) struct ListResult {
 /// The result of a plan that has nothing to apply.
 impl Default for ListResult {
     fn default() -> Self {
-        Self { added: 0, removed: 0, moved: 0, refused: 0, refused_addresses: BTreeSet::new(), is_complete: true }
+        Self {
+            added: 0,
+            removed: 0,
+            moved: 0,
+            not_moved: BTreeSet::new(),
+            refused: 0,
+            refused_addresses: BTreeSet::new(),
+            is_complete: true,
+        }
     }
 }
 
 impl From<&Applied> for ListResult {
     fn from(applied: &Applied) -> Self {
         let is_complete = applied.stopped.is_none()
-            && applied.not_moved.is_none()
             && !applied.has_open_writes()
             && applied.postponed + applied.waiting_removals + applied.not_removed == 0;
         Self {
             added: applied.subscribed,
             removed: applied.unsubscribed,
             moved: applied.moved,
+            not_moved: applied.not_moved.clone(),
             refused: applied.rejected.total(),
             refused_addresses: applied.refused_addresses.clone(),
             is_complete,
@@ -386,12 +396,14 @@ impl ListEntry {
             // A record that no longer wants the address has changed.
             self.left.retain(|address| plan.left.binary_search(address).is_ok());
         }
+        let mut moving = plan.moving();
+        moving.retain(|moved| !result.not_moved.contains(&moved.from));
         let gone: HashSet<&Address> =
-            plan.unsubscribe().into_iter().chain(plan.moving().into_iter().map(|moved| &moved.from)).collect();
+            plan.unsubscribe().into_iter().chain(moving.iter().map(|moved| &moved.from)).collect();
         let mut on_list: HashSet<Address> = roster.iter().filter(|address| !gone.contains(*address)).cloned().collect();
         if result.is_complete && result.refused == 0 {
             on_list.extend(joins.into_iter().cloned());
-            on_list.extend(plan.moving().into_iter().map(|moved| moved.to.address.clone()));
+            on_list.extend(moving.into_iter().map(|moved| moved.to.address.clone()));
         }
         self.on_list = Some(on_list);
     }

@@ -95,6 +95,8 @@ pub(crate) struct Mailman<'r> {
     pub(super) reads: RetryBudget,
     /// The time for retries of writes. Mailman can be read while its database can't be written.
     pub(super) writes: RetryBudget,
+    /// The time for retries of moves and of preferences. Their failures say nothing about other writes.
+    pub(super) memberships: RetryBudget,
     pub(crate) pace: Pace,
     /// True if Mailman itself has responded.
     has_responded: AtomicBool,
@@ -129,6 +131,7 @@ impl<'r> Mailman<'r> {
             calls: AtomicU64::new(0),
             reads: RetryBudget::new(timeouts.retry),
             writes: RetryBudget::new(timeouts.retry),
+            memberships: RetryBudget::new(timeouts.retry),
             pace: Pace::new(),
             has_responded: AtomicBool::new(false),
         }

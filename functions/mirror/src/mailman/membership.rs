@@ -130,9 +130,8 @@ impl Mailman<'_> {
             StatusCode::CREATED => Ok(true),
             // It exists already, perhaps because an earlier run was cut short.
             StatusCode::BAD_REQUEST if !response.is_transient() => Ok(false),
-            _ => Err(error_from(&response)),
+            _ => Err(error_of(&response)),
         });
-        self.writes.note(&added);
         if added? {
             return Ok(AddressOwner::ThisUser);
         }
@@ -144,7 +143,7 @@ impl Mailman<'_> {
                 Ok(if owner.user_id == user { AddressOwner::ThisUser } else { AddressOwner::Other })
             }
             StatusCode::NOT_FOUND if response.is_mailmans() => Ok(AddressOwner::Other),
-            _ => Err(error_from(&response)),
+            _ => Err(error_of(&response)),
         }
     }
 
@@ -189,8 +188,11 @@ impl Mailman<'_> {
 
     /// Reads what a person has chosen at this path.
     async fn preferences_at(&self, path: &[&str]) -> Result<Preferences, MailmanError> {
-        let response = self.send(&Method::GET, self.url(path), None).await;
-        let mut preferences: Preferences = response?.parse("preferences are not the expected JSON")?;
+        let response = self.send(&Method::GET, self.url(path), None).await?;
+        if response.status != StatusCode::OK {
+            return Err(error_of(&response));
+        }
+        let mut preferences: Preferences = response.parse("preferences are not the expected JSON")?;
         preferences.retain(|name, value| PREFERENCES.contains(&name.as_str()) && !value.is_null());
         Ok(preferences)
     }
@@ -213,10 +215,7 @@ impl Mailman<'_> {
     /// Sends a write that any success confirms.
     async fn write(&self, method: &Method, url: url::Url, body: &Value) -> Result<Response, MailmanError> {
         let response = self.send(method, url, Some(body)).await;
-        let written = response
-            .and_then(|response| if response.status.is_success() { Ok(response) } else { Err(error_from(&response)) });
-        self.writes.note(&written);
-        written
+        response.and_then(|response| if response.status.is_success() { Ok(response) } else { Err(error_of(&response)) })
     }
 }
 
@@ -231,6 +230,14 @@ impl MailmanError {
             }
             other => other,
         }
+    }
+}
+
+/// Returns the error of a request whose path names no list.
+fn error_of(response: &Response) -> MailmanError {
+    match error_from(response) {
+        MailmanError::NoSuchList => MailmanError::Unexpected(response.status),
+        other => other,
     }
 }
 

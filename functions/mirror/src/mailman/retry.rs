@@ -16,38 +16,46 @@ use crate::roster::Roster;
 /// The retries of one operation, which back off exponentially.
 pub(crate) struct Retries<'m> {
     mailman: &'m Mailman<'m>,
+    /// The budget of all operations of the same kind.
+    budget: &'m RetryBudget,
     delays: ExponentialBackoff,
-    /// The time budget of this operation alone.
+    /// The budget of this operation alone.
     own: RetryBudget,
 }
 
 impl<'m> Retries<'m> {
-    pub(crate) fn new(mailman: &'m Mailman<'m>) -> Self {
-        Self { mailman, delays: backoff(), own: mailman.writes.renewed() }
+    /// The retries of additions, of removals, or of a change of a list.
+    pub(crate) fn of_writes(mailman: &'m Mailman<'m>) -> Self {
+        Self::within(mailman, &mailman.writes)
     }
 
-    /// Starts the backoff anew, after a success.
+    /// The retries of moves.
+    pub(crate) fn of_memberships(mailman: &'m Mailman<'m>) -> Self {
+        Self::within(mailman, &mailman.memberships)
+    }
+
+    fn within(mailman: &'m Mailman<'m>, budget: &'m RetryBudget) -> Self {
+        Self { mailman, budget, delays: backoff(), own: budget.renewed() }
+    }
+
+    /// Starts anew, after a success.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new(self.mailman);
+        self.budget.note(&Ok(()));
+        *self = Self::within(self.mailman, self.budget);
     }
 
-    /// Waits before a write is retried, and returns the possible outcome of the failed one.
+    /// Waits before an operation is retried, and returns the possible outcome of the failed one.
     ///
     /// # Errors
-    /// Returns `error` if it isn't transient or the budget is used up, and [`MailmanError::OutOfTime`] if the delay
-    /// would end after the cutoff.
+    /// Returns `error` if it isn't transient or a budget is used up, and [`MailmanError::OutOfTime`] if the delay would end
+    /// after the cutoff.
     pub(crate) async fn wait(&mut self, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
-        let mailman = self.mailman;
-        self.wait_within(&mailman.writes, error).await
-    }
-
-    async fn wait_within(&mut self, budget: &RetryBudget, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
         let outcome = error.write_outcome().ok_or(error)?;
-        // Also if the failed request only reads, as parts of a write do.
-        budget.note::<()>(&Err(error));
-        self.own.note::<()>(&Err(error));
+        for budget in [self.budget, &self.own] {
+            budget.note::<()>(&Err(error));
+        }
         let delay = self.delays.next().map(|delay| delay.max(error.retry_after().unwrap_or_default()));
-        let is_allowed = |delay: &Duration| budget.allows(*delay) && self.own.allows(*delay);
+        let is_allowed = |delay: &Duration| self.budget.allows(*delay) && self.own.allows(*delay);
         let delay = delay.filter(is_allowed).ok_or(error)?;
         tracing::info!(%error, "retrying Mailman request");
         self.mailman.wait(delay).await?;
@@ -110,13 +118,15 @@ impl Mailman<'_> {
         &self,
         write: impl AsyncFn() -> Result<T, MailmanError>,
     ) -> Result<T, MailmanError> {
-        let mut retries = Retries::new(self);
-        loop {
-            match write().await {
-                Err(error) => drop(retries.wait(error).await?),
-                done => return done,
-            }
-        }
+        self.retry(&self.writes, write).await
+    }
+
+    /// Repeats requests about one membership until they succeed. Each attempt begins anew.
+    pub(crate) async fn retry_membership<T>(
+        &self,
+        attempt: impl AsyncFn() -> Result<T, MailmanError>,
+    ) -> Result<T, MailmanError> {
+        self.retry(&self.memberships, attempt).await
     }
 
     /// Repeats requests that only read until they succeed.
@@ -124,15 +134,22 @@ impl Mailman<'_> {
         &self,
         read: impl AsyncFn() -> Result<T, MailmanError>,
     ) -> Result<T, MailmanError> {
-        let mut retries = Retries::new(self);
+        self.retry(&self.reads, read).await
+    }
+
+    async fn retry<T>(
+        &self,
+        budget: &RetryBudget,
+        attempt: impl AsyncFn() -> Result<T, MailmanError>,
+    ) -> Result<T, MailmanError> {
+        let mut retries = Retries::within(self, budget);
         loop {
-            let result = read().await;
-            self.reads.note(&result);
-            match result {
-                Ok(result) => return Ok(result),
-                Err(error) => {
-                    retries.wait_within(&self.reads, error).await?;
+            match attempt().await {
+                Ok(result) => {
+                    retries.reset();
+                    return Ok(result);
                 }
+                Err(error) => drop(retries.wait(error).await?),
             }
         }
     }
