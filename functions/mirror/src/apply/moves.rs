@@ -10,9 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::applied::Applied;
-use crate::mailman::{
-    AddressOwner, Mailman, MailmanError, Membership, Preferences, Retries, SETTLE_DELAY, WriteOutcome,
-};
+use crate::mailman::{AddressOwner, Mailman, MailmanError, Preferences, Retries, SETTLE_DELAY, WriteOutcome};
 use crate::mapping::ListId;
 use crate::plan::{Move, Subscriber};
 
@@ -30,9 +28,9 @@ struct Pending<'p> {
     failures: usize,
     /// The value of [`Moves::done`] at the first failure.
     done_before: usize,
-    /// True if Mailman may still carry out an attempt.
-    is_open: bool,
-    /// The time at which the most recent response with an unknown outcome was lost.
+    /// True if the membership may have moved, because the request for that was sent.
+    is_sent: bool,
+    /// The time at which the response to that request was lost.
     lost_at: Option<Instant>,
 }
 
@@ -44,7 +42,7 @@ pub(super) struct Moves<'a, 'p> {
     queue: VecDeque<Pending<'p>>,
     retries: Retries<'a>,
     impossible: Vec<&'p Move>,
-    /// The number of moves that Mailman has decided on.
+    /// The number of moves that were made.
     done: usize,
     /// The number of consecutive moves that were given up.
     given_up: usize,
@@ -59,7 +57,7 @@ impl<'a, 'p> Moves<'a, 'p> {
     ) -> Self {
         // Those that fail in every run must not always come before the same others.
         fastrand::shuffle(&mut moves);
-        let pending = |moved| Pending { moved, failures: 0, done_before: 0, is_open: false, lost_at: None };
+        let pending = |moved| Pending { moved, failures: 0, done_before: 0, is_sent: false, lost_at: None };
         Self {
             mailman,
             list,
@@ -78,55 +76,61 @@ impl<'a, 'p> Moves<'a, 'p> {
     /// # Errors
     /// Returns an error that concerns every address.
     pub(super) async fn run(mut self) -> Result<Vec<&'p Move>, MailmanError> {
-        while let Some(pending) = self.queue.pop_front() {
-            if let Some(lost_at) = pending.lost_at {
+        while let Some(mut pending) = self.queue.pop_front() {
+            if let Some(lost_at) = pending.lost_at.take() {
                 self.mailman.wait(SETTLE_DELAY.saturating_sub(lost_at.elapsed())).await?;
+                self.close(pending.moved);
             }
             if !self.mailman.has_time(MOVE_TIME) {
                 return Err(MailmanError::OutOfTime);
             }
-            // Each attempt begins anew. Its steps before the move leave the list as it was.
-            match try_move(self.mailman, self.list, pending.moved).await {
+            // Each attempt begins anew. All of its steps but the last one leave the list as it was.
+            let mut is_sent = false;
+            let result = try_move(self.mailman, self.list, pending.moved, &mut is_sent).await;
+            pending.is_sent |= is_sent;
+            match result {
                 Ok(true) => self.record_moved(pending.moved),
-                Ok(false) => self.record_impossible(&pending),
-                Err(error) if is_rejection(error) => self.record_impossible(&pending),
-                Err(error) => self.retry_or_give_up(pending, error).await?,
+                Ok(false) => self.impossible.push(pending.moved),
+                Err(error) if is_rejection(error) => self.impossible.push(pending.moved),
+                Err(error) => {
+                    let outcome = error.write_outcome().filter(|_| is_sent).unwrap_or(WriteOutcome::NotApplied);
+                    self.retry_or_give_up(pending, error, outcome).await?;
+                }
             }
         }
         Ok(self.impossible)
     }
 
     fn record_moved(&mut self, moved: &Move) {
-        self.applied.open_subscriptions.remove(&moved.to.address);
-        self.applied.open_removals.remove(&moved.from);
+        self.close(moved);
         self.applied.moved += 1;
-        self.record_success();
-    }
-
-    fn record_impossible(&mut self, pending: &Pending<'p>) {
-        if pending.is_open {
-            // If the address joined now, an attempt that is made later would make it a member twice.
-            self.applied.not_moved.insert(pending.moved.from.clone());
-        } else {
-            self.impossible.push(pending.moved);
-        }
-        self.record_success();
-    }
-
-    fn record_success(&mut self) {
         self.done += 1;
         self.given_up = 0;
         self.retries.reset();
     }
 
-    /// Schedules a failed move again, behind the others, or gives it up for this run.
-    async fn retry_or_give_up(&mut self, mut pending: Pending<'p>, error: MailmanError) -> Result<(), MailmanError> {
+    /// Notes that Mailman may still make a move.
+    fn open(&mut self, moved: &Move) {
+        self.applied.open_subscriptions.insert(moved.to.address.clone());
+        self.applied.open_removals.insert(moved.from.clone());
+    }
+
+    fn close(&mut self, moved: &Move) {
+        self.applied.open_subscriptions.remove(&moved.to.address);
+        self.applied.open_removals.remove(&moved.from);
+    }
+
+    /// Schedules a failed move again, behind the others, or gives it up for this run. `outcome` is that of the request that
+    /// moves the membership.
+    async fn retry_or_give_up(
+        &mut self,
+        mut pending: Pending<'p>,
+        error: MailmanError,
+        outcome: WriteOutcome,
+    ) -> Result<(), MailmanError> {
         let failed_at = Instant::now();
-        let outcome = error.write_outcome();
-        if outcome.is_some_and(WriteOutcome::is_open) {
-            pending.is_open = true;
-            self.applied.open_subscriptions.insert(pending.moved.to.address.clone());
-            self.applied.open_removals.insert(pending.moved.from.clone());
+        if outcome.is_open() {
+            self.open(pending.moved);
         }
         if !error.is_busy() {
             if !error.may_be_about_an_address() {
@@ -138,32 +142,44 @@ impl<'a, 'p> Moves<'a, 'p> {
             pending.failures += 1;
         }
         let is_address_suspect = pending.failures >= MAX_FAILURES_PER_MOVE && self.done > pending.done_before;
-        if !is_address_suspect && outcome != Some(WriteOutcome::MaybeInProgress) {
+        if is_address_suspect || outcome == WriteOutcome::MaybeInProgress {
+            self.retries.note(error);
+        } else {
             match self.retries.wait(error).await {
-                Ok(outcome) => {
+                Ok(_) => {
                     pending.lost_at = (outcome == WriteOutcome::MaybeSettling).then_some(failed_at);
                     self.queue.push_back(pending);
                     return Ok(());
                 }
-                Err(error) if error.may_be_about_an_address() => {}
-                Err(error) => return Err(error),
+                Err(MailmanError::OutOfTime) => return Err(MailmanError::OutOfTime),
+                Err(_) => {}
             }
         }
-        self.give_up(&pending, error).await;
+        self.give_up(pending, error).await;
         Ok(())
     }
 
-    async fn give_up(&mut self, pending: &Pending<'p>, error: MailmanError) {
-        // Only a response may have been lost, or what follows the move.
-        if !pending.is_open && has_moved(self.mailman, self.list, pending.moved).await == Ok(true) {
-            self.record_moved(pending.moved);
-            return;
-        }
-        self.applied.not_moved.insert(pending.moved.from.clone());
+    async fn give_up(&mut self, pending: Pending<'p>, error: MailmanError) {
         self.applied.move_error = Some(error);
+        let mut not_moved = vec![pending];
         self.given_up += 1;
-        if self.given_up >= MAX_CONSECUTIVE_FAILURES {
-            self.applied.not_moved.extend(self.queue.drain(..).map(|pending| pending.moved.from.clone()));
+        if self.given_up >= MAX_CONSECUTIVE_FAILURES || error.is_busy() || self.retries.are_used_up() {
+            not_moved.extend(self.queue.drain(..));
+        }
+        let mut can_check = true;
+        for pending in not_moved {
+            // Only the response may have been lost.
+            if can_check && pending.is_sent && !self.applied.open_removals.contains(&pending.moved.from) {
+                match has_moved(self.mailman, self.list, pending.moved).await {
+                    Ok(true) => {
+                        self.record_moved(pending.moved);
+                        continue;
+                    }
+                    Ok(false) => {}
+                    Err(_) => can_check = false,
+                }
+            }
+            self.applied.not_moved.insert(pending.moved.from.clone());
         }
     }
 }
@@ -179,16 +195,18 @@ async fn has_moved(mailman: &Mailman<'_>, list: &ListId, moved: &Move) -> Result
     Ok(is_there && mailman.membership(list, &moved.from).await?.is_none())
 }
 
-async fn try_move(mailman: &Mailman<'_>, list: &ListId, moved: &Move) -> Result<bool, MailmanError> {
+/// Moves a membership. Returns false if that isn't possible. `is_sent` becomes true before the request that moves it.
+async fn try_move(
+    mailman: &Mailman<'_>,
+    list: &ListId,
+    moved: &Move,
+    is_sent: &mut bool,
+) -> Result<bool, MailmanError> {
     let Move { from, to: Subscriber { address: to, name, .. } } = moved;
     // An address that is subscribed already would become a member twice, which breaks the list.
-    if let Some(membership) = mailman.membership(list, to).await? {
-        if mailman.membership(list, from).await?.is_some() {
-            return Ok(false);
-        }
+    if mailman.membership(list, to).await?.is_some() {
         // An earlier attempt, or someone else, was faster.
-        enable_if_bounced(mailman, &membership).await?;
-        return Ok(true);
+        return Ok(mailman.membership(list, from).await?.is_none());
     }
     let Some(mut membership) = mailman.membership(list, from).await? else { return Ok(false) };
     // The preferred address of a user has memberships of other lists, about which this plan says nothing.
@@ -206,17 +224,13 @@ async fn try_move(mailman: &Mailman<'_>, list: &ListId, moved: &Move) -> Result<
     }
     mailman.verify_address(to).await?;
     mailman.copy_preferences(from, to).await?;
-    mailman.set_address(&membership.id, to).await?;
-    enable_if_bounced(mailman, &membership).await?;
-    Ok(true)
-}
-
-/// Enables delivery to a changed address, if it was disabled because mail to the former one bounced.
-async fn enable_if_bounced(mailman: &Mailman<'_>, membership: &Membership) -> Result<(), MailmanError> {
-    let preferences = mailman.preferences(membership).await?;
+    let preferences = mailman.preferences(&membership).await?;
     if preferences.get("delivery_status").is_some_and(|status| status == "by_bounces") {
+        // The former address bounced, which says nothing about the new one.
         let enabled = Preferences::from([("delivery_status".to_owned(), "enabled".into())]);
         mailman.set_preferences(&membership.id, &enabled).await?;
     }
-    Ok(())
+    *is_sent = true;
+    mailman.set_address(&membership.id, to).await?;
+    Ok(true)
 }

@@ -16,7 +16,7 @@ pub(crate) async fn chosen(
     let mut chosen = BTreeMap::new();
     let mut failures = 0_usize;
     for address in addresses {
-        match mailman.retry_membership(async || read(mailman, list, address).await).await {
+        match mailman.retry_read(async || read(mailman, list, address).await).await {
             Ok(preferences) if preferences.is_empty() => {}
             Ok(preferences) => drop(chosen.insert(address.clone(), preferences)),
             Err(error) => {

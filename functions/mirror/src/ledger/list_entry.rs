@@ -123,7 +123,7 @@ pub(crate) struct ListResult {
     pub(crate) removed: usize,
     /// The number of addresses that were moved.
     pub(crate) moved: usize,
-    /// The former addresses of the memberships that could not be moved this time.
+    /// The former addresses of the memberships that this run failed to move, without those that Mailman may still move.
     pub(crate) not_moved: BTreeSet<Address>,
     /// The number of addresses that Mailman refuses to add.
     pub(crate) refused: usize,
@@ -153,11 +153,12 @@ impl From<&Applied> for ListResult {
         let is_complete = applied.stopped.is_none()
             && !applied.has_open_writes()
             && applied.postponed + applied.waiting_removals + applied.not_removed == 0;
+        let is_settled = |from: &&Address| !applied.open_removals.contains(*from);
         Self {
             added: applied.subscribed,
             removed: applied.unsubscribed,
             moved: applied.moved,
-            not_moved: applied.not_moved.clone(),
+            not_moved: applied.not_moved.iter().filter(is_settled).cloned().collect(),
             refused: applied.rejected.total(),
             refused_addresses: applied.refused_addresses.clone(),
             is_complete,
@@ -361,7 +362,7 @@ impl ListEntry {
         }
         // A run that only adds adopts nothing.
         let leaves_all = plan.is_sound() && plan.withheld() == plan.stuck();
-        let is_forced = self.force.is_some() && !target.is_add_only && leaves_all;
+        let is_forced = self.force.is_some() && !target.is_add_only && leaves_all && result.not_moved.is_empty();
         if is_complete && result.is_complete && (is_forced || plan.knows_everyone_and_finds_no_leaver()) {
             self.is_adopted = true;
         }

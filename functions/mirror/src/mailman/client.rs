@@ -361,7 +361,8 @@ impl<'r> Mailman<'r> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         let is_write = *method != Method::GET;
         // A write isn't cut short, because its outcome would be unknown.
-        let is_failing = !is_write && (self.reads.is_used_up() || self.writes.is_used_up());
+        let budgets = [&self.reads, &self.writes, &self.memberships];
+        let is_failing = !is_write && budgets.into_iter().any(RetryBudget::is_used_up);
         let timeout = if is_failing { self.request_timeout.min(Self::FAILING_TIMEOUT) } else { self.request_timeout };
         let mut request = self
             .http

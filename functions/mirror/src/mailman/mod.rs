@@ -12,7 +12,7 @@ mod retry_budget;
 pub(crate) use self::client::{Mailman, Timeouts};
 pub(crate) use self::error::{MailmanError, OPEN_WRITE_PERIOD, SETTLE_DELAY, WriteOutcome};
 pub(crate) use self::inspect::{ListSettings, OLDEST_VERSION, Version};
-pub(crate) use self::membership::{AddressOwner, Membership, Preferences};
+pub(crate) use self::membership::{AddressOwner, Preferences};
 pub(crate) use self::pace::SLOW;
 #[cfg(fuzzing)]
 pub(crate) use self::response::parse_response;

@@ -44,6 +44,18 @@ impl<'m> Retries<'m> {
         *self = Self::within(self.mailman, self.budget);
     }
 
+    /// Notes a failure.
+    pub(crate) fn note(&self, error: MailmanError) {
+        for budget in [self.budget, &self.own] {
+            budget.note::<()>(&Err(error));
+        }
+    }
+
+    /// True if operations of this kind have been failing for longer than they are retried.
+    pub(crate) fn are_used_up(&self) -> bool {
+        self.budget.is_used_up()
+    }
+
     /// Waits before an operation is retried, and returns the possible outcome of the failed one.
     ///
     /// # Errors
@@ -51,9 +63,7 @@ impl<'m> Retries<'m> {
     /// after the cutoff.
     pub(crate) async fn wait(&mut self, error: MailmanError) -> Result<WriteOutcome, MailmanError> {
         let outcome = error.write_outcome().ok_or(error)?;
-        for budget in [self.budget, &self.own] {
-            budget.note::<()>(&Err(error));
-        }
+        self.note(error);
         let delay = self.delays.next().map(|delay| delay.max(error.retry_after().unwrap_or_default()));
         let is_allowed = |delay: &Duration| self.budget.allows(*delay) && self.own.allows(*delay);
         let delay = delay.filter(is_allowed).ok_or(error)?;
