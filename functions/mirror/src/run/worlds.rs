@@ -43,6 +43,8 @@ struct World {
     rosters: BTreeMap<&'static str, BTreeSet<String>>,
     /// The addresses that Mailman neither adds nor moves a membership to.
     banned: BTreeSet<String>,
+    /// The addresses that Mailman fails to move a membership to.
+    failing: BTreeSet<String>,
     /// The ledger's content, as it is stored.
     ledger: Vec<u8>,
     now: u64,
@@ -77,6 +79,7 @@ impl World {
             groups: BTreeMap::from([(1, BTreeSet::new())]),
             rosters: BTreeMap::from([(LIST, BTreeSet::new())]),
             banned: BTreeSet::new(),
+            failing: BTreeSet::new(),
             ledger: serde_json::to_vec(&Document::default()).unwrap(),
             now: 1_800_000_000,
             of_run: 10_000,
@@ -233,6 +236,8 @@ impl World {
                 if self.banned.contains(to.address.as_str()) {
                     result.refused += 1;
                     result.refused_addresses.insert(to.address.clone());
+                } else if self.failing.contains(to.address.as_str()) {
+                    result.not_moved.insert(from.clone());
                 } else {
                     assert!(roster.remove(from.as_str()) && roster.insert(to.address.as_str().to_owned()));
                     result.moved += 1;
@@ -583,6 +588,24 @@ fn list_of_another_tool_is_adopted_by_a_force_or_add_only() {
     assert!(world.has(0..801));
     world.leave(900..901);
     assert_eq!(world.run(), Status::Blocked);
+}
+
+#[test]
+fn force_does_not_adopt_a_list_with_a_membership_that_could_not_be_moved() {
+    for fails in [true, false] {
+        let mut world = World::new().members(0..30).subscribed(0..30).subscribed(100..101);
+        world.run();
+        assert_eq!(world.results[LIST].0, Status::Blocked);
+        world.says(5, Says::Member(address(500)));
+        world.failing.extend(fails.then(|| address(500)));
+        world.forced(Force { leaves: 1, moves: 1, ..Force::default() }).run();
+        assert!(!world.rosters[LIST].contains(&address(100)), "{}", world.reason());
+        assert_eq!(world.rosters[LIST].contains(&address(500)), !fails, "{}", world.reason());
+        // Someone is added by hand.
+        world.rosters.get_mut(LIST).unwrap().insert(address(101));
+        world.run();
+        assert_eq!(world.rosters[LIST].contains(&address(101)), fails, "{}", world.reason());
+    }
 }
 
 #[test]
