@@ -109,11 +109,16 @@ impl World {
         members
     }
 
-    /// Returns the addresses that Novi has said of people in a list's groups whose records can't be read.
+    /// Returns the addresses that Novi has said of people in a list's groups with a record that can't be read, and of people
+    /// who share an address with one of them.
     pub(super) fn addresses_of_unreadable(&self, said: &Directory, list: &ListConfig) -> BTreeSet<String> {
-        let members = Self::members(said, list).into_iter();
-        let unreadable = members.filter(|id| matches!(self.meaning(*id, said.people.get(id)), Meaning::Unknown));
-        unreadable.filter_map(|id| self.history.get(&id)).flatten().cloned().collect()
+        let members = Self::members(said, list);
+        let is_unreadable = |id: &&Uuid| matches!(self.meaning(**id, said.people.get(id)), Meaning::Unknown);
+        let history = |id: &Uuid| self.history.get(id).into_iter().flatten().cloned();
+        let addresses: BTreeSet<String> = members.iter().filter(is_unreadable).flat_map(history).collect();
+        let has = |id: &Uuid, address: &String| self.has(*id, said.people.get(id), address) >= Has::Address;
+        let shares = |id: &&Uuid| addresses.iter().any(|address| has(id, address));
+        members.iter().filter(shares).flat_map(history).chain(addresses.iter().cloned()).collect()
     }
 
     /// Returns what Novi says.
