@@ -20,7 +20,7 @@ use std::time::SystemTime;
 use shared::sync::lock;
 
 pub(crate) use self::applied::{Applied, Rejected};
-use self::moves::Moves;
+use self::moves::move_all;
 pub(crate) use self::open_writes::OpenWrites;
 pub(crate) use self::preferences::{chosen, restore};
 use self::subscribe::Subscriptions;
@@ -75,12 +75,7 @@ async fn apply_into(
         applied.waiting_removals = leaving.len();
         return Ok(());
     }
-    if !moving.is_empty() {
-        let impossible = Moves::new(mailman, &plan.list, moving, applied).run().await?;
-        applied.not_movable = impossible.len();
-        let joining = impossible.into_iter().map(|moved| &moved.to).collect();
-        Subscriptions::new(mailman, &plan.list, joining, applied).run().await?;
-    }
+    move_all(mailman, &plan.list, moving, applied).await?;
     Removals::new(mailman, &plan.list, applied).run(leaving).await?;
     // An open move isn't known to have failed.
     let move_error = applied.move_error.filter(|error| error.write_outcome().is_some() && !applied.has_open_writes());

@@ -10,6 +10,7 @@ use http::StatusCode;
 use tokio::time::Instant;
 
 use super::applied::Applied;
+use super::subscribe::Subscriptions;
 use crate::mailman::{AddressOwner, Mailman, MailmanError, Preferences, Retries, SETTLE_DELAY, WriteOutcome};
 use crate::mapping::ListId;
 use crate::plan::{Move, Subscriber};
@@ -20,6 +21,31 @@ const MOVE_TIME: Duration = Duration::from_secs(10);
 const MAX_FAILURES_PER_MOVE: usize = 5;
 /// The number of consecutive moves that are given up, after which no other is tried: the cause isn't their addresses.
 const MAX_CONSECUTIVE_FAILURES: usize = 5;
+
+/// The number of moves after which the changed addresses of the impossible ones join. Otherwise, so many impossible moves that
+/// they use up the time would use it up in every run.
+const BATCH_SIZE: usize = 50;
+
+/// Moves memberships. The changed addresses of impossible moves join instead, and the former ones leave at the end of a pass.
+///
+/// # Errors
+/// Returns an error that concerns every address.
+pub(super) async fn move_all(
+    mailman: &Mailman<'_>,
+    list: &ListId,
+    mut moves: Vec<&Move>,
+    applied: &mut Applied,
+) -> Result<(), MailmanError> {
+    // Those that fail in every run must not always come before the same others.
+    fastrand::shuffle(&mut moves);
+    for moves in moves.chunks(BATCH_SIZE) {
+        let impossible = Moves::new(mailman, list, moves, applied).run().await?;
+        applied.not_movable += impossible.len();
+        let joining = impossible.into_iter().map(|moved| &moved.to).collect();
+        Subscriptions::new(mailman, list, joining, applied).run().await?;
+    }
+    Ok(())
+}
 
 /// A move that isn't made yet.
 struct Pending<'p> {
@@ -34,8 +60,8 @@ struct Pending<'p> {
     lost_at: Option<Instant>,
 }
 
-/// The progress of a plan's moves.
-pub(super) struct Moves<'a, 'p> {
+/// The progress of a batch of moves.
+struct Moves<'a, 'p> {
     mailman: &'a Mailman<'a>,
     list: &'a ListId,
     applied: &'a mut Applied,
@@ -49,20 +75,13 @@ pub(super) struct Moves<'a, 'p> {
 }
 
 impl<'a, 'p> Moves<'a, 'p> {
-    pub(super) fn new(
-        mailman: &'a Mailman<'a>,
-        list: &'a ListId,
-        mut moves: Vec<&'p Move>,
-        applied: &'a mut Applied,
-    ) -> Self {
-        // Those that fail in every run must not always come before the same others.
-        fastrand::shuffle(&mut moves);
+    fn new(mailman: &'a Mailman<'a>, list: &'a ListId, moves: &[&'p Move], applied: &'a mut Applied) -> Self {
         let pending = |moved| Pending { moved, failures: 0, done_before: 0, is_sent: false, lost_at: None };
         Self {
             mailman,
             list,
             applied,
-            queue: moves.into_iter().map(pending).collect(),
+            queue: moves.iter().copied().map(pending).collect(),
             retries: Retries::of_memberships(mailman),
             impossible: Vec::new(),
             done: 0,
@@ -70,12 +89,11 @@ impl<'a, 'p> Moves<'a, 'p> {
         }
     }
 
-    /// Moves the memberships, and returns the moves that are impossible. The changed addresses join instead, and the former
-    /// ones leave at the end of a pass.
+    /// Moves the memberships, and returns the moves that are impossible.
     ///
     /// # Errors
     /// Returns an error that concerns every address.
-    pub(super) async fn run(mut self) -> Result<Vec<&'p Move>, MailmanError> {
+    async fn run(mut self) -> Result<Vec<&'p Move>, MailmanError> {
         while let Some(mut pending) = self.queue.pop_front() {
             if let Some(lost_at) = pending.lost_at.take() {
                 self.mailman.wait(SETTLE_DELAY.saturating_sub(lost_at.elapsed())).await?;

@@ -308,7 +308,7 @@ impl<'r> Mailman<'r> {
     /// # Errors
     /// Returns [`MailmanError::OutOfTime`] without waiting if `delay` would end after the cutoff.
     pub(crate) async fn wait(&self, delay: Duration) -> Result<(), MailmanError> {
-        if Instant::now() + delay >= self.cutoff {
+        if self.cutoff.saturating_duration_since(Instant::now()) <= delay {
             return Err(MailmanError::OutOfTime);
         }
         tokio::time::sleep(delay).await;

@@ -40,7 +40,7 @@ impl RetryBudget {
 
     /// True if there is time left for a retry after `delay`.
     pub(super) fn allows(&self, delay: Duration) -> bool {
-        lock(&self.failing_since).is_none_or(|since| since.elapsed() + delay < self.limit)
+        lock(&self.failing_since).is_none_or(|since| since.elapsed().saturating_add(delay) < self.limit)
     }
 
     /// True if Mailman has been failing for longer than requests are retried.
@@ -66,6 +66,7 @@ mod tests {
         after(6).await;
         budget.note(&DOWN);
         assert!(budget.allows(Duration::from_secs(3)) && !budget.allows(Duration::from_secs(4)));
+        assert!(!budget.allows(Duration::MAX), "a server may ask for any time");
         after(4).await;
         assert!(budget.is_used_up());
         // A rejection of one request doesn't say that Mailman works, or that it doesn't.
