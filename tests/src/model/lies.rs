@@ -118,17 +118,6 @@ impl Lie {
         })
     }
 
-    /// True if both lies together would make one person's record look like another's in the bulk list, which no one can tell
-    /// from the truth: the id of a record would only be on another one.
-    pub(super) fn hides(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::OtherId(person, id), Self::OtherId(other_person, other_id)) => {
-                person == other_id || id == other_person
-            }
-            _ => false,
-        }
-    }
-
     /// Returns the group that strangers are in.
     pub(super) fn group_with_strangers(&self) -> Option<Uuid> {
         if let Self::Strangers { group, .. } = self { Some(*group) } else { None }

@@ -125,6 +125,14 @@ impl World {
     pub(super) fn said(&self) -> Directory {
         let mut said = self.truth.clone();
         self.lies.iter().for_each(|lie| lie.tell(&mut said));
+        // If an id is only on another person's record, no one can tell from the bulk list that it isn't theirs.
+        let own: BTreeSet<String> =
+            said.people.iter().filter(|(id, record)| has_own_id(**id, record)).map(|(id, _)| text_of(*id)).collect();
+        for (id, record) in &mut said.people {
+            if record["UniqueID"].as_str().is_some_and(|unique| !own.contains(unique)) {
+                record["UniqueID"] = json!(text_of(*id));
+            }
+        }
         let is_address = |text: &str| {
             let field = self.fields.meaning(text);
             field.address.is_some() && field.list.is_none()
@@ -182,8 +190,7 @@ impl World {
         let Some(record) = record.filter(|record| record.as_object().is_some_and(|map| !map.is_empty())) else {
             return Meaning::Nothing;
         };
-        let is_own = record["UniqueID"] == id.hyphenated().to_string();
-        let (true, Some(email)) = (is_own, record.get("Email")) else {
+        let (true, Some(email)) = (has_own_id(id, record), record.get("Email")) else {
             return Meaning::Unknown;
         };
         let field = match email.as_str() {
@@ -234,9 +241,6 @@ impl World {
     pub(super) fn lie(&mut self, rng: &mut Rng) -> Option<String> {
         let people: Vec<Uuid> = self.truth.people.keys().copied().collect();
         let lie = Lie::random(rng, &people, &self.groups)?;
-        if self.lies.iter().any(|told| told.hides(&lie)) {
-            return None;
-        }
         let description = lie.to_string();
         self.lies.push(lie);
         Some(description)
@@ -351,4 +355,13 @@ impl World {
         }
         Some(description)
     }
+}
+
+/// True if a record has the id of its person.
+fn has_own_id(id: Uuid, record: &Value) -> bool {
+    record["UniqueID"] == text_of(id)
+}
+
+fn text_of(id: Uuid) -> String {
+    id.hyphenated().to_string()
 }
