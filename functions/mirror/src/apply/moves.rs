@@ -19,9 +19,9 @@ use crate::plan::{Move, Subscriber};
 const MOVE_TIME: Duration = Duration::from_secs(10);
 /// The number of failures of one move, while others succeed, after which its address is considered the cause.
 const MAX_FAILURES_PER_MOVE: usize = 5;
-/// The number of consecutive moves that are given up, after which no other is tried: the cause isn't their addresses.
+/// The number of consecutive moves that are given up, after which no other of the batch is tried: the cause isn't their
+/// addresses.
 const MAX_CONSECUTIVE_FAILURES: usize = 5;
-
 /// The number of moves after which the changed addresses of the impossible ones join. Otherwise, so many impossible moves that
 /// they use up the time would use it up in every run.
 const BATCH_SIZE: usize = 50;
