@@ -14,7 +14,7 @@ use tests::aws::Moto;
 use tests::directory::Directory;
 use tests::function::Function;
 use tests::harness::{Mirror, ledger_key, list, report as report_of};
-use tests::http_proxy::{HttpFault, RecordedRequest};
+use tests::http_proxy::{HttpFault, HttpProxy, RecordedRequest};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -41,6 +41,14 @@ impl Env {
         let mirror = Mirror::start(directory, mappings, &variables).await?;
         mirror.mailman.create_list("members").await?;
         Ok(Self { mirror, group, dir })
+    }
+
+    /// Starts a mirror with a proxy in front of Mailman, and fills the list.
+    async fn filled(members: usize, mapping: Value, variables: &[(&str, &str)]) -> Result<(Self, HttpProxy)> {
+        let mut env = Self::start(members, mapping, variables).await?;
+        let proxy = env.mirror.insert_proxy().await?;
+        assert_eq!(env.run().await?["status"], "ok");
+        Ok((env, proxy))
     }
 
     /// Starts another instance, with the same ledger and these parameters.
@@ -196,16 +204,14 @@ async fn former_address_leaves_if_its_membership_cannot_be_moved() -> Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn former_address_stays_while_the_changed_one_fails() -> Result<()> {
-    let mut env = Env::start(12, json!({}), &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(12, json!({}), &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
     let before = env.change_to_taken_address().await?;
     let subscription = "\"send_welcome_message\":\"false\",\"subscriber\":\"taken@example.org\"";
     proxy.fail(subscription, usize::MAX, HttpFault::Respond(500, "<html></html>"));
     for run in 1..=3 {
         let report = env.run().await?;
         assert!(env.roster().await?.contains(&before), "run {run}: {report}");
-        let tried = proxy.requests().iter().filter(|request| request.body.contains(subscription)).count();
+        let tried = count(&proxy.requests(), subscription);
         assert!(tried >= run, "run {run}: {report}");
     }
     proxy.clear_faults();
@@ -242,9 +248,7 @@ const PROBLEM: &str = r#"{"type": "about:blank", "title": "Forbidden", "status":
 #[tokio::test(flavor = "multi_thread")]
 async fn move_that_fails_stops_nothing_else_and_is_tried_again() -> Result<()> {
     let limits = json!({"max_removal_percent": 100});
-    let mut env = Env::start(50, limits, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(50, limits, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
     // The requests of a move that name the changed address, in their order.
     let requests: [fn(&str) -> String; 5] = [
         |address| format!("\"role\":\"member\",\"subscriber\":\"{address}\""),
@@ -299,9 +303,7 @@ async fn move_that_fails_stops_nothing_else_and_is_tried_again() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn move_that_fails_does_not_use_up_the_time_for_retries() -> Result<()> {
     let limits = json!({"max_removal_percent": 100});
-    let mut env = Env::start(40, limits, &[("MAILMAN_RETRY_SECONDS", "20")]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(40, limits, &[("MAILMAN_RETRY_SECONDS", "20")]).await?;
     let changed = change_addresses(&env, &env.members()[..15], "changed");
     let failing = format!("\"address\":\"{}\"", changed[0].1);
     proxy.fail(&failing, usize::MAX, HttpFault::Respond(500, "<html></html>"));
@@ -321,9 +323,7 @@ async fn move_that_fails_does_not_use_up_the_time_for_retries() -> Result<()> {
 async fn additions_and_removals_go_on_if_no_membership_can_be_moved() -> Result<()> {
     const CHANGED: usize = 10;
     let limits = json!({"max_removal_percent": 100});
-    let mut env = Env::start(40, limits, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(40, limits, &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
     let members = env.members();
     let changed = change_addresses(&env, &members[..CHANGED], "changed");
     let leaver = deactivate(&env, members[CHANGED]);
@@ -360,9 +360,7 @@ async fn additions_and_removals_go_on_if_no_membership_can_be_moved() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn moves_that_always_fail_do_not_keep_others_from_being_tried() -> Result<()> {
     let limits = json!({"max_removal_percent": 100});
-    let mut env = Env::start(40, limits, &[]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(40, limits, &[]).await?;
     let mut changed = change_addresses(&env, &env.members()[..10], "changed");
     changed.sort();
     for (_, after) in &changed[..7] {
@@ -381,9 +379,7 @@ async fn moves_that_always_fail_do_not_keep_others_from_being_tried() -> Result<
 
 #[tokio::test(flavor = "multi_thread")]
 async fn address_that_mailman_does_not_find_joins_with_a_new_membership() -> Result<()> {
-    let mut env = Env::start(40, json!({}), &[]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(40, json!({}), &[]).await?;
     let changed = change_addresses(&env, &env.members()[..1], "changed");
     // As for an address with a slash, which Mailman takes for a part of the path.
     proxy.fail("/verify", usize::MAX, HttpFault::Respond(404, r#"{"title": "404 Not Found"}"#));
@@ -397,9 +393,7 @@ async fn address_that_mailman_does_not_find_joins_with_a_new_membership() -> Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn move_is_made_once_if_its_response_is_lost() -> Result<()> {
-    let mut env = Env::start(40, json!({}), &[]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(40, json!({}), &[]).await?;
     let members = env.members();
     // Mailman makes the move while the mirror waits. Mail to the former address bounced.
     env.choose(&env.address(members[0]), "delivery_status", "by_bounces").await?;
@@ -434,9 +428,7 @@ async fn move_is_made_once_if_its_response_is_lost() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn preferences_that_cannot_be_restored_are_not_retried_for_the_whole_run() -> Result<()> {
-    let mut env = Env::start(12, json!({}), &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
-    let proxy = env.mirror.insert_proxy().await?;
-    assert_eq!(env.run().await?["status"], "ok");
+    let (env, proxy) = Env::filled(12, json!({}), &[("MAILMAN_RETRY_SECONDS", "1")]).await?;
     let member = env.members()[0];
     let address = env.address(member);
     env.choose(&address, "delivery_status", "by_user").await?;
@@ -446,7 +438,7 @@ async fn preferences_that_cannot_be_restored_are_not_retried_for_the_whole_run()
     proxy.clear_requests();
     proxy.fail("/3.1/members/find", usize::MAX, HttpFault::Respond(500, "<html></html>"));
     assert_eq!(list(&env.run().await?, LIST)["subscribed"], 1);
-    let tries = proxy.requests().iter().filter(|request| request.line.contains("/find")).count();
+    let tries = count(&proxy.requests(), "/3.1/members/find");
     assert!((1..=10).contains(&tries), "tried {tries} times");
     proxy.clear_faults();
     env.run().await?;

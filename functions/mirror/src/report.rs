@@ -157,10 +157,11 @@ impl ListReport {
             );
             report.add_reason(Status::Unfinished, &reason);
         }
-        let not_moved = applied.not_moved.iter().filter(|from| !applied.open_removals.contains(*from)).count();
-        if not_moved > 0 {
-            let reason =
-                format!("The memberships of {} were not moved, so the former addresses stay.", addresses(not_moved));
+        if !applied.not_moved.is_empty() {
+            let reason = format!(
+                "The memberships of {} were not moved, so the former addresses stay.",
+                addresses(applied.not_moved.len())
+            );
             report.add_reason(Status::Partial, &reason);
             if let Some(error) = applied.move_error.filter(|error| applied.stopped != Some(*error)) {
                 report.add_reason(Status::Partial, &reason_of(error));

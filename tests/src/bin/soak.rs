@@ -70,7 +70,7 @@ async fn run_sequences(database: Database, seeds: impl Iterator<Item = u64>, unt
     let mut tally = Tally::default();
     for seed in seeds {
         let results = runner.run_sequence(seed).await?;
-        // At once, because later sequences may take hours.
+        // At once, so that a run that is cut loses none.
         results.violations.iter().for_each(|violation| println!("{violation}\n"));
         tally.add(results);
         if Instant::now() >= until {

@@ -40,9 +40,10 @@ pub(crate) struct Applied {
     /// The number of changed addresses with a membership that can't be moved. They join, and their former addresses leave
     /// later.
     pub(crate) not_movable: usize,
-    /// The former addresses of the memberships that this run failed to move. They stay.
+    /// The former addresses of the memberships that this run failed to move, without those that Mailman may still move. They
+    /// stay.
     pub(crate) not_moved: BTreeSet<Address>,
-    /// The last error of these.
+    /// The last error of a move that was given up.
     pub(crate) move_error: Option<MailmanError>,
     pub(crate) rejected: Rejected,
     /// The addresses that Mailman rejected because of themselves: invalid and banned ones.

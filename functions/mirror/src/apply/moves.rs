@@ -186,8 +186,11 @@ impl<'a, 'p> Moves<'a, 'p> {
         }
         let mut can_check = true;
         for pending in not_moved {
+            if self.applied.open_removals.contains(&pending.moved.from) {
+                continue;
+            }
             // Only the response may have been lost.
-            if can_check && pending.is_sent && !self.applied.open_removals.contains(&pending.moved.from) {
+            if can_check && pending.is_sent {
                 match has_moved(self.mailman, self.list, pending.moved).await {
                     Ok(true) => {
                         self.record_moved(pending.moved);

@@ -153,12 +153,11 @@ impl From<&Applied> for ListResult {
         let is_complete = applied.stopped.is_none()
             && !applied.has_open_writes()
             && applied.postponed + applied.waiting_removals + applied.not_removed == 0;
-        let is_settled = |from: &&Address| !applied.open_removals.contains(*from);
         Self {
             added: applied.subscribed,
             removed: applied.unsubscribed,
             moved: applied.moved,
-            not_moved: applied.not_moved.iter().filter(is_settled).cloned().collect(),
+            not_moved: applied.not_moved.clone(),
             refused: applied.rejected.total(),
             refused_addresses: applied.refused_addresses.clone(),
             is_complete,

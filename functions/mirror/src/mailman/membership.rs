@@ -130,7 +130,7 @@ impl Mailman<'_> {
             StatusCode::CREATED => Ok(true),
             // It exists already, perhaps because an earlier run was cut short.
             StatusCode::BAD_REQUEST if !response.is_transient() => Ok(false),
-            _ => Err(error_of(&response)),
+            _ => Err(error_from(&response).of_no_list()),
         });
         if added? {
             return Ok(AddressOwner::ThisUser);
@@ -143,7 +143,7 @@ impl Mailman<'_> {
                 Ok(if owner.user_id == user { AddressOwner::ThisUser } else { AddressOwner::Other })
             }
             StatusCode::NOT_FOUND if response.is_mailmans() => Ok(AddressOwner::Other),
-            _ => Err(error_of(&response)),
+            _ => Err(error_from(&response).of_no_list()),
         }
     }
 
@@ -189,10 +189,8 @@ impl Mailman<'_> {
     /// Reads what a person has chosen at this path.
     async fn preferences_at(&self, path: &[&str]) -> Result<Preferences, MailmanError> {
         let response = self.send(&Method::GET, self.url(path), None).await?;
-        if response.status != StatusCode::OK {
-            return Err(error_of(&response));
-        }
-        let mut preferences: Preferences = response.parse("preferences are not the expected JSON")?;
+        let preferences = response.parse("preferences are not the expected JSON");
+        let mut preferences: Preferences = preferences.map_err(MailmanError::of_no_list)?;
         preferences.retain(|name, value| PREFERENCES.contains(&name.as_str()) && !value.is_null());
         Ok(preferences)
     }
@@ -215,7 +213,9 @@ impl Mailman<'_> {
     /// Sends a write that any success confirms.
     async fn write(&self, method: &Method, url: url::Url, body: &Value) -> Result<Response, MailmanError> {
         let response = self.send(method, url, Some(body)).await;
-        response.and_then(|response| if response.status.is_success() { Ok(response) } else { Err(error_of(&response)) })
+        response.and_then(|response| {
+            if response.status.is_success() { Ok(response) } else { Err(error_from(&response).of_no_list()) }
+        })
     }
 }
 
@@ -231,13 +231,13 @@ impl MailmanError {
             other => other,
         }
     }
-}
 
-/// Returns the error of a request whose path names no list.
-fn error_of(response: &Response) -> MailmanError {
-    match error_from(response) {
-        MailmanError::NoSuchList => MailmanError::Unexpected(response.status),
-        other => other,
+    /// Returns the error of a request with a path that names no list.
+    fn of_no_list(self) -> Self {
+        match self {
+            Self::NoSuchList => Self::Unexpected(StatusCode::NOT_FOUND),
+            other => other,
+        }
     }
 }
 
